@@ -1,0 +1,155 @@
+"""Fixtures: two servers for the whole run, a fresh database for each test."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from servers import Database, Server  # noqa: E402
+
+import export_restore as er  # noqa: E402
+import setup_db  # noqa: E402
+
+VERSIONS = (18, 16)
+
+
+def pytest_report_header() -> str:
+    return f"PostgreSQL: embedded {' and '.join(map(str, VERSIONS))}"
+
+
+def start_server(version: int) -> Iterator[Server]:
+    server = Server(version)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+        subprocess.run(["rm", "-rf", str(server.data)], check=True)
+
+
+@pytest.fixture(scope="session")
+def server18() -> Iterator[Server]:
+    yield from start_server(18)
+
+
+@pytest.fixture(scope="session")
+def server16() -> Iterator[Server]:
+    yield from start_server(16)
+
+
+@pytest.fixture(params=VERSIONS)
+def server(request: pytest.FixtureRequest) -> Server:
+    """A server of each version in turn."""
+    found: Server = request.getfixturevalue(f"server{request.param}")
+    return found
+
+
+@pytest.fixture
+def private_server() -> Iterator[Server]:
+    """A server that the test may kill."""
+    yield from start_server(18)
+
+
+@pytest.fixture
+def source(server: Server) -> Iterator[Database]:
+    """An empty database."""
+    with server.database() as database:
+        yield database
+
+
+@pytest.fixture
+def target(server: Server) -> Iterator[Database]:
+    """Another empty database of the same server."""
+    with server.database() as database:
+        yield database
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command left behind."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """Run a command line of export_restore in this process."""
+
+    def call(*argv: object) -> Result:
+        capsys.readouterr()
+        status = er.main([str(each) for each in argv])
+        return Result(status, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def succeed(run: Callable[..., Result]) -> Callable[..., str]:
+    """Run a command quietly; it has to succeed and to leave stderr empty."""
+
+    def call(*argv: object) -> str:
+        result = run(*argv, "-q")
+        assert (result.status, result.err) == (0, ""), result.err
+        return result.out
+
+    return call
+
+
+@pytest.fixture
+def fail(run: Callable[..., Result]) -> Callable[..., str]:
+    """Run a command that has to fail as promised; return what it said on stderr."""
+
+    def call(status: int, *argv: object) -> str:
+        result = run(*argv, "-q")
+        lines = result.err.splitlines()
+        assert result.status == status, result
+        assert result.out == ""
+        assert len(lines) == 2, result.err
+        assert lines[0].startswith("export_restore: error: ")
+        assert lines[1].startswith("hint: ")
+        assert "Traceback" not in result.err
+        return result.err
+
+    return call
+
+
+@pytest.fixture
+def seeded(source: Database, work: Path) -> Database:
+    """A database with the sample tables in it; schema.sql lies in the work folder."""
+    (work / "schema.sql").write_bytes((ROOT / "schema.sql").read_bytes())
+    env = source.env_file(work)
+    sizes = ["--agents", "8", "--leads", "60", "--feedback", "90"]
+    assert setup_db.main(["--env-file", str(env), "-q", *sizes]) == 0
+    return source
+
+
+@pytest.fixture
+def exported(seeded: Database, work: Path, succeed: Callable[..., str]) -> Database:
+    """The seeded database, with its snapshot in the folder exports."""
+    succeed("export", "--env-file", seeded.env_file(work))
+    return seeded
+
+
+def run_process(*argv: object) -> subprocess.Popen[str]:
+    """Start a command line of export_restore as a process of its own."""
+    command = [sys.executable, str(ROOT / "export_restore.py"), *map(str, argv)]
+    return subprocess.Popen(
+        command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )

@@ -1,0 +1,78 @@
+"""The README is part of the product: what it shows is what happens."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Result
+
+import setup_db
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def output(text: str) -> str:
+    """Return output without what differs by run (times) and Faker version (sizes)."""
+    return re.sub(r" *(\d+\.\d\d\b|\d+\.\d (s|kB)\b)", " #", text)
+
+
+def test_the_quick_start_shows_what_the_reader_sees(
+    work: Path, run: Callable[..., Result], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("schema.sql", ".env.example"):
+        (work / name).write_bytes((ROOT / name).read_bytes())
+    (work / ".env.example").rename(work / ".env")
+    assert setup_db.main([]) == 0
+    created = capsys.readouterr().out
+    exported = run("export", "--env-file", ".env")
+    restored = run("restore", "--env-file", ".env")
+    for text in (created, exported.err, exported.out, restored.err, restored.out):
+        assert output(text.strip()) in output(README)
+
+
+def test_every_example_line_of_the_readme_parses() -> None:
+    lines = re.findall(
+        r"^(?:\$ )?python export_restore\.py (.*)$", README, re.MULTILINE
+    )
+    assert len(lines) >= 5
+    import export_restore as er
+
+    for line in lines:
+        arguments = er.build_parser().parse_args(line.split())
+        assert callable(arguments.run)
+
+
+def test_the_named_messages_exist() -> None:
+    source = (ROOT / "export_restore.py").read_text(encoding="utf-8")
+    for phrase in (
+        "there is no env file",
+        "missing or empty in",
+        "is unknown",
+        "does not mention",
+        "not empty after",
+    ):
+        assert phrase in README
+        assert phrase in source
+
+
+def test_inline_metadata_names_what_the_program_needs() -> None:
+    """`uv run export_restore.py` reads the same requirements as pip does."""
+    source = (ROOT / "export_restore.py").read_text(encoding="utf-8")
+    block = re.search(r"# /// script\n(.*?)# ///\n", source, re.DOTALL)
+    assert block is not None
+    inline = set(re.findall(r'"([A-Za-z0-9-]+)>=', block.group(1)))
+    listed = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    assert inline == {"psycopg2-binary", "python-dotenv", "tqdm"}
+    assert inline <= set(re.findall(r"^([A-Za-z0-9-]+)", listed, re.MULTILINE))
+
+
+def test_env_files_stay_out_of_git() -> None:
+    for name, ignored in ((".env", 0), ("supabase.env", 0), (".env.example", 1)):
+        done = subprocess.run(
+            ["git", "check-ignore", "--no-index", "-q", name], cwd=ROOT, check=False
+        )
+        assert done.returncode == ignored, name

@@ -1,0 +1,105 @@
+"""The env file decides, alone and literally."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+import export_restore as er
+
+
+def settings(tmp_path: Path, text: str) -> er.Settings:
+    path = tmp_path / "some.env"
+    path.write_text(text, encoding="utf-8")
+    return er.read_settings(path)
+
+
+PARTS = "DB_HOST=db.example.com\nDB_NAME=sales\nDB_USER=me\n"
+
+
+@pytest.mark.parametrize(
+    "line, password",
+    [
+        ("DB_PASSWORD=plain", "plain"),
+        ("DB_PASSWORD=a$HOME${HOME}", "a$HOME${HOME}"),
+        ("DB_PASSWORD=a#b@c%20d", "a#b@c%20d"),
+        ("DB_PASSWORD='sp ace # \"x\"'", 'sp ace # "x"'),
+        ('DB_PASSWORD="it\'s"', "it's"),
+        ("export DB_PASSWORD=x", "x"),
+        ("DB_PASSWORD=ünï", "ünï"),
+        ("DB_PASSWORD=x # a remark", "x"),
+    ],
+)
+def test_passwords_are_literal(tmp_path: Path, line: str, password: str) -> None:
+    assert settings(tmp_path, PARTS + line).password == password
+
+
+def test_the_shell_never_overrides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DB_HOST", "elsewhere.example.com")
+    monkeypatch.setenv("DATABASE_URL", "postgresql://x@elsewhere/x")
+    monkeypatch.setenv("PGHOSTADDR", "127.0.0.9")
+    assert settings(tmp_path, PARTS + "DB_PASSWORD=x").host == "db.example.com"
+
+
+@pytest.mark.parametrize(
+    "url, expected",
+    [
+        ("postgresql://u:p@h:6543/d", ("h", 6543, "d", "u", "p")),
+        ("postgres://u:p@h/d", ("h", 5432, "d", "u", "p")),
+        (
+            "postgresql://u.ref:p%40%2F@h/d?sslmode=verify-full",
+            ("h", 5432, "d", "u.ref", "p@/"),
+        ),
+        ("postgresql://u:p@ss#w/rd%@h:1/d", ("h", 1, "d", "u", "p@ss#w/rd%")),
+        ("postgresql://u:p@[::1]:5433/d", ("::1", 5433, "d", "u", "p")),
+        ("postgresql://u@/d?host=/run/pg&port=5433", ("/run/pg", 5433, "d", "u", "")),
+    ],
+)
+def test_database_url(tmp_path: Path, url: str, expected: tuple[object, ...]) -> None:
+    found = settings(tmp_path, f"DATABASE_URL='{url}'\n")
+    assert (
+        found.host,
+        found.port,
+        found.dbname,
+        found.user,
+        found.password,
+    ) == expected
+
+
+@pytest.mark.parametrize(
+    "host, mode",
+    [
+        ("localhost", "prefer"),
+        ("db", "prefer"),
+        ("/var/run/postgresql", "prefer"),
+        ("127.0.0.1", "prefer"),
+        ("10.1.2.3", "prefer"),
+        ("192.168.0.9", "prefer"),
+        ("::1", "prefer"),
+        ("8.8.8.8", "require"),
+        ("db.abc.supabase.co", "require"),
+    ],
+)
+def test_sslmode_by_host(host: str, mode: str) -> None:
+    assert er.default_sslmode(host) == mode
+
+
+def test_sslmode_of_the_file_wins(tmp_path: Path) -> None:
+    text = PARTS + "DB_PASSWORD=x\nDB_SSLMODE=verify-full\nDB_SSLROOTCERT=/ca.crt\n"
+    found = settings(tmp_path, text)
+    assert (found.sslmode, found.sslrootcert) == ("verify-full", "/ca.crt")
+
+
+def test_password_never_shows(tmp_path: Path) -> None:
+    found = settings(tmp_path, PARTS + "DB_PASSWORD=geheim")
+    assert "geheim" not in repr(found) + str(found)
+
+
+def test_the_example_is_the_embedded_server(tmp_path: Path) -> None:
+    found = settings(tmp_path, (ROOT / ".env.example").read_text())
+    assert (found.host, found.dbname) == ("embedded", "sales")
+    assert found.data_folder == tmp_path / ".postgres"
