@@ -15,6 +15,8 @@ import pytest
 from conftest import ROOT, run_process
 from servers import Database, Server
 
+import export_restore as er
+
 Succeed = Callable[..., str]
 
 BLUEPRINT = """
@@ -148,9 +150,16 @@ def test_a_blueprint_cannot_end_the_transaction(
 
 
 def test_settings_of_a_blueprint_do_not_outlive_the_restore(
-    source: Database, work: Path, succeed: Succeed
+    source: Database, work: Path, succeed: Succeed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """pg_dump empties search_path; rows must load, and the session must not keep it."""
+    left_behind = []
+
+    def look(db: psycopg2.extensions.connection, _: object) -> None:
+        query = "SELECT count(*) FROM pg_settings WHERE source = 'session'"
+        left_behind.extend(er.fetch(db, query))
+
+    monkeypatch.setattr(er, "analyze", look)
     (work / "exports").mkdir()
     (work / "exports/schema.sql").write_text(
         "SELECT pg_catalog.set_config('search_path', '', false);"
@@ -160,6 +169,7 @@ def test_settings_of_a_blueprint_do_not_outlive_the_restore(
     (work / "exports/t.csv").write_text("a,b\n2026-02-01,é\n", encoding="utf-8")
     succeed("restore", "--env-file", source.env_file(work))
     assert source.fetch("SELECT a::text, b FROM t") == [("2026-02-01", "é")]
+    assert left_behind == [(0,)]
 
 
 def test_memory_stays_small_whatever_the_size(
@@ -202,8 +212,6 @@ def test_a_lost_connection_is_told_in_two_lines(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The server ends the session while the command talks to it."""
-    import export_restore as er
-
     fetch_catalog = er.fetch_catalog
 
     def cut(db: psycopg2.extensions.connection) -> er.Catalog:

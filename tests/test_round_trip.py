@@ -242,18 +242,28 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("server", [18], indirect=True)
 def test_env_file_by_password_and_url(
-    exported: Database, server: Server, work: Path, succeed: Succeed
+    exported: Database,
+    server: Server,
+    work: Path,
+    succeed: Succeed,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A password with $, #, @, % and a quote works in both spellings."""
+    """A password with $, #, @, % and a quote works in both spellings.
+
+    libpq's variables, which would lead the connection astray, have no say.
+    """
     from servers import PASSWORD
 
     server.execute("ALTER ROLE postgres PASSWORD '" + PASSWORD.replace("'", "''") + "'")
     quoted = "'" + PASSWORD.replace("'", "\\'") + "'"
     by_parts = exported.env_file(work, DB_HOST="127.0.0.1", DB_PASSWORD=quoted)
-    succeed("export", "--env-file", by_parts)
     by_url = work / "url.env"
     by_url.write_text(
         f'DATABASE_URL="postgresql://postgres:{PASSWORD}'
         f'@127.0.0.1:{server.port}/{exported.name}"\n'
     )
-    succeed("export", "--env-file", by_url)
+    with monkeypatch.context() as shell:
+        for name in ("HOSTADDR", "OPTIONS", "SSLMODE", "SERVICE", "DATABASE"):
+            shell.setenv(f"PG{name}", "nonsense")
+        succeed("export", "--env-file", by_parts)
+        succeed("export", "--env-file", by_url)
