@@ -16,6 +16,7 @@ import codecs
 import contextlib
 import csv
 import dataclasses
+import fnmatch
 import graphlib
 import io
 import ipaddress
@@ -29,7 +30,8 @@ import tempfile
 import time
 import unicodedata
 import urllib.parse
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -56,7 +58,9 @@ EXIT_DAMAGED = 3
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
+VERSION = "1.0"
 SCHEMA_FILE = "schema.sql"
+MANIFEST_FILE = "datapackage.json"
 CSV_SUFFIX = ".csv"
 STAGING_PREFIX = ".export-"
 
@@ -157,6 +161,12 @@ def reason(error: BaseException) -> str:
     )
 
 
+def excerpt(text: str, width: int = 60) -> str:
+    """Return a text's beginning on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
 # ---- Model — pure: no database, no files ---------------------------------------------
 
 
@@ -196,8 +206,11 @@ class Table:
     oid: int
     relation: Relation
     partitioned: bool
+    hides_rows: bool  # row-level security acts on the role that we are
+    forced: bool  # row-level security acts on the owner, too
     columns: tuple[Column, ...]
     key: tuple[str, ...]  # the columns that order its rows; empty: heap order
+    partitions: tuple[Relation, ...]  # of every level
 
     @property
     def stored_columns(self) -> tuple[Column, ...]:
@@ -218,18 +231,35 @@ class ForeignKey:
 class Trigger:
     name: str
     table: Relation
-    state: str  # pg_trigger.tgenabled: O(rigin), R(eplica), A(lways); D(isabled)
+    state: str  # pg_trigger.tgenabled: O(rigin), R(eplica), A(lways), D(isabled)
 
 
 @dataclass(frozen=True, slots=True)
-class OwnedSequence:
-    """A sequence behind a SERIAL or IDENTITY column."""
-
+class Sequence:
     oid: int
     relation: Relation
-    table: Relation
-    column: str
     increment: int
+    minimum: int
+    maximum: int
+    cycles: bool
+    owner: Relation | None  # the table of its SERIAL or IDENTITY column
+    uses: tuple[tuple[Relation, str], ...]  # integer columns that it numbers
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceState:
+    """What the next value depends on; never called, last_value itself comes next."""
+
+    last_value: int
+    is_called: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MaterializedView:
+    oid: int
+    relation: Relation
+    populated: bool
+    needs: tuple[Relation, ...]  # other ones that it reads, through views, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +267,43 @@ class Catalog:
     tables: tuple[Table, ...]
     foreign_keys: tuple[ForeignKey, ...]
     triggers: tuple[Trigger, ...]
-    sequences: tuple[OwnedSequence, ...]
+    sequences: tuple[Sequence, ...]
+    materialized_views: tuple[MaterializedView, ...]
+    relations: Mapping[Relation, int]  # everything with rows or columns, and its oid
+
+    @property
+    def roots(self) -> dict[Relation, Relation]:
+        """Return the table that each partition belongs to."""
+        return {
+            part: table.relation for table in self.tables for part in table.partitions
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """A table's file in the manifest."""
+
+    path: str
+    relation: Relation
+    rows: int
+    size: int  # bytes
+    sha256: str
+    columns: tuple[tuple[str, str], ...]  # name and type
+    key: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a snapshot holds; see render_manifest for how it is written."""
+
+    created: str
+    tool_version: str
+    server_version: str
+    database: str
+    resources: tuple[Resource, ...]
+    sequences: Mapping[Relation, SequenceState]
+    materialized_views: Mapping[Relation, bool]  # was it populated?
+    left_out: tuple[Relation, ...]  # tables that --tables or --exclude took out
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +318,7 @@ class Snapshot:
     folder: Path
     script: Script
     csv_files: tuple[CsvFile, ...]
+    manifest: Manifest | None  # a folder made by hand has none
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,25 +361,33 @@ class Settings:
 
 
 def load_order(
-    relations: Iterable[Relation], foreign_keys: Iterable[ForeignKey]
+    relations: Iterable[Relation],
+    foreign_keys: Iterable[ForeignKey],
+    roots: Mapping[Relation, Relation],
 ) -> list[Relation]:
     """Return the relations so that a referenced one precedes those that refer to it.
 
-    A self-reference is no cycle. In a cycle one table has to come first; its foreign
-    keys are set aside while rows load, so any will do.
+    `roots` maps partitions to their tables. A self-reference is no cycle. In a cycle
+    one table has to come first; its foreign keys are set aside while rows load, so any
+    will do.
     """
     needs: dict[Relation, set[Relation]] = {relation: set() for relation in relations}
     for key in foreign_keys:
-        if (
-            key.table in needs
-            and key.references in needs
-            and key.table != key.references
-        ):
-            needs[key.table].add(key.references)
+        table = roots.get(key.table, key.table)
+        references = roots.get(key.references, key.references)
+        if table in needs and references in needs and table != references:
+            needs[table].add(references)
     while (cycle := find_cycle(needs)) is not None:
         first, second = min(itertools.pairwise(cycle))
         needs[second].discard(first)
     return sorted_topologically(needs)
+
+
+def refresh_order(views: Iterable[MaterializedView]) -> list[MaterializedView]:
+    """Return the materialized views so that each follows those that it reads."""
+    known = {view.relation: view for view in views}
+    needs = {name: set(view.needs) & known.keys() for name, view in known.items()}
+    return [known[name] for name in sorted_topologically(needs)]
 
 
 def find_cycle(needs: Mapping[Relation, set[Relation]]) -> list[Relation] | None:
@@ -362,12 +437,8 @@ COMMENT_EDGE = re.compile(r"/\*|\*/")
 SKIPPED_META_COMMANDS = ("\\restrict", "\\unrestrict")
 TRANSACTION_BRACKETS = ("BEGIN", "START", "COMMIT", "END")
 TRANSACTION_BREAKERS = (
-    "ROLLBACK",
-    "ABORT",
-    "SAVEPOINT",
-    "RELEASE",
-    "PREPARE TRANSACTION",
-)
+    "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE", "PREPARE TRANSACTION",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,16 +447,35 @@ class Token:
     text: str
     start: int
 
+    @property
+    def name(self) -> str:
+        """The identifier as the catalog keeps it: folded or unquoted, cut to 63 bytes.
+
+        Beyond ASCII a UTF-8 database leaves unquoted letters alone.
+        """
+        if self.kind == "name":
+            name = self.text[self.text.index('"') + 1 : -1].replace('""', '"')
+        else:
+            name = self.text.translate(ASCII_LOWER)
+        return name.encode()[:IDENTIFIER_BYTES].decode(errors="ignore")
+
+
+ASCII_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
+
 
 @dataclass(frozen=True, slots=True)
 class Statement:
     text: str
     line: int  # of its first word, from 1
-    keywords: str  # its first words in capitals, as many as name its kind
+    tokens: tuple[Token, ...]
+    words: tuple[str, ...]  # its tokens, keywords and unquoted names in capitals
 
-    @property
-    def first_word(self) -> str:
-        return self.keywords.split(" ")[0]
+    def begins(self, *phrases: str) -> bool:
+        """Tell whether its first words are one of the phrases."""
+        return any(
+            self.words[: len(phrase)] == phrase
+            for phrase in (tuple(each.split()) for each in phrases)
+        )
 
     def line_at(self, position: int) -> int:
         """Return the script's line of a character (from 1) of the statement."""
@@ -397,7 +487,6 @@ class Script:
     raw: bytes
     statements: tuple[Statement, ...]
     names: frozenset[str]  # every identifier that it mentions
-    skipped: tuple[Statement, ...]
 
 
 def parse_script(raw: bytes, name: str) -> Script:
@@ -407,19 +496,25 @@ def parse_script(raw: bytes, name: str) -> Script:
     for what cannot run inside one transaction.
     """
     text = decode_script(raw, name)
-    found = list(tokens(text, name))
-    statements = list(split_statements(found, text, name))
-    skipped = [each for each in statements if is_bracket(each)]
-    kept = [each for each in statements if not is_bracket(each)]
-    if not kept:
+    found: list[Token] = []
+    statements: list[Statement] = []
+    for statement in split_statements(noting(tokens(text, name), found), text, name):
+        check_statement(statement, name)
+        statements.append(statement)
+    if not statements:
         raise SnapshotError(
             f"{name} holds no statement",
             hint="put your CREATE TABLE statements there; pg_dump -s writes them",
             code=EXIT_USAGE,
         )
-    for statement in kept:
-        check_statement(statement, name)
-    return Script(raw, tuple(kept), frozenset(mentioned_names(found)), tuple(skipped))
+    return Script(raw, tuple(statements), frozenset(mentioned_names(found)))
+
+
+def noting(items: Iterable[Token], noted: list[Token]) -> Iterator[Token]:
+    """Pass tokens on and note them."""
+    for item in items:
+        noted.append(item)
+        yield item
 
 
 def decode_script(raw: bytes, name: str) -> str:
@@ -435,23 +530,16 @@ def decode_script(raw: bytes, name: str) -> str:
         ) from error
 
 
-def is_bracket(statement: Statement) -> bool:
-    """Tell whether it opens or closes a transaction: the restore brings its own."""
-    return statement.first_word in TRANSACTION_BRACKETS
-
-
 def check_statement(statement: Statement, name: str) -> None:
     """Raise for a statement that a restore in one transaction cannot run."""
     where = f"{name}, line {statement.line}"
-    if statement.keywords.startswith(TRANSACTION_BREAKERS):
+    if statement.begins(*TRANSACTION_BREAKERS):
         raise SnapshotError(
-            f"{where}: {statement.first_word} cannot be part of a blueprint",
+            f"{where}: {statement.words[0]} cannot be part of a blueprint",
             hint="a restore is one transaction; remove that statement from the file",
             code=EXIT_USAGE,
         )
-    if statement.keywords.startswith("COPY") and re.search(
-        r"(?i)\bstdin\b", statement.text
-    ):
+    if statement.begins("COPY") and "STDIN" in statement.words:
         raise SnapshotError(
             f"{where}: COPY … FROM stdin carries rows; a blueprint has none",
             hint="make the file with pg_dump --schema-only",
@@ -515,7 +603,7 @@ def split_statements(
     yield from statement_of(pending, text)
 
 
-def nesting(token: Token, beginning: Sequence[Token], depth: int) -> int:
+def nesting(token: Token, beginning: Seq[Token], depth: int) -> int:
     """Return how the token changes the depth at which a semicolon ends nothing."""
     if token.kind == "symbol":
         return {"(": 1, ")": -1}.get(token.text, 0)
@@ -527,7 +615,7 @@ def nesting(token: Token, beginning: Sequence[Token], depth: int) -> int:
     return {"CASE": 1, "END": -1}.get(word, 0)
 
 
-def opens_routine(beginning: Sequence[Token]) -> bool:
+def opens_routine(beginning: Seq[Token]) -> bool:
     """Tell whether these tokens begin a routine, whose body may be SQL."""
     words = " ".join(token.text.upper() for token in beginning)
     return bool(re.match(r"CREATE (OR REPLACE )?(FUNCTION|PROCEDURE)\b", words))
@@ -545,44 +633,279 @@ def check_meta_command(token: Token, text: str, name: str) -> None:
         )
 
 
-def statement_of(pending: Sequence[Token], text: str) -> Iterator[Statement]:
+def statement_of(pending: Seq[Token], text: str) -> Iterator[Statement]:
     """Yield the statement that the tokens make, unless there are none."""
     if not pending:
         return
     first, last = pending[0], pending[-1]
-    words = itertools.takewhile(lambda token: token.kind == "word", pending)
     yield Statement(
         text=text[first.start : last.start + len(last.text)],
         line=text.count("\n", 0, first.start) + 1,
-        keywords=" ".join(token.text.upper() for token in itertools.islice(words, 4)),
+        tokens=tuple(pending),
+        words=tuple(
+            token.text.upper() if token.kind == "word" else token.text
+            for token in pending
+        ),
     )
 
 
 def mentioned_names(script: Iterable[Token]) -> Iterator[str]:
-    """Yield every identifier of the tokens, those in dollar quotes too, as stored."""
+    """Yield every identifier of the tokens, those in dollar quotes too."""
     for token in script:
-        if token.kind == "word":
-            yield stored_name(token.text.translate(ASCII_LOWER))
-        elif token.kind == "name":
-            name = token.text[token.text.index('"') + 1 : -1]
-            yield stored_name(name.replace('""', '"'))
+        if token.kind in ("word", "name"):
+            yield token.name
         elif token.kind == "dollar":
             body = token.text.split("$", 2)[2].rsplit("$", 2)[0]
             with contextlib.suppress(SnapshotError):  # a body in another language
                 yield from mentioned_names(tokens(body, ""))
 
 
-# Unquoted names fold to lower case; beyond ASCII a UTF-8 database leaves them alone.
-ASCII_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
+# ---- What to skip — pure: a statement and facts of the server in, a reason out -------
+
+# Names that SET takes and pg_settings does not list.
+SETTINGS_BY_SYNTAX = (
+    "CONSTRAINTS", "NAMES", "ROLE", "SCHEMA", "SESSION", "TIME", "TRANSACTION", "XML",
+)  # fmt: skip
+ROLES_BY_SYNTAX = ("PUBLIC", "CURRENT_USER", "SESSION_USER", "CURRENT_ROLE")
+AFTER_ROLES = ("WITH", "GRANTED", "CASCADE", "RESTRICT", "GRANT", "REVOKE")
 
 
-def stored_name(name: str) -> str:
-    """Return the name as the catalog keeps it: cut to 63 bytes."""
-    return name.encode()[:IDENTIFIER_BYTES].decode(errors="ignore")
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What decides whether a statement makes sense on a server."""
+
+    settings: frozenset[str]  # in lower case
+    roles: frozenset[str]
+    own_roles: frozenset[str]  # those that we can act as
+    others_extensions: frozenset[str]  # those that belong to a role we cannot act as
+    has_public: bool  # there is a schema of that name
 
 
-def missing_from_script(tables: Iterable[Table], names: Collection[str]) -> list[str]:
-    """Return the tables and columns (table.column) that the script never mentions."""
+@dataclass(frozen=True, slots=True)
+class Skip:
+    line: int
+    reason: str
+
+
+def plan_statements(
+    statements: Iterable[Statement], server: ServerFacts
+) -> tuple[list[Statement], list[Skip]]:
+    """Return the statements to run, and the others with the reason for each."""
+    kept: list[Statement] = []
+    skipped: list[Skip] = []
+    for statement in statements:
+        if why := reason_to_skip(statement, server):
+            skipped.append(Skip(statement.line, why))
+        else:
+            kept.append(statement)
+    return kept, skipped
+
+
+def reason_to_skip(statement: Statement, server: ServerFacts) -> str:
+    """Return why a statement must not run on this server; empty: let it run."""
+    if statement.words[0] in TRANSACTION_BRACKETS:
+        return "the restore is a transaction already"
+    if server.has_public and drops_or_creates_public(statement):
+        return "the schema public stays; dropping it would lose its grants"
+    return (
+        reason_of_setting(statement, server)
+        or reason_of_extension(statement, server)
+        or reason_of_role(statement, server)
+    )
+
+
+def drops_or_creates_public(statement: Statement) -> bool:
+    """Tell whether the statement is a dump's DROP or CREATE SCHEMA of public alone."""
+    words = tuple(
+        word for word in statement.words if word not in ("IF", "EXISTS", "NOT")
+    )
+    return words in (
+        ("DROP", "SCHEMA", "PUBLIC"),
+        ("CREATE", "SCHEMA", "PUBLIC"),
+        ("DROP", "SCHEMA", "PUBLIC", "RESTRICT"),
+    )
+
+
+def reason_of_setting(statement: Statement, server: ServerFacts) -> str:
+    """Return why a SET cannot run: other versions have other settings."""
+    if not statement.begins("SET"):
+        return ""
+    position = 2 if statement.begins("SET SESSION", "SET LOCAL") else 1
+    words = statement.words[position : position + 2]
+    # A name with a dot is a setting of the user's own, which needs no declaration.
+    if not words or words[0] in SETTINGS_BY_SYNTAX or "." in words:
+        return ""
+    name = statement.tokens[position].name
+    return (
+        "" if name.lower() in server.settings else f"no setting {name} on this server"
+    )
+
+
+def reason_of_extension(statement: Statement, server: ServerFacts) -> str:
+    """Return why an extension must be left alone: it belongs to another role."""
+    if not statement.begins(
+        "COMMENT ON EXTENSION", "DROP EXTENSION", "ALTER EXTENSION"
+    ):
+        return ""
+    names = {token.name for token in statement.tokens} & server.others_extensions
+    return f"the extension {min(names)} belongs to another role" if names else ""
+
+
+def reason_of_role(statement: Statement, server: ServerFacts) -> str:
+    """Return why an owner or a grant is left out: its role is absent or not ours."""
+    owners = owners_of(statement)
+    named = [*owners, *grantees_of(statement)]
+    absent = [name for name in named if name not in server.roles]
+    others = [name for name in owners if name not in server.own_roles]
+    if absent:
+        return f"no role {quoted_when_needed(absent[0])} on this server"
+    return f"not a member of the role {quoted_when_needed(others[0])}" if others else ""
+
+
+def owners_of(statement: Statement) -> list[str]:
+    """Return the roles that a statement acts for, where that is all it does."""
+    words = statement.words
+    if statement.begins("ALTER DEFAULT PRIVILEGES"):
+        return role_names(statement, words.index("FOR") + 2) if "FOR" in words else []
+    if (
+        statement.begins("ALTER")
+        and words[-3:-1] == ("OWNER", "TO")
+        and "," not in words
+    ):
+        return role_names(statement, len(words) - 1)
+    if statement.begins("SET ROLE") and words[-1] != "NONE":
+        return role_names(statement, 2)
+    return []
+
+
+def grantees_of(statement: Statement) -> list[str]:
+    """Return the roles after the last TO or FROM of a GRANT or REVOKE."""
+    if not statement.begins("GRANT", "REVOKE", "ALTER DEFAULT PRIVILEGES"):
+        return []
+    places = [i for i, word in enumerate(statement.words) if word in ("TO", "FROM")]
+    return role_names(statement, places[-1] + 1) if places else []
+
+
+def role_names(statement: Statement, start: int) -> list[str]:
+    """Return the roles that are listed from a place in the statement on."""
+    rest = itertools.islice(
+        zip(statement.words, statement.tokens, strict=True), start, None
+    )
+    listed = itertools.takewhile(lambda pair: pair[0] not in ("IN", *AFTER_ROLES), rest)
+    return [
+        token.name
+        for word, token in listed
+        if token.kind in ("word", "name") and word not in ("GROUP", *ROLES_BY_SYNTAX)
+    ]
+
+
+def render_skips(skipped: Iterable[Skip], name: str) -> list[str]:
+    """Return a line for each reason, with the script's lines that it concerns."""
+    lines: dict[str, list[int]] = {}
+    for skip in skipped:
+        lines.setdefault(skip.reason, []).append(skip.line)
+    return [
+        f"skipped in {name}, {enumerated(places)}: {why}"
+        for why, places in lines.items()
+    ]
+
+
+def enumerated(lines: Seq[int], most: int = 8) -> str:
+    """Return line numbers as people list them."""
+    shown = ", ".join(map(str, lines[:most]))
+    more = f" and {len(lines) - most} more" if len(lines) > most else ""
+    return f"line{'s' if len(lines) > 1 else ''} {shown}{more}"
+
+
+# ---- Selection — pure: which tables go into the snapshot -----------------------------
+
+# A name or schema.name, each with * and ? or in double quotes, where they are literal.
+PATTERN = re.compile(
+    r'(?:(?P<schema>"(?:[^"]|"")+"|[^".]+)\.)?(?P<name>"(?:[^"]|"")+"|[^".]+)'
+)
+
+
+def select_tables(
+    tables: Iterable[Table], only: Iterable[str], exclude: Iterable[str]
+) -> list[Table]:
+    """Return the tables that `only` (if any) matches, and `exclude` does not.
+
+    Raises SnapshotError for a pattern that matches nothing: it is misspelt.
+    """
+    everything = list(tables)
+    wanted = matched(everything, only) if only else everything
+    unwanted = matched(everything, exclude)
+    chosen = [
+        table for table in everything if table in wanted and table not in unwanted
+    ]
+    if not chosen:
+        raise SnapshotError(
+            "the database has no tables to export",
+            hint="check DB_NAME and --exclude; python setup_db.py makes a sample",
+        )
+    return chosen
+
+
+def matched(tables: Seq[Table], patterns: Iterable[str]) -> list[Table]:
+    """Return the tables that some pattern matches; raise for one that matches none."""
+    found: list[Table] = []
+    for pattern in patterns:
+        hits = [table for table in tables if matches(table.relation, pattern)]
+        if not hits:
+            raise SnapshotError(
+                f"no table matches {pattern}",
+                hint="write name or schema.name, with * for any letters",
+                code=EXIT_USAGE,
+            )
+        found += hits
+    return found
+
+
+def matches(relation: Relation, pattern: str) -> bool:
+    """Tell whether a pattern matches; without a schema it means public."""
+    parts = PATTERN.fullmatch(pattern)
+    if parts is None:
+        return False
+    schema = parts["schema"] or "public"
+    return part_matches(relation.schema, schema) and part_matches(
+        relation.name, parts["name"]
+    )
+
+
+def part_matches(name: str, part: str) -> bool:
+    if part.startswith('"'):
+        return name == part[1:-1].replace('""', '"')
+    return fnmatch.fnmatchcase(name, part)
+
+
+def check_references(catalog: Catalog, chosen: Collection[Relation]) -> list[str]:
+    """Raise if a chosen table refers to one left out; return notes on managed ones.
+
+    What a provider manages (auth.users) exists wherever the snapshot may go, and the
+    restore checks the key there.
+    """
+    notes: list[str] = []
+    for key in catalog.foreign_keys:
+        table = catalog.roots.get(key.table, key.table)
+        references = catalog.roots.get(key.references, key.references)
+        if table not in chosen or references in chosen:
+            continue
+        fact = f"{key.table} refers to {references} ({quoted_when_needed(key.name)})"
+        if references.schema in MANAGED_SCHEMAS:
+            notes.append(f"{fact}, whose rows are not exported")
+            continue
+        raise SnapshotError(
+            f"{fact}, which is left out",
+            hint=f"export {references}, too, or leave out {table}",
+            code=EXIT_USAGE,
+        )
+    return notes
+
+
+def missing_from_script(
+    tables: Iterable[Table], sequences: Iterable[Sequence], names: Collection[str]
+) -> list[str]:
+    """Return the tables, columns and free sequences that the script never mentions."""
     missing: list[str] = []
     for table in tables:
         if table.relation.name not in names:
@@ -593,7 +916,11 @@ def missing_from_script(tables: Iterable[Table], names: Collection[str]) -> list
             for column in table.columns
             if column.name not in names
         ]
-    return missing
+    return missing + [
+        str(sequence.relation)
+        for sequence in sequences
+        if sequence.owner is None and sequence.relation.name not in names
+    ]
 
 
 # ---- File names — pure: a table's name to a file's and no two alike ------------------
@@ -651,10 +978,131 @@ def distinct_stem(relation: Relation, stem: str, *, alone: bool) -> str:
 
 
 # ---- Manifest and catalog.txt — pure: to and from text -------------------------------
-# (the snapshot's own description comes to live here)
+
+FORMAT_VERSION = 1
+
+
+def render_manifest(manifest: Manifest) -> str:
+    """Return the manifest as a Data Package (datapackage.org), its keys in fixed order.
+
+    What that standard has no word for is under the key postgresql.
+    """
+    package = {
+        "profile": "tabular-data-package",
+        "name": re.sub(r"[^a-z0-9._-]+", "-", manifest.database.lower()),
+        "created": manifest.created,
+        "resources": list(map(resource_entry, manifest.resources)),
+        "postgresql": {
+            "format": FORMAT_VERSION,
+            "tool": manifest.tool_version,
+            "server": manifest.server_version,
+            "database": manifest.database,
+            "sequences": [
+                {**relation_entry(name), "last_value": state.last_value,
+                 "is_called": state.is_called}
+                for name, state in sorted(manifest.sequences.items())
+            ],
+            "materialized_views": [
+                {**relation_entry(name), "populated": populated}
+                for name, populated in sorted(manifest.materialized_views.items())
+            ],
+            "left_out": list(map(relation_entry, manifest.left_out)),
+        },
+    }  # fmt: skip
+    return json.dumps(package, indent=1, ensure_ascii=False) + "\n"
+
+
+def relation_entry(relation: Relation) -> dict[str, Any]:
+    return {"schema": relation.schema, "name": relation.name}
+
+
+def resource_entry(resource: Resource) -> dict[str, Any]:
+    """Return one table's part of the manifest."""
+    stem = resource.path.removesuffix(CSV_SUFFIX).lower()
+    return {
+        "name": re.sub(r"[^\w.-]", "-", stem),
+        "path": resource.path,
+        "profile": "tabular-data-resource",
+        "format": "csv",
+        "mediatype": "text/csv",
+        "encoding": "utf-8",
+        "bytes": resource.size,
+        "hash": f"sha256:{resource.sha256}",
+        "schema": {
+            "fields": [
+                {"name": name, "type": FIELD_TYPES.get(kind, "string")}
+                for name, kind in resource.columns
+            ],
+            "missingValues": [""],
+            **({"primaryKey": list(resource.key)} if resource.key else {}),
+        },
+        "postgresql": {
+            **relation_entry(resource.relation),
+            "rows": resource.rows,
+            "types": [kind for _, kind in resource.columns],
+        },
+    }
+
+
+FIELD_TYPES = {"smallint": "integer", "integer": "integer", "bigint": "integer"}
+
+
+def parse_manifest(text: str, name: str) -> Manifest:
+    """Return the manifest that a text holds; raise SnapshotError if it is none."""
+    try:
+        package = json.loads(text)
+        server = package["postgresql"]
+        return Manifest(
+            created=package["created"],
+            tool_version=server["tool"],
+            server_version=server["server"],
+            database=server["database"],
+            resources=tuple(map(parsed_resource, package["resources"])),
+            sequences={
+                parsed_relation(each): SequenceState(
+                    each["last_value"], each["is_called"]
+                )
+                for each in server["sequences"]
+            },
+            materialized_views={
+                parsed_relation(each): each["populated"]
+                for each in server["materialized_views"]
+            },
+            left_out=tuple(map(parsed_relation, server["left_out"])),
+        )
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise SnapshotError(
+            f"{name} is no manifest of a snapshot: {excerpt(reason(error))}",
+            hint="export again, or delete it to restore without what it knows",
+            code=EXIT_DAMAGED,
+        ) from error
+
+
+def parsed_relation(entry: Mapping[str, str]) -> Relation:
+    return Relation(entry["schema"], entry["name"])
+
+
+def parsed_resource(entry: Mapping[str, Any]) -> Resource:
+    """Return one table's part of a manifest; its path must stay in the folder."""
+    table = entry["postgresql"]
+    path = entry["path"]
+    if not re.fullmatch(r"[^/\\.][^/\\]*\.csv", path):
+        raise ValueError(f"unsafe path {path}")
+    names = [field["name"] for field in entry["schema"]["fields"]]
+    return Resource(
+        path=path,
+        relation=parsed_relation(table),
+        rows=table["rows"],
+        size=entry["bytes"],
+        sha256=entry["hash"].removeprefix("sha256:"),
+        columns=tuple(zip(names, table["types"], strict=True)),
+        key=tuple(entry["schema"].get("primaryKey", ())),
+    )
+
 
 # ---- Catalog queries — text: one question each ---------------------------------------
 
+# In each, c is what is asked for, and n its schema.
 USER_SCHEMA = """
     n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
     AND n.nspname <> ALL (%(managed)s)
@@ -666,10 +1114,12 @@ NOT_OF_AN_EXTENSION = """
                   AND d.deptype = 'e')
 """
 
+# Temporary tables live in schemas called pg_temp_…, so USER_SCHEMA leaves them out.
 # The key that orders the rows: the primary key, else the first unique index that is
 # whole, immediate and on NOT NULL columns alone (attnum 0 would be an expression).
 LIST_TABLES = f"""
-    SELECT c.oid, n.nspname, c.relname, c.relkind = 'p',
+    SELECT c.oid, n.nspname, c.relname, c.relkind = 'p', row_security_active(c.oid),
+           c.relrowsecurity AND c.relforcerowsecurity,
            ARRAY(SELECT a.attname::text
                  FROM unnest(key.columns) WITH ORDINALITY AS k(attnum, place)
                  JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k.attnum
@@ -688,7 +1138,7 @@ LIST_TABLES = f"""
         ORDER BY i.indisprimary DESC, i.indexrelid
         LIMIT 1
     ) AS key ON true
-    WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
+    WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition
       AND {USER_SCHEMA} AND {NOT_OF_AN_EXTENSION}
     ORDER BY n.nspname, c.relname
 """
@@ -699,9 +1149,17 @@ LIST_COLUMNS = f"""
     FROM pg_class AS c
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
     JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-    WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
+    WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition
       AND {USER_SCHEMA} AND {NOT_OF_AN_EXTENSION}
     ORDER BY c.oid, a.attnum
+"""
+
+LIST_PARTITIONS = f"""
+    SELECT pg_partition_root(c.oid), n.nspname, c.relname
+    FROM pg_class AS c
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.relispartition AND c.relkind IN ('r', 'p') AND {USER_SCHEMA}
+    ORDER BY n.nspname, c.relname
 """
 
 # conparentid: what PostgreSQL derives for partitions follows its parent by itself.
@@ -717,28 +1175,129 @@ LIST_FOREIGN_KEYS = f"""
     ORDER BY n.nspname, c.relname, k.conname
 """
 
+# Parents first: a change of a partitioned table's trigger reaches its partitions.
 LIST_TRIGGERS = f"""
     SELECT t.tgname, n.nspname, c.relname, t.tgenabled
     FROM pg_trigger AS t
     JOIN pg_class AS c ON c.oid = t.tgrelid
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
     WHERE NOT t.tgisinternal AND c.relkind IN ('r', 'p') AND {USER_SCHEMA}
-    ORDER BY n.nspname, c.relname, t.tgname
+    ORDER BY (SELECT count(*) FROM pg_partition_ancestors(c.oid)),
+             n.nspname, c.relname, t.tgname
 """
 
 # deptype a: SERIAL and OWNED BY; i: IDENTITY.
-LIST_OWNED_SEQUENCES = f"""
-    SELECT s.oid, sn.nspname, s.relname, n.nspname, c.relname, a.attname, q.seqincrement
-    FROM pg_depend AS d
-    JOIN pg_class AS s ON s.oid = d.objid AND s.relkind = 'S'
-    JOIN pg_namespace AS sn ON sn.oid = s.relnamespace
-    JOIN pg_sequence AS q ON q.seqrelid = s.oid
-    JOIN pg_class AS c ON c.oid = d.refobjid
+LIST_SEQUENCES = f"""
+    SELECT c.oid, n.nspname, c.relname,
+           q.seqincrement, q.seqmin, q.seqmax, q.seqcycle, tn.nspname, t.relname
+    FROM pg_class AS c
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = d.refobjsubid
-    WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
-      AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0 AND {USER_SCHEMA}
-    ORDER BY sn.nspname, s.relname
+    JOIN pg_sequence AS q ON q.seqrelid = c.oid
+    LEFT JOIN pg_depend AS o
+           ON o.classid = 'pg_class'::regclass AND o.objid = c.oid AND o.objsubid = 0
+          AND o.refclassid = 'pg_class'::regclass AND o.deptype IN ('a', 'i')
+    LEFT JOIN pg_class AS t ON t.oid = o.refobjid
+    LEFT JOIN pg_namespace AS tn ON tn.oid = t.relnamespace
+    WHERE {USER_SCHEMA} AND {NOT_OF_AN_EXTENSION}
+    ORDER BY n.nspname, c.relname
+"""
+
+# The integer columns that a sequence owns or whose default names it.
+LIST_SEQUENCE_USES = f"""
+    SELECT used.sequence, n.nspname, c.relname, a.attname
+    FROM (
+        SELECT d.refobjid AS sequence, f.adrelid AS relid, f.adnum AS attnum
+        FROM pg_depend AS d
+        JOIN pg_attrdef AS f ON f.oid = d.objid
+        WHERE d.classid = 'pg_attrdef'::regclass AND d.refclassid = 'pg_class'::regclass
+        UNION
+        SELECT d.objid, d.refobjid, d.refobjsubid
+        FROM pg_depend AS d
+        WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
+          AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0
+    ) AS used
+    JOIN pg_sequence AS q ON q.seqrelid = used.sequence
+    JOIN pg_class AS c ON c.oid = used.relid
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = used.attnum
+    JOIN pg_type AS t ON t.oid = a.atttypid
+    WHERE {USER_SCHEMA}
+      AND (CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END)
+          IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype)
+    ORDER BY n.nspname, c.relname, a.attname
+"""
+
+# A view is its rule: what the rule depends on is what the view reads.
+LIST_MATERIALIZED_VIEWS = f"""
+    WITH RECURSIVE reads(reader, relation) AS (
+        SELECT r.ev_class, d.refobjid
+        FROM pg_rewrite AS r
+        JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+        WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid <> r.ev_class
+    ), reaches(reader, relation) AS (
+        SELECT reader, relation FROM reads
+        UNION
+        SELECT reaches.reader, reads.relation
+        FROM reaches
+        JOIN pg_class AS view ON view.oid = reaches.relation AND view.relkind = 'v'
+        JOIN reads ON reads.reader = view.oid
+    )
+    SELECT c.oid, n.nspname, c.relname, c.relispopulated,
+           ARRAY(SELECT m.oid
+                 FROM reaches JOIN pg_class AS m ON m.oid = reaches.relation
+                 WHERE reaches.reader = c.oid AND m.relkind = 'm')
+    FROM pg_class AS c
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.relkind = 'm' AND {USER_SCHEMA} AND {NOT_OF_AN_EXTENSION}
+    ORDER BY n.nspname, c.relname
+"""
+
+LIST_RELATIONS = f"""
+    SELECT n.nspname, c.relname, c.oid::bigint
+    FROM pg_class AS c
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND {USER_SCHEMA}
+"""
+
+# What a snapshot does not hold although somebody may think so: how many and examples.
+LIST_LEFT_OUT = f"""
+    SELECT 'foreign table', format('%%s.%%s', n.nspname, c.relname)
+    FROM pg_class AS c
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.relkind = 'f' AND NOT c.relispartition AND {USER_SCHEMA}
+    UNION ALL
+    SELECT 'table of the extension ' || e.extname,
+           format('%%s.%%s', n.nspname, c.relname)
+    FROM pg_extension AS e
+    JOIN pg_class AS c ON c.oid = ANY (e.extconfig) AND c.relkind IN ('r', 'p')
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    UNION ALL
+    SELECT DISTINCT 'schema that the provider manages', n.nspname
+    FROM pg_class AS c
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p') AND n.nspname = ANY (%(managed)s)
+      AND {NOT_OF_AN_EXTENSION}
+    UNION ALL
+    SELECT 'large object', oid::text FROM pg_largeobject_metadata
+    ORDER BY 1, 2
+"""
+
+LIST_FOREIGN_PARTITIONS = f"""
+    SELECT rn.nspname, r.relname, n.nspname, c.relname
+    FROM pg_class AS c
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    JOIN pg_class AS r ON r.oid = pg_partition_root(c.oid)
+    JOIN pg_namespace AS rn ON rn.oid = r.relnamespace
+    WHERE c.relkind = 'f' AND c.relispartition AND {USER_SCHEMA}
+"""
+
+ASK_SERVER_FACTS = """
+    SELECT ARRAY(SELECT lower(name) FROM pg_settings),
+           ARRAY(SELECT rolname::text FROM pg_roles),
+           ARRAY(SELECT rolname::text FROM pg_roles WHERE pg_has_role(oid, 'MEMBER')),
+           ARRAY(SELECT extname::text FROM pg_extension
+                 WHERE NOT pg_has_role(extowner, 'MEMBER')),
+           to_regnamespace('public') IS NOT NULL
 """
 
 PIN_SETTINGS = """
@@ -991,9 +1550,13 @@ def begin_restore(db: Connection) -> None:
 
 
 def commit(db: Connection) -> None:
-    """Commit; whatever the script set for its session goes first."""
+    """Commit; whatever the script set for its session goes first.
+
+    RESET ALL passes over what SET LOCAL has put to its default; a value that a script
+    had set beneath it would come to light with the commit.
+    """
     try:
-        execute(db, "RESET ALL; COMMIT")
+        execute(db, "RESET search_path; RESET ALL; COMMIT")
     except psycopg2.OperationalError as error:
         if error.pgcode:
             raise
@@ -1005,40 +1568,115 @@ def commit(db: Connection) -> None:
 
 def fetch_catalog(db: Connection) -> Catalog:
     """Return what the database holds in the schemas of its users."""
-
-    def rows(query: str) -> list[tuple[Any, ...]]:
-        return fetch(db, query, {"managed": list(MANAGED_SCHEMAS)})
-
-    columns: dict[int, list[Column]] = {}
-    for oid, *column in rows(LIST_COLUMNS):
-        columns.setdefault(oid, []).append(Column(*column))
+    relations = {
+        Relation(*name): oid for *name, oid in list_catalog(db, LIST_RELATIONS)
+    }
     return Catalog(
-        tables=tuple(
-            Table(
-                oid,
-                Relation(schema, name),
-                partitioned,
-                tuple(columns.get(oid, ())),
-                tuple(key),
-            )
-            for oid, schema, name, partitioned, key in rows(LIST_TABLES)
-        ),
+        tables=tuple(fetch_tables(db)),
         foreign_keys=tuple(
-            ForeignKey(
-                name, Relation(*table), Relation(*references), definition, comment
-            )
-            for name, *ends, definition, comment in rows(LIST_FOREIGN_KEYS)
-            for table, references in [(ends[:2], ends[2:])]
+            ForeignKey(row[0], Relation(*row[1:3]), Relation(*row[3:5]), *row[5:])
+            for row in list_catalog(db, LIST_FOREIGN_KEYS)
         ),
         triggers=tuple(
             Trigger(name, Relation(schema, table), state)
-            for name, schema, table, state in rows(LIST_TRIGGERS)
+            for name, schema, table, state in list_catalog(db, LIST_TRIGGERS)
         ),
-        sequences=tuple(
-            OwnedSequence(row[0], Relation(*row[1:3]), Relation(*row[3:5]), *row[5:])
-            for row in rows(LIST_OWNED_SEQUENCES)
-        ),
+        sequences=tuple(fetch_sequences(db)),
+        materialized_views=tuple(fetch_materialized_views(db)),
+        relations=relations,
     )
+
+
+def list_catalog(db: Connection, query: str) -> list[tuple[Any, ...]]:
+    """Return the rows of a catalog query, the schemas of providers left out."""
+    return fetch(db, query, {"managed": list(MANAGED_SCHEMAS)})
+
+
+def fetch_tables(db: Connection) -> Iterator[Table]:
+    """Yield the tables with their columns and partitions."""
+    columns: dict[int, list[Column]] = {}
+    for oid, *column in list_catalog(db, LIST_COLUMNS):
+        columns.setdefault(oid, []).append(Column(*column))
+    partitions: dict[int, list[Relation]] = {}
+    for root, *name in list_catalog(db, LIST_PARTITIONS):
+        partitions.setdefault(root, []).append(Relation(*name))
+    for oid, schema, name, *flags, key in list_catalog(db, LIST_TABLES):
+        parts = partitions.get(oid, ())
+        rest = (tuple(columns.get(oid, ())), tuple(key), tuple(parts))
+        yield Table(*(oid, Relation(schema, name), *flags, *rest))
+
+
+def fetch_sequences(db: Connection) -> Iterator[Sequence]:
+    """Yield the sequences with the columns that they number."""
+    uses: dict[int, list[tuple[Relation, str]]] = {}
+    for oid, schema, table, column in list_catalog(db, LIST_SEQUENCE_USES):
+        uses.setdefault(oid, []).append((Relation(schema, table), column))
+    for oid, *row in list_catalog(db, LIST_SEQUENCES):
+        owner = Relation(*row[-2:]) if row[-1] else None
+        rest = (owner, tuple(uses.get(oid, ())))
+        yield Sequence(*(oid, Relation(*row[:2]), *row[2:-2], *rest))
+
+
+def fetch_materialized_views(db: Connection) -> Iterator[MaterializedView]:
+    """Yield the materialized views with the other ones that they read."""
+    rows = list_catalog(db, LIST_MATERIALIZED_VIEWS)
+    names = {oid: Relation(schema, name) for oid, schema, name, *_ in rows}
+    for oid, _, _, populated, needs in rows:
+        known = tuple(names[need] for need in needs if need in names)
+        yield MaterializedView(oid, names[oid], populated, known)
+
+
+def fetch_sequence_states(
+    db: Connection, sequences: Iterable[Sequence]
+) -> dict[Relation, SequenceState]:
+    """Return the state of each sequence; sequences are not part of any snapshot."""
+    names = [sequence.relation for sequence in sequences]
+    probes = (
+        sql.SQL("SELECT {}, last_value, is_called FROM {}").format(
+            sql.Literal(place), name.ident
+        )
+        for place, name in enumerate(names)
+    )
+    rows = fetch(db, sql.SQL(" UNION ALL ").join(probes)) if names else []
+    return {names[place]: SequenceState(*state) for place, *state in rows}
+
+
+def fetch_left_out(db: Connection) -> dict[str, list[str]]:
+    """Return what no snapshot holds, by kind."""
+    found: dict[str, list[str]] = {}
+    for kind, name in list_catalog(db, LIST_LEFT_OUT):
+        found.setdefault(kind, []).append(name)
+    return found
+
+
+def fetch_foreign_partitions(db: Connection) -> list[tuple[Relation, Relation]]:
+    """Return partitions that are foreign tables, each after its partitioned table."""
+    return [
+        (Relation(*row[:2]), Relation(*row[2:]))
+        for row in list_catalog(db, LIST_FOREIGN_PARTITIONS)
+    ]
+
+
+def fetch_server_facts(db: Connection) -> ServerFacts:
+    """Return what decides whether a statement makes sense here."""
+    settings, roles, own_roles, extensions, has_public = fetch(db, ASK_SERVER_FACTS)[0]
+    return ServerFacts(
+        frozenset(settings),
+        frozenset(roles),
+        frozenset(own_roles),
+        frozenset(extensions),
+        has_public,
+    )
+
+
+def server_version(db: Connection) -> str:
+    """Return the version as the server tells it: 18.1."""
+    return str(db.info.parameter_status("server_version")).split()[0]
+
+
+def is_sql_ascii(db: Connection) -> bool:
+    """Tell whether the database's text may be in no known encoding."""
+    return fetch(db, "SELECT current_setting('server_encoding')") == [("SQL_ASCII",)]
 
 
 def column_list(names: Iterable[str]) -> sql.Composable:
@@ -1046,41 +1684,50 @@ def column_list(names: Iterable[str]) -> sql.Composable:
     return sql.SQL(", ").join(map(sql.Identifier, names))
 
 
-def copy_out(
-    db: Connection, table: Table, stream: IO[bytes] | io.BufferedIOBase
-) -> int:
-    """Stream a table's rows as CSV in key order; return how many they were."""
-    query = sql.SQL(
-        "COPY (SELECT {} FROM {} {} {}) TO STDOUT (FORMAT csv, HEADER)"
-    ).format(
-        column_list(column.name for column in table.stored_columns),
-        sql.SQL("" if table.partitioned else "ONLY"),
-        table.relation.ident,
-        order_clause(table),
-    )
+def copy_out(db: Connection, table: Table, stream: IO[bytes]) -> int:
+    """Stream a table's rows as CSV in key order; return how many they were.
+
+    Raises SnapshotError naming the table if the server or the stream fails.
+    """
+    names = [column.name for column in table.stored_columns]
+    if table.key or table.partitioned:
+        query = sql.SQL("COPY (SELECT {} FROM {} {} ORDER BY {})").format(
+            column_list(names),
+            sql.SQL("" if table.partitioned else "ONLY"),
+            table.relation.ident,
+            order_terms(table),
+        )
+    else:  # reads the heap from front to back; a query might read it in parallel
+        query = sql.SQL("COPY {} {}").format(
+            table.relation.ident, in_parentheses(names)
+        )
     with db.cursor() as cursor:
-        cursor.copy_expert(query, stream)
+        cursor.copy_expert(query + sql.SQL(" TO STDOUT (FORMAT csv, HEADER)"), stream)
         return int(cursor.rowcount)
 
 
-def order_clause(table: Table) -> sql.Composable:
-    """Return ORDER BY the key; text in "C" collation, on which all servers agree."""
+def in_parentheses(names: Collection[str]) -> sql.Composable:
+    """Return a column list for COPY, which has no syntax for a list of none."""
+    return sql.SQL("({})").format(column_list(names)) if names else sql.SQL("")
+
+
+def order_terms(table: Table) -> sql.Composable:
+    """Return what orders the rows; text in "C" collation: all servers agree on it."""
     if not table.key:
-        return sql.SQL("")
+        return sql.SQL('tableoid::regclass::text COLLATE "C", ctid')
     collatable = {column.name for column in table.columns if column.collatable}
-    terms = (
+    return sql.SQL(", ").join(
         sql.SQL('{} COLLATE "C"' if name in collatable else "{}").format(
             sql.Identifier(name)
         )
         for name in table.key
     )
-    return sql.SQL("ORDER BY {}").format(sql.SQL(", ").join(terms))
 
 
 def copy_in(
     db: Connection,
     relation: Relation,
-    columns: Iterable[str],
+    columns: Collection[str],
     stream: Any,
     *,
     null: str = "",
@@ -1089,28 +1736,33 @@ def copy_in(
 
     `null` is what an unquoted cell holds where it means NULL.
     """
-    query = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT csv, HEADER, NULL {})").format(
-        relation.ident, column_list(columns), sql.Literal(null)
+    query = sql.SQL("COPY {} {} FROM STDIN (FORMAT csv, HEADER, NULL {})").format(
+        relation.ident, in_parentheses(columns), sql.Literal(null)
     )
     with db.cursor() as cursor:
         cursor.copy_expert(query, stream, size=CHUNK_BYTES)
         return int(cursor.rowcount)
 
 
-def run_script(db: Connection, script: Script, name: str) -> None:
+def run_script(db: Connection, statements: Seq[Statement], name: str) -> None:
     """Run a schema script inside the open transaction, in one round trip.
 
     Each statement goes through EXECUTE of a DO block, where PostgreSQL refuses COMMIT,
     ROLLBACK and their kin whatever they are wrapped in: the script cannot end the
     transaction it runs in. Raises SnapshotError with the statement's line.
     """
-    body, lines = render_do_block(db, script.statements)
-    execute(db, "SET LOCAL search_path TO DEFAULT")
+    body, lines = render_do_block(db, statements)
+    use_search_path_of_role(db)
     try:
         execute(db, sql.SQL("DO {}").format(sql.Literal(body)))
     except psycopg2.Error as error:
-        raise script_failure(error, script.statements, lines, name) from error
+        raise script_failure(error, statements, lines, name) from error
     execute(db, PIN_SETTINGS, [json.dumps(PINNED_SETTINGS)])
+
+
+def use_search_path_of_role(db: Connection) -> None:
+    """Let functions of defaults, checks and views find what they call by bare names."""
+    execute(db, "SET LOCAL search_path TO DEFAULT")
 
 
 def render_do_block(
@@ -1130,8 +1782,8 @@ def render_do_block(
 
 def script_failure(
     error: psycopg2.Error,
-    statements: Sequence[Statement],
-    lines: Sequence[int],
+    statements: Seq[Statement],
+    lines: Seq[int],
     name: str,
 ) -> SnapshotError:
     """Return the error of a script's statement, with its line and its beginning."""
@@ -1149,12 +1801,6 @@ def script_failure(
         f"{name}, line {line}: {plain} in: {excerpt(statement.text)}",
         hint=plain.hint or "correct the statement; the target was not changed",
     )
-
-
-def excerpt(text: str, width: int = 60) -> str:
-    """Return a text's beginning on one line."""
-    line = " ".join(text.split())
-    return line if len(line) <= width else line[: width - 1] + "…"
 
 
 def database_failure(error: psycopg2.Error) -> SnapshotError:
@@ -1198,8 +1844,10 @@ def copy_failure(error: psycopg2.Error, file: str) -> SnapshotError:
 def check_empty(db: Connection, tables: Iterable[Table]) -> None:
     """Raise SnapshotError if a table that is to be loaded has rows already."""
     probes = [
-        sql.SQL("SELECT {} WHERE EXISTS (SELECT FROM {})").format(
-            sql.Literal(str(table.relation)), table.relation.ident
+        sql.SQL("SELECT {} WHERE EXISTS (SELECT FROM {} {})").format(
+            sql.Literal(str(table.relation)),
+            sql.SQL("" if table.partitioned else "ONLY"),
+            table.relation.ident,
         )
         for table in tables
     ]
@@ -1212,25 +1860,23 @@ def check_empty(db: Connection, tables: Iterable[Table]) -> None:
 
 
 def set_aside(
-    db: Connection, catalog: Catalog, loaded: Collection[Relation]
+    db: Connection, catalog: Catalog, loaded: Collection[Table]
 ) -> list[sql.Composable]:
     """Drop foreign keys and rest triggers of the tables; return what rebuilds them.
 
     Ownership is enough for it, cycles of foreign keys load in any order, and a key that
     is added again is validated against every row.
     """
-    keys = [key for key in catalog.foreign_keys if key.table in loaded]
-    triggers = [
-        each for each in catalog.triggers if each.table in loaded and each.state != "D"
-    ]
-    execute_all(db, [*map(drop_foreign_key, keys), *map(disable_trigger, triggers)])
-    return [
-        *(part for key in keys for part in add_foreign_key(key)),
-        *map(enable_trigger, triggers),
-    ]
+    names = {name for table in loaded for name in (table.relation, *table.partitions)}
+    keys = [key for key in catalog.foreign_keys if key.table in names]
+    triggers = [trigger for trigger in catalog.triggers if trigger.table in names]
+    resting = (trigger for trigger in triggers if trigger.state != "D")
+    execute_all(db, [*map(drop_foreign_key, keys), *map(disable_trigger, resting)])
+    added = (part for key in keys for part in add_foreign_key(key))
+    return [*added, *map(set_trigger, triggers)]
 
 
-def execute_all(db: Connection, statements: Sequence[sql.Composable]) -> None:
+def execute_all(db: Connection, statements: Seq[sql.Composable]) -> None:
     """Run the statements in one round trip."""
     if statements:
         execute(db, sql.SQL(";\n").join(statements))
@@ -1245,9 +1891,7 @@ def drop_foreign_key(key: ForeignKey) -> sql.Composable:
 def add_foreign_key(key: ForeignKey) -> Iterator[sql.Composable]:
     """Yield what brings a foreign key back exactly as it was."""
     yield sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {}").format(
-        key.table.ident,
-        sql.Identifier(key.name),
-        sql.SQL(key.definition),
+        key.table.ident, sql.Identifier(key.name), sql.SQL(key.definition)
     )
     if key.comment is not None:
         yield sql.SQL("COMMENT ON CONSTRAINT {} ON {} IS {}").format(
@@ -1255,24 +1899,44 @@ def add_foreign_key(key: ForeignKey) -> Iterator[sql.Composable]:
         )
 
 
+def add_lost_key(key: ForeignKey) -> sql.Composable:
+    """Return what brings back a foreign key that another table had to a dropped one."""
+    return sql.SQL(";\n").join(add_foreign_key(key))
+
+
 def disable_trigger(trigger: Trigger) -> sql.Composable:
-    return sql.SQL("ALTER TABLE {} DISABLE TRIGGER {}").format(
-        trigger.table.ident, sql.Identifier(trigger.name)
-    )
+    return set_trigger(dataclasses.replace(trigger, state="D"))
 
 
-def enable_trigger(trigger: Trigger) -> sql.Composable:
-    """Return what gives a trigger the state that it had."""
-    how = {"O": "ENABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS"}[trigger.state]
+def set_trigger(trigger: Trigger) -> sql.Composable:
+    """Return what gives a trigger its state."""
+    how = {"O": "ENABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS", "D": "DISABLE"}
     return sql.SQL("ALTER TABLE {} {} TRIGGER {}").format(
-        trigger.table.ident, sql.SQL(how), sql.Identifier(trigger.name)
+        trigger.table.ident, sql.SQL(how[trigger.state]), sql.Identifier(trigger.name)
     )
 
 
-def rebuild_all(db: Connection, statements: Sequence[sql.Composable]) -> None:
-    """Bring back what was set aside; raise if the rows do not allow it."""
+def force_policies(db: Connection, tables: Iterable[Table], how: str) -> None:
+    """Let row-level security act on the owner of those tables where it does, or not."""
+    execute_all(
+        db,
+        [
+            sql.SQL("ALTER TABLE {} {} ROW LEVEL SECURITY").format(
+                table.relation.ident, sql.SQL(how)
+            )
+            for table in tables
+            if table.forced
+        ],
+    )
+
+
+def rebuild(db: Connection, statements: Iterable[sql.Composable]) -> None:
+    """Bring back what was set aside; raise if the rows do not allow it.
+
+    Deferred checks come first: a table that they wait for cannot be altered.
+    """
     try:
-        execute_all(db, statements)
+        execute_all(db, [sql.SQL("SET CONSTRAINTS ALL IMMEDIATE"), *statements])
     except psycopg2.IntegrityError as error:
         raise SnapshotError(
             str(database_failure(error)),
@@ -1288,33 +1952,75 @@ def analyze(db: Connection, relations: Iterable[Relation]) -> None:
         execute(db, sql.SQL("ANALYZE {}").format(names))
 
 
-def set_sequences(db: Connection, sequences: Sequence[OwnedSequence]) -> None:
-    """Move each sequence beyond the ids in its column.
+def set_sequences(
+    db: Connection,
+    sequences: Iterable[Sequence],
+    states: Mapping[Relation, SequenceState],
+    known: Collection[int],
+) -> None:
+    """Give each sequence the state of its source, but never one below the data.
 
-    RESTART gives the sequence a new file within this transaction. From then on setval,
-    which otherwise no ROLLBACK takes back, goes with the transaction.
+    `known` are the oids from before the restore. For those RESTART makes a new file
+    within this transaction; from then on setval, which otherwise no ROLLBACK takes
+    back, goes with the transaction.
     """
-    execute_all(
-        db,
-        [
-            sql.SQL("ALTER SEQUENCE {} RESTART").format(each.relation.ident)
-            for each in sequences
-        ],
+    chosen = list(sequences)
+    restarts = (
+        sql.SQL("ALTER SEQUENCE {} RESTART").format(sequence.relation.ident)
+        for sequence in chosen
+        if sequence.oid in known
     )
-    execute_all(db, [advance(each) for each in sequences])
+    recalls = (
+        sql.SQL("SELECT pg_catalog.setval({}::oid::regclass, {}, {})").format(
+            sql.Literal(sequence.oid),
+            sql.Literal(states[sequence.relation].last_value),
+            sql.Literal(states[sequence.relation].is_called),
+        )
+        for sequence in chosen
+        if sequence.relation in states
+    )
+    raises = (part for sequence in chosen for part in raise_sequence(sequence))
+    execute_all(db, [*restarts, *recalls, *raises])
 
 
-def advance(sequence: OwnedSequence) -> sql.Composable:
-    """Return the query that sets a sequence to its column's last id, if any."""
-    return sql.SQL(
-        "SELECT setval({}::oid::regclass, last::bigint) "
-        "FROM (SELECT {}({}) FROM {}) AS ids(last) WHERE last IS NOT NULL"
-    ).format(
-        sql.Literal(sequence.oid),
-        sql.SQL("max" if sequence.increment > 0 else "min"),
-        sql.Identifier(sequence.column),
-        sequence.table.ident,
+def raise_sequence(sequence: Sequence) -> Iterator[sql.Composable]:
+    """Yield what moves a sequence beyond the ids in its columns, if it is behind."""
+    if sequence.cycles:  # comes back to low numbers on purpose
+        return
+    up = sequence.increment > 0
+    for table, column in sequence.uses:
+        yield sql.SQL(
+            "SELECT pg_catalog.setval({oid}::oid::regclass, ids.last) "
+            "FROM (SELECT {last}({column})::bigint FROM {table}) AS ids(last), "
+            "{name} AS s "
+            "WHERE ids.last {beyond} s.last_value + s.is_called::int * {increment} "
+            "AND ids.last BETWEEN {minimum} AND {maximum}"
+        ).format(
+            oid=sql.Literal(sequence.oid),
+            last=sql.SQL("max" if up else "min"),
+            column=sql.Identifier(column),
+            table=table.ident,
+            name=sequence.relation.ident,
+            beyond=sql.SQL(">=" if up else "<="),
+            increment=sql.Literal(sequence.increment),
+            minimum=sql.Literal(sequence.minimum),
+            maximum=sql.Literal(sequence.maximum),
+        )
+
+
+def refresh(db: Connection, view: MaterializedView, *, with_data: bool) -> None:
+    """Fill a materialized view, or empty it; raise SnapshotError with its name."""
+    query = sql.SQL("REFRESH MATERIALIZED VIEW {} {}").format(
+        view.relation.ident, sql.SQL("" if with_data else "WITH NO DATA")
     )
+    try:
+        execute(db, query)
+    except psycopg2.Error as error:
+        plain = database_failure(error)
+        raise SnapshotError(
+            f"the materialized view {view.relation} cannot be refreshed: {plain}",
+            hint=plain.hint or "qualify the names in the functions that it calls",
+        ) from error
 
 
 # ---- Embedded server — the folder .postgres and the server in it ---------------------
@@ -1435,9 +2141,8 @@ def read_snapshot(folder: Path) -> Snapshot:
             hint="export first, or name the folder with --dir",
             code=EXIT_USAGE,
         )
-    paths = sorted(
-        path for path in folder.glob("*" + CSV_SUFFIX) if not path.name.startswith(".")
-    )
+    manifest = read_manifest(folder / MANIFEST_FILE)
+    paths = csv_paths(folder, manifest)
     script_file = folder / SCHEMA_FILE
     if not paths or not script_file.is_file():
         lacking = SCHEMA_FILE if paths else "CSV files"
@@ -1446,9 +2151,43 @@ def read_snapshot(folder: Path) -> Snapshot:
             hint="export first, or name another folder with --dir",
             code=EXIT_DAMAGED,
         )
-    return Snapshot(
-        folder, read_script(script_file), tuple(map(read_csv_header, paths))
-    )
+    files = tuple(map(read_csv_header, paths))
+    return Snapshot(folder, read_script(script_file), files, manifest)
+
+
+def read_manifest(path: Path) -> Manifest | None:
+    """Read the manifest; None if the folder has none."""
+    try:
+        return parse_manifest(path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SnapshotError(
+            f"{path} cannot be read: {reason(error)}",
+            hint="export again",
+            code=EXIT_DAMAGED,
+        ) from error
+
+
+def csv_paths(folder: Path, manifest: Manifest | None) -> list[Path]:
+    """Return the CSVs of a snapshot; raise naming those missing or not part of it."""
+    there = [path for path in folder.glob("*" + CSV_SUFFIX) if path.name[0] != "."]
+    if manifest is None or not there:
+        return sorted(there)
+    named = {resource.path for resource in manifest.resources}
+    faults = [f"{name} is missing" for name in named - {path.name for path in there}]
+    faults += [
+        f"{path.name} is not part of the snapshot"
+        for path in there
+        if path.name not in named
+    ]
+    if faults:
+        raise SnapshotError(
+            "; ".join(sorted(faults)),
+            hint="put the folder right, or export again",
+            code=EXIT_DAMAGED,
+        )
+    return sorted(there)
 
 
 def read_csv_header(path: Path) -> CsvFile:
@@ -1495,18 +2234,32 @@ class CsvReader(io.RawIOBase):
 
 
 class CsvWriter(io.RawIOBase):
-    """A new CSV, readable by its owner alone; tells how many bytes went by."""
+    """A new CSV, readable by its owner alone; hashes, and tells how many bytes went by.
 
-    def __init__(self, path: Path, advance: Callable[[int], object]) -> None:
+    `check_utf8` is for databases whose text may be in no known encoding.
+    """
+
+    def __init__(
+        self, path: Path, advance: Callable[[int], object], *, check_utf8: bool = False
+    ) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         self._advance = advance
+        self._decoder = codecs.getincrementaldecoder("utf-8")() if check_utf8 else None
+        self._hash = sha256()
         self.size = 0
+
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
 
     def writable(self) -> bool:
         return True
 
     def write(self, chunk: Any) -> int:
+        if self._decoder:
+            self._decoder.decode(bytes(chunk))
         written = os.write(self._file, chunk)
+        self._hash.update(chunk[:written])
         self.size += written
         self._advance(written)
         return written
@@ -1515,6 +2268,11 @@ class CsvWriter(io.RawIOBase):
         if not self.closed:
             os.close(self._file)
         super().close()
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Write the manifest: the last file of a snapshot."""
+    path.write_text(render_manifest(manifest), encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -1548,62 +2306,144 @@ def staged(folder: Path) -> Iterator[Path]:
 # ---- Export — the order of the job; no SQL, no open() --------------------------------
 
 
-def export(
-    settings: Settings, *, folder: Path, schema_file: Path, report: Report
-) -> list[Copied]:
+@dataclass(frozen=True, slots=True)
+class ExportPlan:
+    """What an export was asked for."""
+
+    folder: Path
+    schema_file: Path
+    only: tuple[str, ...] = ()  # patterns of tables; none: all
+    exclude: tuple[str, ...] = ()
+
+
+def export(settings: Settings, plan: ExportPlan, report: Report) -> list[Copied]:
     """Take a database to a folder; return what was copied, in load order."""
-    script = read_script(schema_file)
+    script = read_script(plan.schema_file)
     with (
         reachable(settings) as server,
         connected(server) as db,
-        staged(folder) as stage,
+        staged(plan.folder) as stage,
     ):
         begin_export(db)
         catalog = fetch_catalog(db)
-        check_blueprint(catalog, script, schema_file)
+        chosen = select_tables(catalog.tables, plan.only, plan.exclude)
+        check_exportable(db, catalog, chosen, report)
+        sequences = list(chosen_sequences(catalog, chosen, partial=bool(plan.only)))
+        check_blueprint(chosen, sequences, script, plan.schema_file)
         (stage / SCHEMA_FILE).write_bytes(script.raw)
-        return [
+        exported = [
             export_table(db, table, stage / name, report)
-            for table, name in plan_files(catalog)
+            for table, name in plan_files(catalog, chosen)
         ]
-
-
-def check_blueprint(catalog: Catalog, script: Script, schema_file: Path) -> None:
-    """Raise if the database has tables or columns unknown to schema.sql."""
-    if not catalog.tables:
-        raise SnapshotError(
-            "the database has no tables to export",
-            hint="check DB_NAME, or create the sample tables with: python setup_db.py",
+        manifest = Manifest(
+            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            tool_version=VERSION,
+            server_version=server_version(db),
+            database=settings.dbname,
+            resources=tuple(resource for _, resource in exported),
+            sequences=fetch_sequence_states(db, sequences),
+            materialized_views={
+                view.relation: view.populated for view in catalog.materialized_views
+            },
+            left_out=tuple(
+                table.relation for table in catalog.tables if table not in chosen
+            ),
         )
-    missing = missing_from_script(catalog.tables, script.names)
+        write_manifest(stage / MANIFEST_FILE, manifest)
+        return [copied for copied, _ in exported]
+
+
+def check_exportable(
+    db: Connection, catalog: Catalog, chosen: Seq[Table], report: Report
+) -> None:
+    """Raise if the snapshot could not be whole; say what no snapshot holds."""
+    hidden = [str(table.relation) for table in chosen if table.hides_rows]
+    if hidden:
+        raise SnapshotError(
+            f"row-level security hides rows of {', '.join(hidden)}",
+            hint="connect as the owner or a role with BYPASSRLS, or --exclude them; "
+            "an owner under FORCE ROW LEVEL SECURITY is bound by it, too",
+        )
+    for root, part in fetch_foreign_partitions(db):
+        if root in {table.relation for table in chosen}:
+            raise SnapshotError(
+                f"{part}, a partition of {root}, is a foreign table",
+                hint=f"its rows are elsewhere: detach it, or add --exclude {root}",
+            )
+    for note in check_references(catalog, {table.relation for table in chosen}):
+        report.note(f"note: {note}")
+    for kind, names in fetch_left_out(db).items():
+        report.note(f"not exported: {render_left_out(kind, names)}")
+    left = [str(table.relation) for table in catalog.tables if table not in chosen]
+    if left:
+        report.note(f"left out as you asked: {', '.join(left)}")
+
+
+def render_left_out(kind: str, names: Seq[str], most: int = 5) -> str:
+    """Return what was left out in one line: how many of a kind, and which."""
+    some = f"{len(names):,} {kind}{'s' if len(names) > 1 else ''}"
+    return f"{some}: {', '.join(names[:most])}{' …' if len(names) > most else ''}"
+
+
+def chosen_sequences(
+    catalog: Catalog, chosen: Iterable[Table], *, partial: bool
+) -> Iterator[Sequence]:
+    """Yield the sequences of the chosen tables, and unless partial the free ones."""
+    names = {name for table in chosen for name in (table.relation, *table.partitions)}
+    for sequence in catalog.sequences:
+        tables = {table for table, _ in sequence.uses} | {sequence.owner} - {None}
+        if tables & names or not (tables or partial):
+            yield sequence
+
+
+def check_blueprint(
+    tables: Iterable[Table], sequences: Iterable[Sequence], script: Script, file: Path
+) -> None:
+    """Raise if the database has tables, columns or sequences unknown to schema.sql."""
+    missing = missing_from_script(tables, sequences, script.names)
     if missing:
         raise SnapshotError(
-            f"{schema_file} does not mention {', '.join(missing)}",
-            hint="bring it up to date (pg_dump --schema-only writes one)",
+            f"{file} does not mention {', '.join(missing)}",
+            hint="bring it up to date (pg_dump --schema-only writes one), or --exclude",
         )
 
 
-def plan_files(catalog: Catalog) -> list[tuple[Table, str]]:
+def plan_files(catalog: Catalog, tables: Iterable[Table]) -> list[tuple[Table, str]]:
     """Return each table with the name of its CSV, in load order."""
-    tables = {table.relation: table for table in catalog.tables}
-    names = csv_names(tables)
-    return [
-        (tables[each], names[each]) for each in load_order(tables, catalog.foreign_keys)
-    ]
+    known = {table.relation: table for table in tables}
+    names = csv_names(known)
+    order = load_order(known, catalog.foreign_keys, catalog.roots)
+    return [(known[each], names[each]) for each in order]
 
 
-def export_table(db: Connection, table: Table, path: Path, report: Report) -> Copied:
+def export_table(
+    db: Connection, table: Table, path: Path, report: Report
+) -> tuple[Copied, Resource]:
     """Copy one table to its file."""
     start = time.monotonic()
+    check_utf8 = is_sql_ascii(db)
     with report.progress(str(table.relation), None) as advance:
-        raw = CsvWriter(path, advance)
+        raw = CsvWriter(path, advance, check_utf8=check_utf8)
         # COPY gives a row at a time; the buffer gathers them without Python code.
         with io.BufferedWriter(raw, CHUNK_BYTES) as stream:
             rows = copy_out(db, table, stream)
-    return Copied(table.relation, rows, raw.size, time.monotonic() - start)
+    copied = Copied(table.relation, rows, raw.size, time.monotonic() - start)
+    columns = tuple((column.name, column.type) for column in table.stored_columns)
+    resource = Resource(
+        path.name, table.relation, rows, raw.size, raw.sha256, columns, table.key
+    )
+    return copied, resource
 
 
 # ---- Restore — the order of the job; no SQL, no open() -------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A CSV on its way into a table."""
+
+    table: Table
+    file: CsvFile
 
 
 def restore(settings: Settings, *, folder: Path, report: Report) -> list[Copied]:
@@ -1612,40 +2452,78 @@ def restore(settings: Settings, *, folder: Path, report: Report) -> list[Copied]
     with reachable(settings) as server, connected(server) as db:
         begin_restore(db)
         before = fetch_catalog(db)
-        run_script(db, snapshot.script, f"{folder / SCHEMA_FILE}")
+        replay(db, snapshot, report)
         catalog = fetch_catalog(db)
-        loads = plan_loads(
-            snapshot, catalog, known={table.oid for table in before.tables}
-        )
-        check_empty(db, [table for table, _ in loads])
-        loaded = {table.relation for table, _ in loads}
-        rebuild = set_aside(db, catalog, loaded)
-        copied = [restore_table(db, table, file, report) for table, file in loads]
-        rebuild_all(db, rebuild)
-        set_sequences(db, [each for each in catalog.sequences if each.table in loaded])
+        report_lost(before, catalog, report)
+        known = frozenset(before.relations.values())
+        loads = plan_loads(snapshot, catalog, known)
+        tables = [load.table for load in loads]
+        check_empty(db, tables)
+        lost_keys = keys_lost(before, catalog)
+        aside = [*set_aside(db, catalog, tables), *map(add_lost_key, lost_keys)]
+        force_policies(db, tables, "NO FORCE")
+        use_search_path_of_role(db)
+        copied = [restore_table(db, load, report) for load in loads]
+        rebuild(db, aside)
+        restore_sequences(db, snapshot, catalog, tables, known)
+        refresh_views(db, snapshot, catalog, known)
+        force_policies(db, tables, "FORCE")
         commit(db)
-        analyze(db, loaded)
+        analyze(db, [table.relation for table in tables])
     return copied
+
+
+def replay(db: Connection, snapshot: Snapshot, report: Report) -> None:
+    """Run the blueprint, and say which of its statements were skipped."""
+    statements, skipped = plan_statements(
+        snapshot.script.statements, fetch_server_facts(db)
+    )
+    for line in render_skips(skipped, SCHEMA_FILE):
+        report.note(line)
+    run_script(db, statements, f"{snapshot.folder / SCHEMA_FILE}")
+
+
+def report_lost(before: Catalog, after: Catalog, report: Report) -> None:
+    """Say what the blueprint's DROP … CASCADE took and nothing brought back."""
+    gone = sorted(before.relations.keys() - after.relations.keys())
+    if gone:
+        report.note(f"dropped by {SCHEMA_FILE}: {', '.join(map(str, gone))}")
+
+
+def keys_lost(before: Catalog, after: Catalog) -> list[ForeignKey]:
+    """Return the foreign keys that surviving tables lost to DROP … CASCADE."""
+    kept = {(key.table, key.name) for key in after.foreign_keys}
+    return [
+        key
+        for key in before.foreign_keys
+        if (key.table, key.name) not in kept
+        and after.relations.get(key.table) == before.relations[key.table]
+        and key.references in after.relations
+    ]
 
 
 def plan_loads(
     snapshot: Snapshot, catalog: Catalog, known: Collection[int]
-) -> list[tuple[Table, CsvFile]]:
+) -> list[Load]:
     """Match tables with CSVs, in load order; raise SnapshotError naming every misfit.
 
-    `known` are the oids of tables from before the script ran: those need no CSV.
+    `known` are the oids from before the script ran: without a manifest, only tables
+    that are not among them need a CSV.
     """
     files = {file.path.name: file for file in snapshot.csv_files}
-    planned = plan_files(catalog)
-    loads = [(table, files[name]) for table, name in planned if name in files]
-    needed = {name for table, name in planned if table.oid not in known}
-    named = {name for _, name in planned}
-    faults = [f"{name} is missing" for name in sorted(needed - files.keys())]
-    faults += [
-        f"{name} belongs to no table of {SCHEMA_FILE}" for name in files.keys() - named
-    ]
-    for table, file in loads:
-        faults += header_faults(table, file)
+    planned = plan_files(catalog, catalog.tables)
+    if snapshot.manifest is None:
+        needed = {name for table, name in planned if table.oid not in known}
+        faults = [f"{name} is missing" for name in sorted(needed - files.keys())]
+        orphans = sorted(files.keys() - {name for _, name in planned})
+    else:
+        named = {each.relation: each.path for each in snapshot.manifest.resources}
+        planned = [(t, named[t.relation]) for t, _ in planned if t.relation in named]
+        faults = []
+        orphans = sorted(set(named.values()) - {name for _, name in planned})
+    faults += [f"{name} belongs to no table of {SCHEMA_FILE}" for name in orphans]
+    loads = [Load(table, files[name]) for table, name in planned if name in files]
+    faults += [fault for load in loads for fault in header_faults(load)]
     if faults:
         raise SnapshotError(
             "; ".join(faults),
@@ -1655,35 +2533,71 @@ def plan_loads(
     return loads
 
 
-def header_faults(table: Table, file: CsvFile) -> Iterator[str]:
+def header_faults(load: Load) -> Iterator[str]:
     """Yield how a CSV's columns differ from its table's."""
-    expected = [column.name for column in table.stored_columns]
-    unknown = [name for name in file.header if name not in expected]
-    missing = [name for name in expected if name not in file.header]
-    twice = sorted({name for name in file.header if file.header.count(name) > 1})
+    header = load.file.header
+    expected = [column.name for column in load.table.stored_columns]
+    unknown = [name for name in header if name not in expected]
+    missing = [name for name in expected if name not in header]
+    twice = sorted({name for name in header if header.count(name) > 1})
     for what, names in (
         ("unknown", unknown),
         ("missing", missing),
         ("repeated", twice),
     ):
         if names:
-            yield f"{file.path.name} has {what} columns: {', '.join(names)}"
+            yield f"{load.file.path.name} has {what} columns: {', '.join(names)}"
 
 
-def restore_table(
-    db: Connection, table: Table, file: CsvFile, report: Report
-) -> Copied:
+def restore_table(db: Connection, load: Load, report: Report) -> Copied:
     """Load one CSV into its table."""
     start = time.monotonic()
+    relation, file = load.table.relation, load.file
     with (
-        report.progress(str(table.relation), file.size) as advance,
+        report.progress(str(relation), file.size) as advance,
         CsvReader(file.path, advance) as stream,
     ):
         try:
-            rows = copy_in(db, table.relation, file.header, stream)
+            rows = copy_in(db, relation, file.header, stream)
         except psycopg2.Error as error:
             raise copy_failure(error, file.path.name) from error
-    return Copied(table.relation, rows, file.size, time.monotonic() - start)
+    return Copied(relation, rows, file.size, time.monotonic() - start)
+
+
+def restore_sequences(
+    db: Connection,
+    snapshot: Snapshot,
+    catalog: Catalog,
+    tables: Seq[Table],
+    known: Collection[int],
+) -> None:
+    """Set the sequences of the snapshot and those of the loaded tables."""
+    states = snapshot.manifest.sequences if snapshot.manifest else {}
+    there = {sequence.relation: sequence for sequence in catalog.sequences}
+    absent = sorted(states.keys() - there.keys())
+    if absent:
+        raise SnapshotError(
+            f"{SCHEMA_FILE} does not create {', '.join(map(str, absent))}",
+            hint="bring it up to date and export again; the target was not changed",
+            code=EXIT_DAMAGED,
+        )
+    used = {each.relation for each in chosen_sequences(catalog, tables, partial=True)}
+    names = sorted(used | states.keys())
+    set_sequences(db, [there[name] for name in names], states, known)
+
+
+def refresh_views(
+    db: Connection, snapshot: Snapshot, catalog: Catalog, known: Collection[int]
+) -> None:
+    """Fill the materialized views that were filled, each after what it reads."""
+    manifest = snapshot.manifest
+    for view in refresh_order(catalog.materialized_views):
+        if manifest is None:
+            wanted: bool | None = None if view.oid in known else True
+        else:
+            wanted = manifest.materialized_views.get(view.relation)
+        if wanted or (wanted is False and view.populated):
+            refresh(db, view, with_data=wanted)
 
 
 # ---- Verify, rehearse, schema — the order of the jobs; no SQL, no open() -------------
@@ -1718,7 +2632,7 @@ class Report:
         ) as bar:
             yield bar.update
 
-    def result(self, copied: Sequence[Copied], summary: str) -> None:
+    def result(self, copied: Seq[Copied], summary: str) -> None:
         """Print what was copied as a table, and one sentence."""
         rows = [
             (
@@ -1739,7 +2653,7 @@ class Report:
         print(f"\n{summary}")
 
 
-def render_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def render_table(headings: Seq[str], rows: Seq[Seq[str]]) -> str:
     """Return aligned columns: the first to the left, the others to the right."""
     widths = [
         max(len(row[i]) for row in [headings, *rows]) for i in range(len(headings))
@@ -1820,6 +2734,10 @@ def build_parser() -> argparse.ArgumentParser:
     option = command.add_argument
     option("--schema-file", type=Path, metavar="FILE",
            help="the blueprint to copy (default: ./schema.sql)")  # fmt: skip
+    option("--tables", nargs="+", default=[], metavar="PATTERN",
+           help="export these alone: leads, 'sales.*'")  # fmt: skip
+    option("--exclude", nargs="+", default=[], metavar="PATTERN",
+           help="leave these out")  # fmt: skip
     add_command(commands, "restore", command_restore, RESTORE_EPILOG,
                 "bring the folder back into a database")  # fmt: skip
     return parser
@@ -1855,11 +2773,14 @@ def command_export(arguments: argparse.Namespace) -> int:
     """Run the subcommand export."""
     report = Report(quiet=arguments.quiet)
     settings = read_settings(arguments.env_file)
-    schema_file = find_schema_file(arguments.schema_file)
-    report.note(f"exporting {settings} to {arguments.dir}")
-    copied = export(
-        settings, folder=arguments.dir, schema_file=schema_file, report=report
+    plan = ExportPlan(
+        folder=arguments.dir,
+        schema_file=find_schema_file(arguments.schema_file),
+        only=tuple(arguments.tables),
+        exclude=tuple(arguments.exclude),
     )
+    report.note(f"exporting {settings} to {arguments.dir}")
+    copied = export(settings, plan, report)
     report.result(copied, f"The snapshot is in {arguments.dir}. {NEXT_STEP}")
     return EXIT_DONE
 
@@ -1901,7 +2822,7 @@ def tell_failure(program: str, error: SnapshotError) -> int:
     return error.code
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Seq[str] | None = None) -> int:
     """Run the command line `argv` (default: sys.argv) and return the exit status."""
     arguments = build_parser().parse_args(argv)
     return run_command("export_restore", lambda: int(arguments.run(arguments)))

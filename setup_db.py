@@ -273,7 +273,7 @@ def set_up(settings: Settings, arguments: argparse.Namespace, report: Report) ->
         if not (is_local(settings) or arguments.yes):
             check_expendable(db, settings)
         begin_restore(db)
-        run_script(db, script, str(script_file))
+        run_script(db, script.statements, str(script_file))
         counts = fill(db, arguments, report)
         commit(db)
     rows = [(name, f"{count:,}") for name, count in counts]

@@ -159,7 +159,7 @@ def test_rows_hidden_by_policies(
     try:
         env = exported.env_file(work, DB_USER=stranger)
         message = fail(1, "export", "--env-file", env)
-        assert 'row-level security policy for table "leads"' in message
+        assert "row-level security hides rows of leads" in message
     finally:
         exported.execute(
             "REVOKE ALL ON agents, leads, feedback FROM stranger;"
@@ -350,7 +350,7 @@ EDITS: dict[str, tuple[str, Callable[[list[str]], list[str]], str]] = {
             lines[0],
             *(line.replace(",won,", ",gained,") for line in lines[1:]),
         ],
-        'column status: invalid input value for enum public.lead_status: "gained"',
+        'column status: invalid input value for enum lead_status: "gained"',
     ),
     "empty file": (
         "leads.csv",
@@ -375,12 +375,18 @@ def test_edited_file(
 
 def test_csv_missing(exported: Database, work: Path, fail: Fail) -> None:
     (work / "exports/leads.csv").unlink()
-    message = fail(3, "restore", "--env-file", exported.env_file(work))
-    assert "leads.csv is missing" in message
+    for manifest in (True, False):
+        if not manifest:
+            (work / "exports/datapackage.json").unlink()
+        message = fail(3, "restore", "--env-file", exported.env_file(work))
+        assert "leads.csv is missing" in message
 
 
 def test_csv_of_no_table(exported: Database, work: Path, fail: Fail) -> None:
     (work / "exports/other.csv").write_text("a\n1\n")
+    message = fail(3, "restore", "--env-file", exported.env_file(work))
+    assert "other.csv is not part of the snapshot" in message
+    (work / "exports/datapackage.json").unlink()
     message = fail(3, "restore", "--env-file", exported.env_file(work))
     assert "other.csv belongs to no table of schema.sql" in message
 

@@ -28,7 +28,7 @@ def keys(*pairs: str) -> list[er.ForeignKey]:
 
 def order(names: str, *pairs: str) -> str:
     return "".join(
-        each.name for each in er.load_order(map(relation, names), keys(*pairs))
+        each.name for each in er.load_order(map(relation, names), keys(*pairs), {})
     )
 
 

@@ -45,7 +45,6 @@ SPLITS = {
     ),
     "restrict lines": ("\\restrict AbC\na;\n\\unrestrict AbC\n", ["a"]),
     "byte-order mark and CRLF": ("\ufeffa;\r\nb;\r\n", ["a", "b"]),
-    "wrapped in a transaction": ("BEGIN; a; COMMIT;", ["a"]),
     "no-break space is a letter": ("a\u00a0b; c", ["a\u00a0b", "c"]),
 }
 
