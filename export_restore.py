@@ -134,6 +134,9 @@ SQLSTATE_HINTS = {
     errorcodes.DEPENDENT_OBJECTS_STILL_EXIST: "add CASCADE to that DROP in schema.sql",
     errorcodes.DISK_FULL: "free some disk space on the server",
     errorcodes.READ_ONLY_SQL_TRANSACTION: "connect to the primary server",
+    errorcodes.CHARACTER_NOT_IN_REPERTOIRE: (
+        "a CSV is UTF-8: correct the text, which the database keeps in no encoding"
+    ),
     errorcodes.ADMIN_SHUTDOWN: "run the command again when the server is back",
 }
 
@@ -650,14 +653,25 @@ def statement_of(pending: Seq[Token], text: str) -> Iterator[Statement]:
 
 
 def mentioned_names(script: Iterable[Token]) -> Iterator[str]:
-    """Yield every identifier of the tokens, those in dollar quotes too."""
+    """Yield every identifier of the tokens; in dollar quotes, those of strings, too."""
     for token in script:
         if token.kind in ("word", "name"):
             yield token.name
         elif token.kind == "dollar":
             body = token.text.split("$", 2)[2].rsplit("$", 2)[0]
             with contextlib.suppress(SnapshotError):  # a body in another language
-                yield from mentioned_names(tokens(body, ""))
+                inner = list(tokens(body, ""))
+                yield from mentioned_names(inner)
+                yield from names_in_strings(inner)
+
+
+def names_in_strings(script: Iterable[Token]) -> Iterator[str]:
+    """Yield what may be names in strings: EXECUTE 'CREATE TABLE …' makes tables."""
+    for token in script:
+        if token.kind == "string":
+            text = token.text[token.text.index("'") + 1 : -1].replace("''", "'")
+            with contextlib.suppress(SnapshotError):
+                yield from mentioned_names(tokens(text, ""))
 
 
 # ---- What to skip — pure: a statement and facts of the server in, a reason out -------
@@ -1155,7 +1169,7 @@ LIST_COLUMNS = f"""
 """
 
 LIST_PARTITIONS = f"""
-    SELECT pg_partition_root(c.oid), n.nspname, c.relname
+    SELECT pg_partition_root(c.oid)::oid, n.nspname, c.relname
     FROM pg_class AS c
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
     WHERE c.relispartition AND c.relkind IN ('r', 'p') AND {USER_SCHEMA}
@@ -1261,24 +1275,24 @@ LIST_RELATIONS = f"""
 
 # What a snapshot does not hold although somebody may think so: how many and examples.
 LIST_LEFT_OUT = f"""
-    SELECT 'foreign table', format('%%s.%%s', n.nspname, c.relname)
+    SELECT 'foreign tables', format('%%s.%%s', n.nspname, c.relname)
     FROM pg_class AS c
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
     WHERE c.relkind = 'f' AND NOT c.relispartition AND {USER_SCHEMA}
     UNION ALL
-    SELECT 'table of the extension ' || e.extname,
+    SELECT 'rows of tables of the extension ' || e.extname,
            format('%%s.%%s', n.nspname, c.relname)
     FROM pg_extension AS e
     JOIN pg_class AS c ON c.oid = ANY (e.extconfig) AND c.relkind IN ('r', 'p')
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
     UNION ALL
-    SELECT DISTINCT 'schema that the provider manages', n.nspname
+    SELECT DISTINCT 'schemas that the provider manages', n.nspname
     FROM pg_class AS c
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p') AND n.nspname = ANY (%(managed)s)
       AND {NOT_OF_AN_EXTENSION}
     UNION ALL
-    SELECT 'large object', oid::text FROM pg_largeobject_metadata
+    SELECT 'large objects', oid::text FROM pg_largeobject_metadata
     ORDER BY 1, 2
 """
 
@@ -1674,14 +1688,12 @@ def server_version(db: Connection) -> str:
     return str(db.info.parameter_status("server_version")).split()[0]
 
 
-def is_sql_ascii(db: Connection) -> bool:
-    """Tell whether the database's text may be in no known encoding."""
-    return fetch(db, "SELECT current_setting('server_encoding')") == [("SQL_ASCII",)]
-
-
 def column_list(names: Iterable[str]) -> sql.Composable:
     """Return quoted column names with commas between."""
     return sql.SQL(", ").join(map(sql.Identifier, names))
+
+
+COPY_TO_CLIENT = sql.SQL(" TO STDOUT (FORMAT csv, HEADER)")
 
 
 def copy_out(db: Connection, table: Table, stream: IO[bytes]) -> int:
@@ -1702,7 +1714,13 @@ def copy_out(db: Connection, table: Table, stream: IO[bytes]) -> int:
             table.relation.ident, in_parentheses(names)
         )
     with db.cursor() as cursor:
-        cursor.copy_expert(query + sql.SQL(" TO STDOUT (FORMAT csv, HEADER)"), stream)
+        try:
+            cursor.copy_expert(query + COPY_TO_CLIENT, stream)
+        except psycopg2.Error as error:
+            plain = database_failure(error)
+            raise SnapshotError(
+                f"table {table.relation}: {plain}", hint=plain.hint
+            ) from error
         return int(cursor.rowcount)
 
 
@@ -1765,6 +1783,18 @@ def use_search_path_of_role(db: Connection) -> None:
     execute(db, "SET LOCAL search_path TO DEFAULT")
 
 
+# pg_dump --clean drops the inherited key of a partition, too, which is an error where
+# the partition is there; the DROP TABLE that follows takes it.
+TOLERATE_INHERITED = "EXCEPTION WHEN invalid_table_definition THEN NULL;"
+
+
+def drops_constraint_if_exists(statement: Statement) -> bool:
+    """Tell whether the statement is pg_dump's way to drop a constraint."""
+    return statement.begins("ALTER TABLE IF EXISTS") and (
+        statement.words[-5:-1] == ("DROP", "CONSTRAINT", "IF", "EXISTS")
+    )
+
+
 def render_do_block(
     db: Connection, statements: Iterable[Statement]
 ) -> tuple[str, list[int]]:
@@ -1774,6 +1804,8 @@ def render_do_block(
     line = 2
     for statement in statements:
         part = f"EXECUTE {sql.Literal(statement.text).as_string(db)};"
+        if drops_constraint_if_exists(statement):
+            part = f"BEGIN {part} {TOLERATE_INHERITED} END;"
         parts.append(part)
         lines.append(line)
         line += part.count("\n") + 1
@@ -1799,7 +1831,7 @@ def script_failure(
     plain = database_failure(error)
     return SnapshotError(
         f"{name}, line {line}: {plain} in: {excerpt(statement.text)}",
-        hint=plain.hint or "correct the statement; the target was not changed",
+        hint=plain.hint,
     )
 
 
@@ -1809,8 +1841,10 @@ def database_failure(error: psycopg2.Error) -> SnapshotError:
     if said is None:
         return connection_lost(error)
     detail = f" ({error.diag.message_detail})" if error.diag.message_detail else ""
-    hint = SQLSTATE_HINTS.get(error.pgcode or "", error.diag.message_hint or "")
-    return SnapshotError(excerpt(said + detail, 400), hint=excerpt(hint, 400))
+    hint = SQLSTATE_HINTS.get(error.pgcode or "") or error.diag.message_hint
+    return SnapshotError(
+        excerpt(said + detail, 400), hint=excerpt(hint or "nothing was changed", 400)
+    )
 
 
 def connection_lost(error: psycopg2.Error) -> SnapshotError:
@@ -2019,7 +2053,7 @@ def refresh(db: Connection, view: MaterializedView, *, with_data: bool) -> None:
         plain = database_failure(error)
         raise SnapshotError(
             f"the materialized view {view.relation} cannot be refreshed: {plain}",
-            hint=plain.hint or "qualify the names in the functions that it calls",
+            hint="qualify the names that its functions use; nothing was changed",
         ) from error
 
 
@@ -2234,17 +2268,11 @@ class CsvReader(io.RawIOBase):
 
 
 class CsvWriter(io.RawIOBase):
-    """A new CSV, readable by its owner alone; hashes, and tells how many bytes went by.
+    """A new CSV, readable by its owner alone; hashes, and tells of bytes going by."""
 
-    `check_utf8` is for databases whose text may be in no known encoding.
-    """
-
-    def __init__(
-        self, path: Path, advance: Callable[[int], object], *, check_utf8: bool = False
-    ) -> None:
+    def __init__(self, path: Path, advance: Callable[[int], object]) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         self._advance = advance
-        self._decoder = codecs.getincrementaldecoder("utf-8")() if check_utf8 else None
         self._hash = sha256()
         self.size = 0
 
@@ -2256,8 +2284,6 @@ class CsvWriter(io.RawIOBase):
         return True
 
     def write(self, chunk: Any) -> int:
-        if self._decoder:
-            self._decoder.decode(bytes(chunk))
         written = os.write(self._file, chunk)
         self._hash.update(chunk[:written])
         self.size += written
@@ -2273,6 +2299,22 @@ class CsvWriter(io.RawIOBase):
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write the manifest: the last file of a snapshot."""
     path.write_text(render_manifest(manifest), encoding="utf-8")
+
+
+def publish(stage: Path, folder: Path) -> None:
+    """Put a staged snapshot in the place of the one before it.
+
+    Files that the program did not make stay; those of tables that are gone do not.
+    """
+    before = None
+    with contextlib.suppress(SnapshotError):  # a damaged one is about to be replaced
+        before = read_manifest(folder / MANIFEST_FILE)
+    after = {path.name for path in stage.iterdir()}
+    for resource in before.resources if before else ():
+        if resource.path not in after:
+            (folder / resource.path).unlink(missing_ok=True)
+    for name in [*sorted(after - {MANIFEST_FILE}), MANIFEST_FILE]:
+        (stage / name).replace(folder / name)
 
 
 @contextlib.contextmanager
@@ -2292,8 +2334,7 @@ def staged(folder: Path) -> Iterator[Path]:
         ) from error
     try:
         yield stage
-        for path in sorted(stage.iterdir()):
-            path.replace(folder / path.name)
+        publish(stage, folder)
     except OSError as error:
         raise SnapshotError(
             f"writing to {folder} failed: {reason(error)}",
@@ -2380,9 +2421,9 @@ def check_exportable(
 
 
 def render_left_out(kind: str, names: Seq[str], most: int = 5) -> str:
-    """Return what was left out in one line: how many of a kind, and which."""
-    some = f"{len(names):,} {kind}{'s' if len(names) > 1 else ''}"
-    return f"{some}: {', '.join(names[:most])}{' …' if len(names) > most else ''}"
+    """Return what was left out in one line."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return f"{kind}: {', '.join(names[:most])}{more}"
 
 
 def chosen_sequences(
@@ -2421,9 +2462,8 @@ def export_table(
 ) -> tuple[Copied, Resource]:
     """Copy one table to its file."""
     start = time.monotonic()
-    check_utf8 = is_sql_ascii(db)
     with report.progress(str(table.relation), None) as advance:
-        raw = CsvWriter(path, advance, check_utf8=check_utf8)
+        raw = CsvWriter(path, advance)
         # COPY gives a row at a time; the buffer gathers them without Python code.
         with io.BufferedWriter(raw, CHUNK_BYTES) as stream:
             rows = copy_out(db, table, stream)
@@ -2458,10 +2498,10 @@ def restore(settings: Settings, *, folder: Path, report: Report) -> list[Copied]
         known = frozenset(before.relations.values())
         loads = plan_loads(snapshot, catalog, known)
         tables = [load.table for load in loads]
+        force_policies(db, tables, "NO FORCE")
         check_empty(db, tables)
         lost_keys = keys_lost(before, catalog)
         aside = [*set_aside(db, catalog, tables), *map(add_lost_key, lost_keys)]
-        force_policies(db, tables, "NO FORCE")
         use_search_path_of_role(db)
         copied = [restore_table(db, load, report) for load in loads]
         rebuild(db, aside)

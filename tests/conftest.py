@@ -22,7 +22,7 @@ VERSIONS = (18, 16)
 
 
 def pytest_report_header() -> str:
-    return f"PostgreSQL: embedded {' and '.join(map(str, VERSIONS))}"
+    return f"PostgreSQL: embedded {' and '.join(map(str, VERSIONS))}, 17 with contrib"
 
 
 def start_server(version: int) -> Iterator[Server]:
@@ -43,6 +43,11 @@ def server18() -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def server16() -> Iterator[Server]:
     yield from start_server(16)
+
+
+@pytest.fixture(scope="session")
+def server17() -> Iterator[Server]:
+    yield from start_server(17)
 
 
 @pytest.fixture(params=VERSIONS)

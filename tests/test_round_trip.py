@@ -73,6 +73,27 @@ def test_files_are_private_and_nothing_is_left_behind(
         assert path.stat().st_mode & 0o077 == 0
 
 
+def test_export_over_an_older_snapshot(
+    exported: Database, work: Path, succeed: Succeed
+) -> None:
+    """The CSV of a table that is gone goes; what others put there stays."""
+    (work / "exports/notes.txt").write_text("mine")
+    exported.execute("DROP TABLE feedback")
+    env = exported.env_file(work)
+    for damage in (None, "{"):
+        if damage:
+            (work / "exports/datapackage.json").write_text(damage)
+        succeed("export", "--env-file", env)
+        names = sorted(path.name for path in (work / "exports").iterdir())
+        assert names == [
+            "agents.csv",
+            "datapackage.json",
+            "leads.csv",
+            "notes.txt",
+            "schema.sql",
+        ]
+
+
 @pytest.mark.parametrize("versions", [(18, 16), (16, 18)])
 def test_from_one_embedded_server_to_another(
     versions: tuple[int, int], tmp_path: Path, succeed: Succeed

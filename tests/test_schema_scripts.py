@@ -1,0 +1,271 @@
+"""schema.sql from anywhere: what is skipped, what it must not break."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Result
+from servers import Database, Server
+
+import export_restore as er
+
+Succeed = Callable[..., str]
+Run = Callable[..., Result]
+
+FACTS = er.ServerFacts(
+    settings=frozenset({"search_path", "statement_timeout"}),
+    roles=frozenset({"me", "boss", "Odd Role"}),
+    own_roles=frozenset({"me"}),
+    others_extensions=frozenset({"hstore"}),
+    has_public=True,
+)
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("BEGIN", "transaction already"),
+        ("start transaction isolation level serializable", "transaction already"),
+        ("COMMIT", "transaction already"),
+        ("SET transaction_timeout = 0", "no setting transaction_timeout"),
+        ("SET SESSION future_thing TO 'x'", "no setting future_thing"),
+        ("SET statement_timeout = 0", ""),
+        ("SET LOCAL search_path = ''", ""),
+        ("SET my.own = 'x'", ""),
+        ("SET TIME ZONE 'UTC'", ""),
+        ("SET CONSTRAINTS ALL DEFERRED", ""),
+        ("DROP SCHEMA IF EXISTS public", "public stays"),
+        ("CREATE SCHEMA public", "public stays"),
+        ("DROP SCHEMA sales", ""),
+        ("COMMENT ON EXTENSION hstore IS 'x'", "hstore belongs to another role"),
+        ("DROP EXTENSION IF EXISTS hstore", "hstore belongs to another role"),
+        ("COMMENT ON EXTENSION mine IS 'x'", ""),
+        ("CREATE EXTENSION IF NOT EXISTS hstore", ""),
+        ("ALTER TABLE t OWNER TO gone", "no role gone"),
+        ("ALTER TABLE t OWNER TO boss", "not a member of the role boss"),
+        ("ALTER TABLE t OWNER TO me", ""),
+        ("ALTER TABLE t OWNER TO CURRENT_USER", ""),
+        ('ALTER FUNCTION f(int, text) OWNER TO "Gone"', ""),
+        ("ALTER TABLE t ADD COLUMN owner int", ""),
+        ("ALTER TABLE t ADD COLUMN a int, OWNER TO gone", ""),
+        ("GRANT SELECT ON TABLE t TO gone", "no role gone"),
+        ("GRANT SELECT ON TABLE t TO boss", ""),
+        ('GRANT SELECT ON t TO me, GROUP "Odd Role" WITH GRANT OPTION', ""),
+        ('GRANT SELECT ON t TO me, "Other Role"', 'no role "Other Role"'),
+        ("REVOKE ALL ON SCHEMA s FROM PUBLIC", ""),
+        ("REVOKE ALL ON SCHEMA s FROM gone CASCADE", "no role gone"),
+        ("GRANT gone TO me", ""),
+        ("ALTER DEFAULT PRIVILEGES FOR ROLE boss GRANT SELECT ON TABLES TO me", "boss"),
+        ("ALTER DEFAULT PRIVILEGES FOR USER me GRANT ALL ON TYPES TO x", "no role x"),
+        ("ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO me", ""),
+        ("SET ROLE boss", "not a member"),
+        ("SET ROLE NONE", ""),
+        ("CREATE POLICY p ON t TO gone", ""),
+        ("CREATE TABLE grantees (a int)", ""),
+    ],
+)  # fmt: skip
+def test_reason_to_skip(text: str, reason: str) -> None:
+    (statement,) = er.parse_script(text.encode(), "s").statements
+    found = er.reason_to_skip(statement, FACTS)
+    assert reason in found
+    assert bool(found) == bool(reason)
+
+
+def test_skips_are_reported_by_line() -> None:
+    skips = [er.Skip(line, "why") for line in range(1, 12)] + [er.Skip(99, "other")]
+    assert er.render_skips(skips, "schema.sql") == [
+        "skipped in schema.sql, lines 1, 2, 3, 4, 5, 6, 7, 8 and 3 more: why",
+        "skipped in schema.sql, line 99: other",
+    ]
+
+
+DUMP_LIKE = """\ufeff--
+-- PostgreSQL database dump
+--
+\\restrict nCeXyZ
+
+SET statement_timeout = 0;
+SET no_such_timeout = 0;
+SET client_encoding = 'UTF8';
+SELECT pg_catalog.set_config('search_path', '', false);
+BEGIN;
+DROP SCHEMA IF EXISTS public;
+CREATE SCHEMA public;
+ALTER SCHEMA public OWNER TO somebody_else;
+CREATE TABLE public.t (
+    id integer NOT NULL
+);
+ALTER TABLE public.t OWNER TO somebody_else;
+SET default_tablespace = '';
+CREATE FUNCTION public.f() RETURNS integer LANGUAGE sql
+    BEGIN ATOMIC SELECT 1; END;
+GRANT SELECT ON TABLE public.t TO somebody_else;
+REVOKE ALL ON TABLE public.t FROM PUBLIC;
+COMMIT;
+\\unrestrict nCeXyZ
+"""
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_foreign_dump(source: Database, work: Path, run: Run, newline: str) -> None:
+    (work / "exports").mkdir()
+    (work / "exports/schema.sql").write_text(
+        DUMP_LIKE, encoding="utf-8", newline=newline
+    )
+    (work / "exports/t.csv").write_text("id\n1\n")
+    before = source.fetch(
+        "SELECT nspacl::text FROM pg_namespace WHERE nspname = 'public'"
+    )
+    result = run("restore", "--env-file", source.env_file(work))
+    assert result.status == 0, result.err
+    assert result.err.splitlines()[1:] == [
+        "skipped in schema.sql, line 7: no setting no_such_timeout on this server",
+        "skipped in schema.sql, lines 10, 23: the restore is a transaction already",
+        "skipped in schema.sql, lines 11, 12: the schema public stays; "
+        "dropping it would lose its grants",
+        "skipped in schema.sql, lines 13, 17, 21: no role somebody_else on this server",
+    ]
+    assert source.fetch("SELECT * FROM public.t") == [(1,)]
+    assert source.fetch("SELECT public.f()") == [(1,)]
+    after = source.fetch(
+        "SELECT nspacl::text FROM pg_namespace WHERE nspname = 'public'"
+    )
+    assert after == before
+
+
+def test_bare_names_follow_the_role(
+    source: Database, work: Path, succeed: Succeed
+) -> None:
+    """schema.sql without schemas goes where the role's search_path leads."""
+    source.execute("CREATE SCHEMA app")
+    source.execute(f"ALTER DATABASE {source.name} SET search_path = app, public")
+    (work / "exports").mkdir()
+    (work / "exports/schema.sql").write_text("CREATE TABLE t (id serial)")
+    (work / "exports/app.t.csv").write_text("id\n5\n")
+    succeed("restore", "--env-file", source.env_file(work))
+    assert source.fetch("INSERT INTO app.t DEFAULT VALUES RETURNING id") == [(6,)]
+
+
+def test_rows_in_the_script_are_refused_clearly(
+    source: Database, work: Path, fail: Callable[..., str]
+) -> None:
+    """A full dump has COPY blocks, with quotes that open nowhere."""
+    (work / "exports").mkdir()
+    (work / "exports/schema.sql").write_text(
+        "CREATE TABLE t (a text);\nCOPY public.t (a) FROM stdin;\nit's $1$\n\\.\n"
+    )
+    (work / "exports/t.csv").write_text("a\n")
+    message = fail(2, "restore", "--env-file", source.env_file(work))
+    assert "line 2: COPY … FROM stdin carries rows" in message
+    assert "pg_dump --schema-only" in message
+
+
+def test_tables_outside_keep_their_foreign_keys(
+    source: Database, work: Path, succeed: Succeed, fail: Callable[..., str]
+) -> None:
+    """outside -> inside: DROP … CASCADE takes the key; the restore brings it back."""
+    schema = (
+        "DROP TABLE IF EXISTS inside CASCADE; CREATE TABLE inside (id int PRIMARY KEY)"
+    )
+    (work / "schema.sql").write_text(schema)
+    source.execute(schema + "; INSERT INTO inside VALUES (1)")
+    env = source.env_file(work)
+    succeed("export", "--env-file", env)
+    source.execute(
+        "CREATE TABLE outside (a int REFERENCES inside); INSERT INTO outside VALUES (1)"
+    )
+    before = source.state()
+    succeed("restore", "--env-file", env)
+    assert source.state() == before
+    source.execute("INSERT INTO inside VALUES (2); INSERT INTO outside VALUES (2)")
+    before = source.state()
+    assert "outside_a_fkey" in fail(3, "restore", "--env-file", env)
+    assert source.state() == before
+
+
+def test_what_cascade_takes_is_said(
+    source: Database, work: Path, succeed: Succeed, run: Run
+) -> None:
+    schema = "DROP TABLE IF EXISTS t CASCADE; CREATE TABLE t (id int PRIMARY KEY)"
+    (work / "schema.sql").write_text(schema)
+    source.execute(schema)
+    succeed("export", "--env-file", source.env_file(work))
+    source.execute("CREATE VIEW on_top AS SELECT * FROM t")
+    result = run("restore", "--env-file", source.env_file(work))
+    assert "dropped by schema.sql: on_top\n" in result.err
+
+
+def test_the_next_value_is_above_every_id(
+    source: Database, target: Database, work: Path, succeed: Succeed
+) -> None:
+    """Ids given out stay given out; a sequence behind its data catches up."""
+    schema = """
+        CREATE TABLE ahead (id serial PRIMARY KEY); CREATE TABLE behind (id serial);
+        CREATE TABLE down (id int); CREATE SEQUENCE falling INCREMENT -1;
+        ALTER TABLE down ALTER id SET DEFAULT nextval('falling');
+    """
+    (work / "schema.sql").write_text(schema)
+    source.execute(
+        schema + "INSERT INTO ahead SELECT FROM generate_series(1, 9);"
+        "DELETE FROM ahead WHERE id > 2; INSERT INTO behind VALUES (50);"
+        "INSERT INTO down VALUES (-50)"
+    )
+    succeed("export", "--env-file", source.env_file(work))
+    succeed("restore", "--env-file", target.env_file(work))
+    for table, expected in (("ahead", 10), ("behind", 51), ("down", -51)):
+        query = f"INSERT INTO {table} DEFAULT VALUES RETURNING id"
+        assert target.fetch(query) == [(expected,)]
+
+
+def test_a_failed_restore_does_not_move_a_sequence(
+    source: Database, work: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """setval is not transactional on a sequence that was there before."""
+    schema = (
+        "CREATE SEQUENCE IF NOT EXISTS stays; DROP TABLE IF EXISTS t;"
+        "CREATE TABLE t (id int DEFAULT nextval('stays'))"
+    )
+    (work / "schema.sql").write_text(schema)
+    source.execute(schema + "; INSERT INTO t DEFAULT VALUES; INSERT INTO t VALUES (70)")
+    env = source.env_file(work)
+    assert run("export", "--env-file", env).status == 0
+    source.execute("SELECT setval('stays', 30)")
+    before = source.state()
+
+    def refuse(db: object) -> None:
+        raise er.SnapshotError("no", hint="no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(er, "commit", refuse)
+        assert run("restore", "--env-file", env).status == 1
+    assert source.state() == before
+    assert run("restore", "--env-file", env).status == 0
+    assert source.sequences() == {"public.stays": (70, True)}
+
+
+def test_extension_of_another_role(server17: Server, work: Path, run: Run) -> None:
+    """As on Supabase: the provider owns the extension, and we own the tables."""
+    schema = (
+        "DROP TABLE IF EXISTS t; DROP EXTENSION IF EXISTS hstore;\n"
+        "CREATE EXTENSION IF NOT EXISTS hstore WITH SCHEMA public;\n"
+        "COMMENT ON EXTENSION hstore IS 'pairs';\n"
+        "CREATE TABLE t (id int PRIMARY KEY, a hstore);\n"
+    )
+    server17.execute("CREATE ROLE tenant LOGIN")
+    (work / "exports").mkdir()
+    (work / "exports/schema.sql").write_text(schema)
+    (work / "exports/t.csv").write_text('id,a\n1,"""a""=>""b"""\n')
+    try:
+        with server17.database("OWNER tenant") as database:
+            database.execute("CREATE EXTENSION hstore")
+            env = database.env_file(work, DB_USER="tenant")
+            result = run("restore", "--env-file", env)
+            assert result.status == 0, result.err
+            assert (
+                "lines 1, 3: the extension hstore belongs to another role" in result.err
+            )
+            assert database.fetch("SELECT a -> 'a' FROM t") == [("b",)]
+    finally:
+        server17.execute("DROP ROLE tenant")
