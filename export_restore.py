@@ -1703,11 +1703,8 @@ def copy_out(db: Connection, table: Table, stream: IO[bytes]) -> int:
     """
     names = [column.name for column in table.stored_columns]
     if table.key or table.partitioned:
-        query = sql.SQL("COPY (SELECT {} FROM {} {} ORDER BY {})").format(
-            column_list(names),
-            sql.SQL("" if table.partitioned else "ONLY"),
-            table.relation.ident,
-            order_terms(table),
+        query = sql.SQL("COPY (SELECT {} FROM {} ORDER BY {})").format(
+            column_list(names), itself(table), order_terms(table)
         )
     else:  # reads the heap from front to back; a query might read it in parallel
         query = sql.SQL("COPY {} {}").format(
@@ -1775,7 +1772,9 @@ def run_script(db: Connection, statements: Seq[Statement], name: str) -> None:
         execute(db, sql.SQL("DO {}").format(sql.Literal(body)))
     except psycopg2.Error as error:
         raise script_failure(error, statements, lines, name) from error
-    execute(db, PIN_SETTINGS, [json.dumps(PINNED_SETTINGS)])
+    # A table that deferred checks wait for can be neither altered nor emptied.
+    checks = f"SET CONSTRAINTS ALL IMMEDIATE; {PIN_SETTINGS}"
+    execute(db, checks, [json.dumps(PINNED_SETTINGS)])
 
 
 def use_search_path_of_role(db: Connection) -> None:
@@ -1875,22 +1874,30 @@ def copy_failure(error: psycopg2.Error, file: str) -> SnapshotError:
     )
 
 
-def check_empty(db: Connection, tables: Iterable[Table]) -> None:
-    """Raise SnapshotError if a table that is to be loaded has rows already."""
+def fetch_filled(db: Connection, tables: Iterable[Table]) -> list[Table]:
+    """Return those of the tables that have rows."""
+    numbered = list(enumerate(tables))
     probes = [
-        sql.SQL("SELECT {} WHERE EXISTS (SELECT FROM {} {})").format(
-            sql.Literal(str(table.relation)),
-            sql.SQL("" if table.partitioned else "ONLY"),
-            table.relation.ident,
+        sql.SQL("SELECT {} WHERE EXISTS (SELECT FROM {})").format(
+            sql.Literal(place), itself(table)
         )
-        for table in tables
+        for place, table in numbered
     ]
-    filled = [name for (name,) in fetch(db, sql.SQL(" UNION ALL ").join(probes))]
-    if filled:
-        raise SnapshotError(
-            f"not empty after {SCHEMA_FILE}: {', '.join(sorted(filled))}",
-            hint=f"{SCHEMA_FILE} needs DROP TABLE IF EXISTS … before CREATE TABLE",
-        )
+    filled = {place for (place,) in fetch(db, sql.SQL(" UNION ALL ").join(probes))}
+    return [table for place, table in numbered if place in filled]
+
+
+def itself(table: Table) -> sql.Composable:
+    """Return the table without those that inherit from it, but with its partitions."""
+    only = "" if table.partitioned else "ONLY"
+    return sql.SQL("{} {}").format(sql.SQL(only), table.relation.ident)
+
+
+def truncate(db: Connection, tables: Collection[Table]) -> None:
+    """Empty the tables, all at once."""
+    names = sql.SQL(", ").join(map(itself, tables))
+    if tables:
+        execute(db, sql.SQL("TRUNCATE {}").format(names))
 
 
 def set_aside(
@@ -1965,12 +1972,9 @@ def force_policies(db: Connection, tables: Iterable[Table], how: str) -> None:
 
 
 def rebuild(db: Connection, statements: Iterable[sql.Composable]) -> None:
-    """Bring back what was set aside; raise if the rows do not allow it.
-
-    Deferred checks come first: a table that they wait for cannot be altered.
-    """
+    """Bring back what was set aside; raise if the rows do not allow it."""
     try:
-        execute_all(db, [sql.SQL("SET CONSTRAINTS ALL IMMEDIATE"), *statements])
+        execute_all(db, list(statements))
     except psycopg2.IntegrityError as error:
         raise SnapshotError(
             str(database_failure(error)),
@@ -2499,9 +2503,11 @@ def restore(settings: Settings, *, folder: Path, report: Report) -> list[Copied]
         loads = plan_loads(snapshot, catalog, known)
         tables = [load.table for load in loads]
         force_policies(db, tables, "NO FORCE")
-        check_empty(db, tables)
+        seeded = fetch_filled(db, tables)
+        check_new(seeded, known, report)
         lost_keys = keys_lost(before, catalog)
         aside = [*set_aside(db, catalog, tables), *map(add_lost_key, lost_keys)]
+        truncate(db, seeded)
         use_search_path_of_role(db)
         copied = [restore_table(db, load, report) for load in loads]
         rebuild(db, aside)
@@ -2521,6 +2527,24 @@ def replay(db: Connection, snapshot: Snapshot, report: Report) -> None:
     for line in render_skips(skipped, SCHEMA_FILE):
         report.note(line)
     run_script(db, statements, f"{snapshot.folder / SCHEMA_FILE}")
+
+
+def check_new(seeded: Iterable[Table], known: Collection[int], report: Report) -> None:
+    """Raise if tables from before the restore still have rows.
+
+    Rows in a new table are the blueprint's own INSERTs; the snapshot has them, too.
+    """
+    old = [str(table.relation) for table in seeded if table.oid in known]
+    new = [str(table.relation) for table in seeded if table.oid not in known]
+    if old:
+        raise SnapshotError(
+            f"not empty after {SCHEMA_FILE}: {', '.join(old)}",
+            hint=f"{SCHEMA_FILE} needs DROP TABLE IF EXISTS … before CREATE TABLE",
+        )
+    if new:
+        report.note(
+            f"the snapshot's rows replace those of {SCHEMA_FILE}: {', '.join(new)}"
+        )
 
 
 def report_lost(before: Catalog, after: Catalog, report: Report) -> None:

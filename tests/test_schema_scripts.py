@@ -185,6 +185,25 @@ def test_tables_outside_keep_their_foreign_keys(
     assert source.state() == before
 
 
+def test_rows_that_the_blueprint_inserts_give_way(
+    source: Database, target: Database, work: Path, succeed: Succeed, run: Run
+) -> None:
+    """A lookup table filled by schema.sql must not be filled twice."""
+    schema = (
+        "CREATE TABLE kind (id serial PRIMARY KEY, name text);"
+        "CREATE TABLE thing (kind int REFERENCES kind DEFERRABLE INITIALLY DEFERRED);"
+        "INSERT INTO kind (name) VALUES ('a'), ('b'); INSERT INTO thing VALUES (1);"
+    )
+    (work / "schema.sql").write_text(schema)
+    source.execute(schema + "DELETE FROM kind WHERE id = 2; UPDATE kind SET name = 'A'")
+    succeed("export", "--env-file", source.env_file(work))
+    result = run("restore", "--env-file", target.env_file(work))
+    assert result.status == 0, result.err
+    said = "the snapshot's rows replace those of schema.sql: kind, thing\n"
+    assert said in result.err
+    assert target.state() == source.state()
+
+
 def test_what_cascade_takes_is_said(
     source: Database, work: Path, succeed: Succeed, run: Run
 ) -> None:
