@@ -167,6 +167,30 @@ def test_rows_hidden_by_policies(
         )
 
 
+def test_rows_hidden_from_their_owner(
+    exported: Database, stranger: str, work: Path, fail: Fail
+) -> None:
+    """FORCE ROW LEVEL SECURITY binds the owner, who cannot lift it to read."""
+    exported.execute(
+        "ALTER TABLE leads ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;"
+        "GRANT USAGE, CREATE ON SCHEMA public TO stranger;"
+        "GRANT SELECT ON ALL TABLES IN SCHEMA public TO stranger;"
+        "ALTER TABLE leads OWNER TO stranger"
+    )
+    try:
+        env = exported.env_file(work, DB_USER=stranger)
+        message = fail(1, "export", "--env-file", env)
+        assert "row-level security hides rows of leads" in message
+        assert "BYPASSRLS" in message
+    finally:
+        exported.execute(
+            "ALTER TABLE leads OWNER TO postgres;"
+            "REVOKE ALL ON ALL TABLES IN SCHEMA public FROM stranger;"
+            "REVOKE ALL ON SCHEMA public FROM stranger;"
+            "ALTER TABLE leads NO FORCE ROW LEVEL SECURITY, DISABLE ROW LEVEL SECURITY"
+        )
+
+
 # ---- schema.sql
 
 
