@@ -16,6 +16,7 @@ import codecs
 import contextlib
 import csv
 import dataclasses
+import difflib
 import fnmatch
 import graphlib
 import io
@@ -36,6 +37,11 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 try:
     import psycopg2
@@ -62,7 +68,10 @@ VERSION = "1.0"
 SCHEMA_FILE = "schema.sql"
 MANIFEST_FILE = "datapackage.json"
 CSV_SUFFIX = ".csv"
+CATALOG_FILE = "catalog.txt"
 STAGING_PREFIX = ".export-"
+STAGE_GRACE = 60  # seconds that a new stage has to be locked by its export
+READY_FOLDER = ".ready"
 
 CHUNK_BYTES = 1 << 18
 IDENTIFIER_BYTES = 63  # NAMEDATALEN - 1: PostgreSQL cuts longer names
@@ -282,6 +291,14 @@ class Catalog:
         }
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Fact:
+    """A line of catalog.txt, and the relation that it is about, if it is about one."""
+
+    line: str
+    about: Relation | None
+
+
 @dataclass(frozen=True, slots=True)
 class Resource:
     """A table's file in the manifest."""
@@ -307,6 +324,7 @@ class Manifest:
     sequences: Mapping[Relation, SequenceState]
     materialized_views: Mapping[Relation, bool]  # was it populated?
     left_out: tuple[Relation, ...]  # tables that --tables or --exclude took out
+    hashes: Mapping[str, str]  # sha256 of the other files: schema.sql, catalog.txt
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,6 +332,7 @@ class CsvFile:
     path: Path
     size: int  # bytes
     header: tuple[str, ...]
+    rows: int | None  # as the manifest says; None: unknown, or edited since
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +341,7 @@ class Snapshot:
     script: Script
     csv_files: tuple[CsvFile, ...]
     manifest: Manifest | None  # a folder made by hand has none
+    facts: tuple[str, ...]  # the lines of catalog.txt
 
 
 @dataclass(frozen=True, slots=True)
@@ -994,6 +1014,8 @@ def distinct_stem(relation: Relation, stem: str, *, alone: bool) -> str:
 # ---- Manifest and catalog.txt — pure: to and from text -------------------------------
 
 FORMAT_VERSION = 1
+# Stands where the manifest's own checksum goes while that is computed.
+NO_CHECKSUM = "0" * 64
 
 
 def render_manifest(manifest: Manifest) -> str:
@@ -1021,9 +1043,13 @@ def render_manifest(manifest: Manifest) -> str:
                 for name, populated in sorted(manifest.materialized_views.items())
             ],
             "left_out": list(map(relation_entry, manifest.left_out)),
+            "files": {name: f"sha256:{digest}" for name, digest
+                      in sorted(manifest.hashes.items())},
+            "checksum": NO_CHECKSUM,
         },
     }  # fmt: skip
-    return json.dumps(package, indent=1, ensure_ascii=False) + "\n"
+    text = json.dumps(package, indent=1, ensure_ascii=False) + "\n"
+    return text.replace(NO_CHECKSUM, sha256(text.encode()).hexdigest())
 
 
 def relation_entry(relation: Relation) -> dict[str, Any]:
@@ -1062,11 +1088,15 @@ FIELD_TYPES = {"smallint": "integer", "integer": "integer", "bigint": "integer"}
 
 
 def parse_manifest(text: str, name: str) -> Manifest:
-    """Return the manifest that a text holds; raise SnapshotError if it is none."""
+    """Return the manifest that a text holds.
+
+    Raises SnapshotError if it is none, was changed, or is of a newer format.
+    """
     try:
         package = json.loads(text)
         server = package["postgresql"]
-        return Manifest(
+        check_format(server["format"], name)
+        manifest = Manifest(
             created=package["created"],
             tool_version=server["tool"],
             server_version=server["server"],
@@ -1074,7 +1104,7 @@ def parse_manifest(text: str, name: str) -> Manifest:
             resources=tuple(map(parsed_resource, package["resources"])),
             sequences={
                 parsed_relation(each): SequenceState(
-                    each["last_value"], each["is_called"]
+                    whole(each["last_value"]), bool(each["is_called"])
                 )
                 for each in server["sequences"]
             },
@@ -1083,13 +1113,39 @@ def parse_manifest(text: str, name: str) -> Manifest:
                 for each in server["materialized_views"]
             },
             left_out=tuple(map(parsed_relation, server["left_out"])),
+            hashes={
+                file: digest.removeprefix("sha256:")
+                for file, digest in server["files"].items()
+            },
         )
+        if render_manifest(manifest) != text:
+            raise ValueError("it was changed since the export")
+        if manifest.hashes.keys() != {SCHEMA_FILE, CATALOG_FILE}:
+            raise ValueError("it names other files than the snapshot has")
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise SnapshotError(
             f"{name} is no manifest of a snapshot: {excerpt(reason(error))}",
             hint="export again, or delete it to restore without what it knows",
             code=EXIT_DAMAGED,
         ) from error
+    return manifest
+
+
+def check_format(version: int, name: str) -> None:
+    """Raise if a newer version of this program wrote the snapshot."""
+    if version > FORMAT_VERSION:
+        raise SnapshotError(
+            f"{name} is of format {version}; this program knows {FORMAT_VERSION}",
+            hint="restore with the newer export_restore.py that wrote it",
+            code=EXIT_DAMAGED,
+        )
+
+
+def whole(value: object) -> int:
+    """Return the value if it is a whole number; raise TypeError if it is none."""
+    if type(value) is not int:
+        raise TypeError(f"{value!r} is no whole number")
+    return value
 
 
 def parsed_relation(entry: Mapping[str, str]) -> Relation:
@@ -1106,12 +1162,36 @@ def parsed_resource(entry: Mapping[str, Any]) -> Resource:
     return Resource(
         path=path,
         relation=parsed_relation(table),
-        rows=table["rows"],
-        size=entry["bytes"],
+        rows=whole(table["rows"]),
+        size=whole(entry["bytes"]),
         sha256=entry["hash"].removeprefix("sha256:"),
         columns=tuple(zip(names, table["types"], strict=True)),
         key=tuple(entry["schema"].get("primaryKey", ())),
     )
+
+
+def comparable(lines: Iterable[str], *, same_version: bool) -> list[str]:
+    """Return lines of catalog.txt without what PostgreSQL prints anew in each version.
+
+    Between major versions the text of a view differs where its meaning does not.
+    """
+    if same_version:
+        return list(lines)
+    return [
+        line.split(": ", 1)[0] if line.startswith(VERSION_BOUND) else line
+        for line in lines
+    ]
+
+
+VERSION_BOUND = ("view ", "materialized view ", "function ", "rule ")
+
+
+def drift(expected: Iterable[str], found: Iterable[str]) -> list[str]:
+    """Return a unified diff of catalog lines; empty if they are equal."""
+    lines = difflib.unified_diff(
+        sorted(expected), sorted(found), "snapshot", "database", lineterm="", n=0
+    )
+    return [line for line in lines if not line.startswith("@@")]
 
 
 # ---- Catalog queries — text: one question each ---------------------------------------
@@ -1303,6 +1383,154 @@ LIST_FOREIGN_PARTITIONS = f"""
     JOIN pg_class AS r ON r.oid = pg_partition_root(c.oid)
     JOIN pg_namespace AS rn ON rn.oid = r.relnamespace
     WHERE c.relkind = 'f' AND c.relispartition AND {USER_SCHEMA}
+"""
+
+# Every line of catalog.txt: what it is about (schema, relation or NULL) and its text.
+# search_path is pg_catalog alone, so the server qualifies every name that it prints.
+# NOT NULL is told with its column: only 18 and later keep constraints for it.
+LIST_FACTS = f"""
+    WITH relation AS (
+        SELECT c.*, n.nspname, format('%%I.%%I', n.nspname, c.relname) AS called
+        FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        WHERE {USER_SCHEMA} AND {NOT_OF_AN_EXTENSION}
+    ), own AS (
+        SELECT n.oid, n.nspname FROM pg_namespace AS n
+        WHERE {USER_SCHEMA}
+    )
+    SELECT NULL, NULL, format('schema %%I', nspname) FROM own
+    UNION ALL
+    SELECT NULL, NULL, format('extension %%I', extname) FROM pg_extension
+    UNION ALL
+    SELECT nspname, relname,
+           CASE relkind WHEN 'r' THEN 'table ' WHEN 'p' THEN 'partitioned table '
+                        ELSE 'foreign table ' END || called || ':'
+           || CASE relpersistence WHEN 'u' THEN ' unlogged' ELSE '' END
+           || coalesce(' partition by ' || pg_get_partkeydef(oid), '')
+           || coalesce(' partition ' || pg_get_expr(relpartbound, oid), '')
+           || coalesce(' inherits ' || (
+                  SELECT string_agg(inhparent::regclass::text, ', ' ORDER BY inhseqno)
+                  FROM pg_inherits WHERE inhrelid = relation.oid), '')
+           || CASE WHEN relrowsecurity THEN ' row security' ELSE '' END
+           || CASE WHEN relforcerowsecurity THEN ' forced' ELSE '' END
+           || CASE relreplident WHEN 'd' THEN ''
+                                ELSE format(' replica identity %%s', relreplident) END
+           || coalesce(' with ' || array_to_string(reloptions, ', '), '')
+    FROM relation WHERE relkind IN ('r', 'p', 'f')
+    UNION ALL
+    SELECT nspname, relname,
+           format('column %%s.%%I: %%s', called, a.attname,
+                  format_type(a.atttypid, a.atttypmod))
+           || coalesce((SELECT ' collate ' || l.oid::regcollation FROM pg_collation AS l
+                        JOIN pg_type AS t ON t.oid = a.atttypid
+                        WHERE l.oid = a.attcollation AND l.oid <> t.typcollation), '')
+           || CASE WHEN a.attnotnull THEN ' not null' ELSE '' END
+           || CASE a.attidentity WHEN 'a' THEN ' identity always'
+                                 WHEN 'd' THEN ' identity by default' ELSE '' END
+           || CASE a.attgenerated WHEN 's' THEN ' stored' WHEN 'v' THEN ' virtual'
+                                  ELSE '' END
+           || coalesce(' default ' || pg_get_expr(f.adbin, f.adrelid), '')
+    FROM relation
+    JOIN pg_attribute AS a ON a.attrelid = relation.oid
+    LEFT JOIN pg_attrdef AS f ON f.adrelid = a.attrelid AND f.adnum = a.attnum
+    WHERE relkind IN ('r', 'p', 'f', 'c') AND a.attnum > 0 AND NOT a.attisdropped
+    UNION ALL
+    SELECT nspname, relname,
+           format('constraint %%s.%%I: %%s', called, k.conname,
+                  pg_get_constraintdef(k.oid))
+    FROM relation JOIN pg_constraint AS k ON k.conrelid = relation.oid
+    WHERE k.contype IN ('c', 'f', 'p', 'u', 'x') AND k.conparentid = 0
+    UNION ALL
+    SELECT nspname, relname,
+           format('index %%s: %%s', i.indexrelid::regclass,
+                  pg_get_indexdef(i.indexrelid))
+           || CASE WHEN i.indisclustered THEN ' clustered' ELSE '' END
+           || CASE WHEN i.indisreplident THEN ' replica identity' ELSE '' END
+           || CASE WHEN i.indisvalid THEN '' ELSE ' invalid' END
+    FROM relation JOIN pg_index AS i ON i.indrelid = relation.oid
+    UNION ALL
+    SELECT nspname, relname,
+           CASE relkind WHEN 'v' THEN 'view ' ELSE 'materialized view ' END || called
+           || coalesce(' with ' || array_to_string(reloptions, ', '), '')
+           || ': ' || pg_get_viewdef(oid)
+    FROM relation WHERE relkind IN ('v', 'm')
+    UNION ALL
+    SELECT nspname, relname,
+           format('trigger %%s.%%I: %%s enabled %%s', called, t.tgname,
+                  pg_get_triggerdef(t.oid), t.tgenabled)
+    FROM relation JOIN pg_trigger AS t ON t.tgrelid = relation.oid
+    WHERE NOT t.tgisinternal
+    UNION ALL
+    SELECT nspname, relname,
+           format('policy %%s.%%I: %%s for %%s to %%s', called, p.polname,
+                  CASE WHEN p.polpermissive THEN 'permissive' ELSE 'restrictive' END,
+                  p.polcmd,
+                  (SELECT string_agg(CASE role WHEN 0 THEN 'public'
+                                     ELSE role::regrole::text END, ', ' ORDER BY role)
+                   FROM unnest(p.polroles) AS role))
+           || coalesce(' using ' || pg_get_expr(p.polqual, p.polrelid), '')
+           || coalesce(' check ' || pg_get_expr(p.polwithcheck, p.polrelid), '')
+    FROM relation JOIN pg_policy AS p ON p.polrelid = relation.oid
+    UNION ALL
+    SELECT nspname, relname,
+           format('rule %%s.%%I: %%s enabled %%s', called, r.rulename,
+                  pg_get_ruledef(r.oid), r.ev_enabled)
+    FROM relation JOIN pg_rewrite AS r ON r.ev_class = relation.oid
+    WHERE r.rulename <> '_RETURN'
+    UNION ALL
+    SELECT nspname, relname,
+           format('sequence %%s: %%s start %%s increment %%s '
+                  'from %%s to %%s cache %%s%%s', called,
+                  format_type(q.seqtypid, NULL), q.seqstart, q.seqincrement,
+                  q.seqmin, q.seqmax, q.seqcache,
+                  CASE WHEN q.seqcycle THEN ' cycle' ELSE '' END)
+           || coalesce((SELECT format(' owned by %%s.%%I', d.refobjid::regclass,
+                                      a.attname)
+                        FROM pg_depend AS d JOIN pg_attribute AS a
+                          ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+                        WHERE d.classid = 'pg_class'::regclass
+                          AND d.objid = relation.oid AND d.deptype IN ('a', 'i')), '')
+    FROM relation JOIN pg_sequence AS q ON q.seqrelid = relation.oid
+    UNION ALL
+    SELECT nspname, relname,
+           format('statistics %%I: %%s', x.stxname, pg_get_statisticsobjdef(x.oid))
+    FROM relation JOIN pg_statistic_ext AS x ON x.stxrelid = relation.oid
+    UNION ALL
+    SELECT NULL, NULL,
+           CASE t.typtype
+               WHEN 'e' THEN format('enum %%s: ', t.oid::regtype) || (
+                   SELECT string_agg(quote_literal(e.enumlabel), ', '
+                                     ORDER BY e.enumsortorder)
+                   FROM pg_enum AS e WHERE e.enumtypid = t.oid)
+               WHEN 'd' THEN format('domain %%s: %%s', t.oid::regtype,
+                                    format_type(t.typbasetype, t.typtypmod))
+                   || CASE WHEN t.typnotnull THEN ' not null' ELSE '' END
+                   || coalesce(' default ' || t.typdefault, '')
+                   || coalesce((SELECT string_agg(format(' %%I %%s', k.conname,
+                                           pg_get_constraintdef(k.oid)), ''
+                                           ORDER BY k.conname)
+                                FROM pg_constraint AS k
+                                WHERE k.contypid = t.oid AND k.contype = 'c'), '')
+               ELSE (SELECT format('range %%s: %%s', t.oid::regtype,
+                                   format_type(r.rngsubtype, NULL))
+                     FROM pg_range AS r WHERE r.rngtypid = t.oid)
+           END
+    FROM pg_type AS t JOIN own ON own.oid = t.typnamespace
+    WHERE t.typtype IN ('e', 'd', 'r')
+      AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_type'::regclass
+                      AND d.objid = t.oid AND d.deptype = 'e')
+    UNION ALL
+    SELECT NULL, NULL,
+           CASE p.prokind
+               WHEN 'a' THEN format('aggregate %%s: %%s of %%s initially %%s',
+                   p.oid::regprocedure, a.aggtransfn::regprocedure,
+                   format_type(a.aggtranstype, NULL), a.agginitval)
+               ELSE format('function %%s: %%s', p.oid::regprocedure,
+                           pg_get_functiondef(p.oid))
+           END
+    FROM pg_proc AS p JOIN own ON own.oid = p.pronamespace
+    LEFT JOIN pg_aggregate AS a ON a.aggfnoid = p.oid
+    WHERE NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_proc'::regclass
+                      AND d.objid = p.oid AND d.deptype IN ('e', 'i'))
 """
 
 ASK_SERVER_FACTS = """
@@ -1669,6 +1897,16 @@ def fetch_foreign_partitions(db: Connection) -> list[tuple[Relation, Relation]]:
         (Relation(*row[:2]), Relation(*row[2:]))
         for row in list_catalog(db, LIST_FOREIGN_PARTITIONS)
     ]
+
+
+def fetch_facts(db: Connection) -> list[Fact]:
+    """Return the lines of catalog.txt, sorted as text, each on one line."""
+    execute(db, "SET LOCAL search_path TO pg_catalog")
+    return sorted(
+        Fact(text.replace("\\", "\\\\").replace("\n", "\\n"), about)
+        for schema, name, text in list_catalog(db, LIST_FACTS)
+        for about in [Relation(schema, name) if name is not None else None]
+    )
 
 
 def fetch_server_facts(db: Connection) -> ServerFacts:
@@ -2171,32 +2409,61 @@ def read_script(path: Path) -> Script:
     return parse_script(raw, str(path))
 
 
-def read_snapshot(folder: Path) -> Snapshot:
-    """Read everything of a snapshot but the rows; raise if it has faults."""
+@contextlib.contextmanager
+def opened_snapshot(folder: Path, *, accept_edits: bool = False) -> Iterator[Snapshot]:
+    """Give a snapshot whose files stay as they are until the end.
+
+    Raises SnapshotError naming every fault at once. With `accept_edits` files that were
+    changed since the export are none.
+    """
     if not folder.is_dir():
         raise SnapshotError(
             f"there is no snapshot folder {folder}",
             hint="export first, or name the folder with --dir",
             code=EXIT_USAGE,
         )
+    with lockable(folder) as lock:
+        lock("LOCK_SH")
+        while (folder / READY_FOLDER).is_dir():
+            lock("LOCK_EX")
+            roll_forward(folder)
+            lock("LOCK_SH")
+        yield read_snapshot(folder, accept_edits=accept_edits)
+
+
+def read_snapshot(folder: Path, *, accept_edits: bool) -> Snapshot:
+    """Read everything of a snapshot but the rows; raise if it has faults."""
     manifest = read_manifest(folder / MANIFEST_FILE)
-    paths = csv_paths(folder, manifest)
-    script_file = folder / SCHEMA_FILE
-    if not paths or not script_file.is_file():
-        lacking = SCHEMA_FILE if paths else "CSV files"
+    paths = sorted(p for p in folder.glob("*" + CSV_SUFFIX) if p.name[0] != ".")
+    if not paths or not (folder / SCHEMA_FILE).is_file():
         raise SnapshotError(
-            f"{folder} holds no snapshot: it has no {lacking}",
+            f"{folder} holds no snapshot: it has no "
+            f"{SCHEMA_FILE if paths else 'CSV files'}",
             hint="export first, or name another folder with --dir",
             code=EXIT_DAMAGED,
         )
-    files = tuple(map(read_csv_header, paths))
-    return Snapshot(folder, read_script(script_file), files, manifest)
+    edited = check_files(folder, manifest, paths, accept_edits=accept_edits)
+    rows = {each.path: each.rows for each in manifest.resources} if manifest else {}
+    facts = folder / CATALOG_FILE
+    return Snapshot(
+        folder,
+        read_script(folder / SCHEMA_FILE),
+        tuple(
+            read_csv_header(path, None if path.name in edited else rows.get(path.name))
+            for path in paths
+        ),
+        manifest,
+        # str.splitlines would split at more than newlines.
+        tuple(facts.read_bytes().decode().split("\n")[:-1]) if manifest else (),
+    )
 
 
 def read_manifest(path: Path) -> Manifest | None:
     """Read the manifest; None if the folder has none."""
     try:
-        return parse_manifest(path.read_text(encoding="utf-8"), str(path))
+        if path.is_symlink():
+            raise OSError("it is a link")
+        return parse_manifest(path.read_bytes().decode(), str(path))
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
@@ -2207,28 +2474,54 @@ def read_manifest(path: Path) -> Manifest | None:
         ) from error
 
 
-def csv_paths(folder: Path, manifest: Manifest | None) -> list[Path]:
-    """Return the CSVs of a snapshot; raise naming those missing or not part of it."""
-    there = [path for path in folder.glob("*" + CSV_SUFFIX) if path.name[0] != "."]
-    if manifest is None or not there:
-        return sorted(there)
-    named = {resource.path for resource in manifest.resources}
-    faults = [f"{name} is missing" for name in named - {path.name for path in there}]
-    faults += [
-        f"{path.name} is not part of the snapshot"
-        for path in there
-        if path.name not in named
+def check_files(
+    folder: Path, manifest: Manifest | None, csvs: Iterable[Path], *, accept_edits: bool
+) -> set[str]:
+    """Return the names of edited files; raise SnapshotError naming every fault."""
+    if manifest is None:
+        return set()
+    hashes = {each.path: each.sha256 for each in manifest.resources}
+    hashes |= manifest.hashes
+    sizes = {each.path: each.size for each in manifest.resources}
+    unexpected = sorted({path.name for path in csvs} - hashes.keys())
+    faults = [f"{name} is not part of the snapshot" for name in unexpected]
+    edited: set[str] = set()
+    for name, digest in hashes.items():
+        path = folder / name
+        if path.is_symlink() or not path.is_file():
+            faults.append(
+                f"{name} is {'no plain file' if path.exists() else 'missing'}"
+            )
+        elif (
+            sizes.get(name, path.stat().st_size) != path.stat().st_size
+            or file_hash(path) != digest
+        ):
+            edited.add(name)
+    changed = [
+        f"{name} was changed since the export (sha256 differs)" for name in edited
     ]
+    faults += [] if accept_edits else sorted(changed)
     if faults:
         raise SnapshotError(
-            "; ".join(sorted(faults)),
-            hint="put the folder right, or export again",
+            "; ".join(faults),
+            hint="restore it anyway with --accept-edits, or export again"
+            if changed
+            else "put the folder right, or export again",
             code=EXIT_DAMAGED,
         )
-    return sorted(there)
+    return edited
 
 
-def read_csv_header(path: Path) -> CsvFile:
+def file_hash(path: Path) -> str:
+    """Return a file's sha256, read in large pieces."""
+    digest = sha256()
+    with path.open("rb", buffering=0) as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def read_csv_header(path: Path, rows: int | None) -> CsvFile:
     """Read a CSV's column names; raise if they are no UTF-8 text."""
     try:
         with path.open("rb") as file:
@@ -2238,7 +2531,7 @@ def read_csv_header(path: Path) -> CsvFile:
                 line.decode() for line in iter(lambda: file.readline(1 << 20), b"")
             )
             header = next(csv.reader(lines, strict=True), [])
-            return CsvFile(path, path.stat().st_size, tuple(header))
+            return CsvFile(path, path.stat().st_size, tuple(header), rows)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SnapshotError(
             f"{path.name}, line 1: the column names cannot be read: {reason(error)}",
@@ -2296,56 +2589,148 @@ class CsvWriter(io.RawIOBase):
 
     def close(self) -> None:
         if not self.closed:
+            os.fsync(self._file)
             os.close(self._file)
         super().close()
 
 
-def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Write the manifest: the last file of a snapshot."""
-    path.write_text(render_manifest(manifest), encoding="utf-8")
+def write_file(path: Path, content: bytes) -> str:
+    """Write a new file, readable by its owner alone, to the disk; return its sha256."""
+    with (
+        CsvWriter(path, lambda size: None) as writer,
+        io.BufferedWriter(writer) as file,
+    ):
+        file.write(content)
+        file.flush()
+        return writer.sha256
 
 
-def publish(stage: Path, folder: Path) -> None:
-    """Put a staged snapshot in the place of the one before it.
+@contextlib.contextmanager
+def lockable(folder: Path) -> Iterator[Callable[[str], bool]]:
+    """Give a function that takes the lock on a folder, in a way of flock(2).
 
-    Files that the program did not make stay; those of tables that are gone do not.
+    LOCK_EX waits until nobody else has it, LOCK_NB does not wait, LOCK_SH lets other
+    readers in. The system gives the lock back when the process dies. Without flock
+    (Windows, some network file systems) everybody gets it.
     """
-    before = None
-    with contextlib.suppress(SnapshotError):  # a damaged one is about to be replaced
-        before = read_manifest(folder / MANIFEST_FILE)
-    after = {path.name for path in stage.iterdir()}
-    for resource in before.resources if before else ():
-        if resource.path not in after:
-            (folder / resource.path).unlink(missing_ok=True)
-    for name in [*sorted(after - {MANIFEST_FILE}), MANIFEST_FILE]:
-        (stage / name).replace(folder / name)
+    if fcntl is None:
+        yield lambda how: True
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+
+    def lock(how: str) -> bool:
+        wait_not = how == "LOCK_NB"
+        mode = fcntl.LOCK_EX | fcntl.LOCK_NB if wait_not else getattr(fcntl, how)
+        try:
+            fcntl.flock(descriptor, mode)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return True
+
+    try:
+        yield lock
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make sure that a folder's names are on the disk; Windows has no such call."""
+    if fcntl is not None:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @contextlib.contextmanager
 def staged(folder: Path) -> Iterator[Path]:
     """Give a new folder inside `folder`; at the end its files replace those outside.
 
-    After a failure it is gone and the files outside are as they were. Raises
-    SnapshotError if the disk does not play along.
+    Whatever instant the process dies in, the old snapshot or the new one can be
+    opened. Raises SnapshotError if the disk does not play along.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with telling_of_disk(folder), lockable_folder(folder) as lock:
+        remove_abandoned(folder)
         stage = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=folder))
+        try:
+            with lockable(stage) as claim:
+                claim("LOCK_EX")
+                yield stage
+                sync_folder(stage)
+                lock("LOCK_EX")
+                publish(stage, folder)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def telling_of_disk(folder: Path) -> Iterator[None]:
+    """Turn the system's errors into two lines."""
+    try:
+        yield
     except OSError as error:
         raise SnapshotError(
             f"{folder} cannot be written: {reason(error)}",
-            hint="name another folder with --dir, or make this one writable",
+            hint="make room, make it writable, or name another folder with --dir",
         ) from error
-    try:
-        yield stage
-        publish(stage, folder)
-    except OSError as error:
-        raise SnapshotError(
-            f"writing to {folder} failed: {reason(error)}",
-            hint="free some space or name another folder with --dir",
-        ) from error
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def lockable_folder(folder: Path) -> Iterator[Callable[[str], bool]]:
+    """Make the folder if need be, and give its lock."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with lockable(folder) as lock:
+        yield lock
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove what exports that were killed have staged: nobody holds its lock."""
+    for stage in folder.glob(STAGING_PREFIX + "*"):
+        with contextlib.suppress(OSError), lockable(stage) as claim:
+            new = time.time() - stage.stat().st_mtime < STAGE_GRACE
+            if not new and claim("LOCK_NB"):
+                shutil.rmtree(stage, ignore_errors=True)
+
+
+def publish(stage: Path, folder: Path) -> None:
+    """Make a staged snapshot the one of the folder: the rename is the commit."""
+    roll_forward(folder)
+    stage.rename(folder / READY_FOLDER)
+    sync_folder(folder)
+    roll_forward(folder)
+
+
+def roll_forward(folder: Path) -> None:
+    """Finish a publication that was cut short, if there is one.
+
+    Files that the program did not make stay; those of tables that are gone do not.
+    Each step may be repeated, and the manifest, which says what to do, moves last.
+    """
+    ready = folder / READY_FOLDER
+    if not ready.is_dir():
+        return
+    after = read_manifest(ready / MANIFEST_FILE)
+    if after is not None:
+        names = {MANIFEST_FILE, *after.hashes, *(each.path for each in after.resources)}
+        for name in sorted(files_of(folder) - names):
+            (folder / name).unlink(missing_ok=True)
+        for path in sorted(
+            ready.iterdir(), key=lambda path: path.name == MANIFEST_FILE
+        ):
+            path.replace(folder / path.name)
+    sync_folder(folder)
+    ready.rmdir()
+
+
+def files_of(folder: Path) -> set[str]:
+    """Return the CSVs that a folder's manifest names; a damaged one names none."""
+    with contextlib.suppress(SnapshotError):
+        manifest = read_manifest(folder / MANIFEST_FILE)
+        return {each.path for each in manifest.resources} if manifest else set()
+    return set()
 
 
 # ---- Export — the order of the job; no SQL, no open() --------------------------------
@@ -2375,26 +2760,30 @@ def export(settings: Settings, plan: ExportPlan, report: Report) -> list[Copied]
         check_exportable(db, catalog, chosen, report)
         sequences = list(chosen_sequences(catalog, chosen, partial=bool(plan.only)))
         check_blueprint(chosen, sequences, script, plan.schema_file)
-        (stage / SCHEMA_FILE).write_bytes(script.raw)
+        hashes = {SCHEMA_FILE: write_file(stage / SCHEMA_FILE, script.raw)}
         exported = [
             export_table(db, table, stage / name, report)
             for table, name in plan_files(catalog, chosen)
         ]
+        sequence_states = fetch_sequence_states(db, sequences)
+        facts = "".join(f"{fact.line}\n" for fact in fetch_facts(db))
+        hashes[CATALOG_FILE] = write_file(stage / CATALOG_FILE, facts.encode())
         manifest = Manifest(
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             tool_version=VERSION,
             server_version=server_version(db),
             database=settings.dbname,
             resources=tuple(resource for _, resource in exported),
-            sequences=fetch_sequence_states(db, sequences),
+            sequences=sequence_states,
             materialized_views={
                 view.relation: view.populated for view in catalog.materialized_views
             },
             left_out=tuple(
                 table.relation for table in catalog.tables if table not in chosen
             ),
+            hashes=hashes,
         )
-        write_manifest(stage / MANIFEST_FILE, manifest)
+        write_file(stage / MANIFEST_FILE, render_manifest(manifest).encode())
         return [copied for copied, _ in exported]
 
 
@@ -2490,33 +2879,128 @@ class Load:
     file: CsvFile
 
 
-def restore(settings: Settings, *, folder: Path, report: Report) -> list[Copied]:
+@dataclass(frozen=True, slots=True)
+class RestorePlan:
+    """What a restore was asked for."""
+
+    folder: Path
+    accept_edits: bool = False
+    accept_drift: bool = False
+    dry_run: bool = False
+
+
+def restore(settings: Settings, plan: RestorePlan, report: Report) -> list[Copied]:
     """Bring a snapshot back in one transaction; return what came, in load order."""
-    snapshot = read_snapshot(folder)
-    with reachable(settings) as server, connected(server) as db:
+    with (
+        opened_snapshot(plan.folder, accept_edits=plan.accept_edits) as snapshot,
+        reachable(settings) as server,
+        connected(server) as db,
+    ):
         begin_restore(db)
         before = fetch_catalog(db)
+        facts_before = fetch_facts(db)
         replay(db, snapshot, report)
         catalog = fetch_catalog(db)
         report_lost(before, catalog, report)
-        known = frozenset(before.relations.values())
-        loads = plan_loads(snapshot, catalog, known)
-        tables = [load.table for load in loads]
-        force_policies(db, tables, "NO FORCE")
-        seeded = fetch_filled(db, tables)
-        check_new(seeded, known, report)
-        lost_keys = keys_lost(before, catalog)
-        aside = [*set_aside(db, catalog, tables), *map(add_lost_key, lost_keys)]
-        truncate(db, seeded)
-        use_search_path_of_role(db)
-        copied = [restore_table(db, load, report) for load in loads]
-        rebuild(db, aside)
-        restore_sequences(db, snapshot, catalog, tables, known)
-        refresh_views(db, snapshot, catalog, known)
-        force_policies(db, tables, "FORCE")
+        copied = load(db, snapshot, before, catalog, report)
+        check_rows(snapshot, copied)
+        if not plan.accept_drift:
+            check_drift(db, snapshot, before, catalog, facts_before)
+        if plan.dry_run:
+            return copied
         commit(db)
-        analyze(db, [table.relation for table in tables])
+        analyze(db, [each.relation for each in copied])
     return copied
+
+
+def load(
+    db: Connection,
+    snapshot: Snapshot,
+    before: Catalog,
+    catalog: Catalog,
+    report: Report,
+) -> list[Copied]:
+    """Load every CSV into its table, and bring all that depends on rows up to date."""
+    known = frozenset(before.relations.values())
+    loads = plan_loads(snapshot, catalog, known)
+    tables = [load.table for load in loads]
+    force_policies(db, tables, "NO FORCE")
+    seeded = fetch_filled(db, tables)
+    check_new(seeded, known, report)
+    lost_keys = keys_lost(before, catalog)
+    aside = [*set_aside(db, catalog, tables), *map(add_lost_key, lost_keys)]
+    truncate(db, seeded)
+    use_search_path_of_role(db)
+    copied = [restore_table(db, load, report) for load in loads]
+    rebuild(db, aside)
+    restore_sequences(db, snapshot, catalog, tables, known)
+    refresh_views(db, snapshot, catalog, known)
+    force_policies(db, tables, "FORCE")
+    return copied
+
+
+def check_rows(snapshot: Snapshot, copied: Iterable[Copied]) -> None:
+    """Raise if a table got another number of rows than the manifest says."""
+    expected = {
+        resource.relation: file.rows
+        for resource in (snapshot.manifest.resources if snapshot.manifest else ())
+        for file in snapshot.csv_files
+        if file.path.name == resource.path and file.rows is not None
+    }
+    faults = [
+        f"{each.relation} has {each.rows} rows, the snapshot {expected[each.relation]}"
+        for each in copied
+        if expected.get(each.relation, each.rows) != each.rows
+    ]
+    if faults:
+        raise SnapshotError(
+            "; ".join(faults),
+            hint="export again; the target was not changed",
+            code=EXIT_DAMAGED,
+        )
+
+
+def check_drift(
+    db: Connection,
+    snapshot: Snapshot,
+    before: Catalog,
+    after: Catalog,
+    facts_before: Iterable[Fact],
+) -> None:
+    """Raise with a diff if the restored catalog is not the one that was exported.
+
+    What the target had besides the snapshot, and still has, is no difference.
+    """
+    if snapshot.manifest is None:
+        return
+    theirs = snapshot.manifest.server_version.split(".")[0]
+    same_version = theirs == server_version(db).split(".")[0]
+    old = {fact.line for fact in facts_before if fact.about is None}
+    found = [
+        fact.line
+        for fact in fetch_facts(db)
+        if fact.line in snapshot.facts
+        or not (fact.line in old or outlived(fact.about, before, after))
+    ]
+    lines = drift(
+        comparable(snapshot.facts, same_version=same_version),
+        comparable(found, same_version=same_version),
+    )
+    if lines:
+        raise SnapshotError(
+            f"{SCHEMA_FILE} does not make the database that was exported:\n"
+            + "\n".join(f"  {line}" for line in lines),
+            hint="bring schema.sql up to date and export again, or --accept-drift",
+            code=EXIT_DAMAGED,
+        )
+
+
+def outlived(relation: Relation | None, before: Catalog, after: Catalog) -> bool:
+    """Tell whether a relation is the same that was there before the restore."""
+    if relation is None:
+        return False
+    oid = before.relations.get(relation)
+    return oid is not None and after.relations.get(relation) == oid
 
 
 def replay(db: Connection, snapshot: Snapshot, report: Report) -> None:
@@ -2802,8 +3286,15 @@ def build_parser() -> argparse.ArgumentParser:
            help="export these alone: leads, 'sales.*'")  # fmt: skip
     option("--exclude", nargs="+", default=[], metavar="PATTERN",
            help="leave these out")  # fmt: skip
-    add_command(commands, "restore", command_restore, RESTORE_EPILOG,
-                "bring the folder back into a database")  # fmt: skip
+    command = add_command(commands, "restore", command_restore, RESTORE_EPILOG,
+                          "bring the folder back into a database")  # fmt: skip
+    option = command.add_argument
+    option("--dry-run", action="store_true",
+           help="do everything, checks included, and change nothing")  # fmt: skip
+    option("--accept-edits", action="store_true",
+           help="files were changed since the export on purpose")  # fmt: skip
+    option("--accept-drift", action="store_true",
+           help="schema.sql differs from the exported database on purpose")  # fmt: skip
     return parser
 
 
@@ -2854,8 +3345,17 @@ def command_restore(arguments: argparse.Namespace) -> int:
     report = Report(quiet=arguments.quiet)
     settings = read_settings(arguments.env_file)
     report.note(f"restoring {arguments.dir} into {settings}")
-    copied = restore(settings, folder=arguments.dir, report=report)
-    report.result(copied, f"Restored into {settings}.")
+    plan = RestorePlan(
+        folder=arguments.dir,
+        accept_edits=arguments.accept_edits,
+        accept_drift=arguments.accept_drift,
+        dry_run=arguments.dry_run,
+    )
+    copied = restore(settings, plan, report)
+    if plan.dry_run:
+        report.result(copied, f"It would work. Nothing was changed in {settings}.")
+    else:
+        report.result(copied, f"Restored into {settings}.")
     return EXIT_DONE
 
 

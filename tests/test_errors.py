@@ -136,7 +136,7 @@ def test_no_right_to_create(
     path = work / "exports/schema.sql"
     path.write_text("CREATE TABLE more ();\n" + path.read_text())
     env = exported.env_file(work, DB_USER=stranger)
-    message = fail(1, "restore", "--env-file", env)
+    message = fail(1, "restore", "--accept-edits", "--env-file", env)
     assert "permission denied for schema public" in message
     assert "schema.sql, line 1" in message
 
@@ -222,7 +222,9 @@ def test_schema_file_empty_in_the_folder(
     exported: Database, work: Path, fail: Fail
 ) -> None:
     (work / "exports/schema.sql").write_text("  -- nothing\n")
-    message = fail(2, "restore", "--env-file", exported.env_file(work))
+    message = fail(
+        2, "restore", "--accept-edits", "--env-file", exported.env_file(work)
+    )
     assert "schema.sql holds no statement" in message
 
 
@@ -240,7 +242,9 @@ def test_faulty_statement_is_named_with_its_line(
     exported: Database, work: Path, fail: Fail, text: str, line: int, said: str
 ) -> None:
     (work / "exports/schema.sql").write_text(text)
-    message = fail(1, "restore", "--env-file", exported.env_file(work))
+    message = fail(
+        1, "restore", "--accept-edits", "--env-file", exported.env_file(work)
+    )
     assert f"exports/schema.sql, line {line}: " in message
     assert said in message
     assert " in: " in message
@@ -264,7 +268,9 @@ def test_blueprint_without_drops(exported: Database, work: Path, fail: Fail) -> 
         "CREATE TABLE IF NOT EXISTS agents (); CREATE TABLE IF NOT EXISTS leads ();"
         "CREATE TABLE IF NOT EXISTS feedback ()"
     )
-    message = fail(1, "restore", "--env-file", exported.env_file(work))
+    message = fail(
+        1, "restore", "--accept-edits", "--env-file", exported.env_file(work)
+    )
     assert "not empty after schema.sql: agents, leads, feedback" in message
 
 
@@ -394,7 +400,9 @@ def test_edited_file(
     said: str,
 ) -> None:
     edit(work, name, change)
-    assert said in fail(3, "restore", "--env-file", exported.env_file(work))
+    assert said in fail(
+        3, "restore", "--accept-edits", "--env-file", exported.env_file(work)
+    )
 
 
 def test_csv_missing(exported: Database, work: Path, fail: Fail) -> None:
@@ -421,7 +429,9 @@ def test_invalid_utf8(exported: Database, work: Path, fail: Fail, where: str) ->
     raw = path.read_bytes()
     bad = {"header": raw.replace(b"email", b"\xff", 1), "row": raw + b"77,\xff,,,,,,\n"}
     path.write_bytes(bad[where])
-    message = fail(3, "restore", "--env-file", exported.env_file(work))
+    message = fail(
+        3, "restore", "--accept-edits", "--env-file", exported.env_file(work)
+    )
     line = 1 if where == "header" else raw.count(b"\n") + 1
     assert f"agents.csv, line {line}: " in message
     assert "codec" in message or "invalid byte sequence" in message

@@ -111,7 +111,8 @@ def test_a_bad_row_in_the_last_file_leaves_the_target_as_it_was(
     before = exported.state()
     with (work / "exports/feedback.csv").open("a") as file:
         file.write("9999,2,six,,2026-01-01 00:00:00+00\n")
-    message = fail(3, "restore", "--env-file", exported.env_file(work))
+    env = exported.env_file(work)
+    message = fail(3, "restore", "--env-file", env, "--accept-edits")
     assert "feedback.csv, line" in message
     assert "column rating" in message
     assert exported.state() == before
@@ -144,7 +145,9 @@ def test_a_blueprint_cannot_end_the_transaction(
         "id,lead_id,rating,comment,created_at\nx\n"
     )
     before = exported.state()
-    result = run("restore", "--env-file", exported.env_file(work), "-q")
+    env = exported.env_file(work)
+    result = run("restore", "--env-file", env, "--accept-edits", "-q")
+    assert "sha256" not in result.err  # type: ignore[attr-defined]
     assert result.status in (1, 2, 3)  # type: ignore[attr-defined]
     assert exported.state() == before
 

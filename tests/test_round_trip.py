@@ -64,12 +64,13 @@ def test_files_are_private_and_nothing_is_left_behind(
     names = sorted(path.name for path in (work / "exports").iterdir())
     assert names == [
         "agents.csv",
+        "catalog.txt",
         "datapackage.json",
         "feedback.csv",
         "leads.csv",
         "schema.sql",
     ]
-    for path in (work / "exports").glob("*.csv"):
+    for path in (work / "exports").iterdir():
         assert path.stat().st_mode & 0o077 == 0
 
 
@@ -87,6 +88,7 @@ def test_export_over_an_older_snapshot(
         names = sorted(path.name for path in (work / "exports").iterdir())
         assert names == [
             "agents.csv",
+            "catalog.txt",
             "datapackage.json",
             "leads.csv",
             "notes.txt",

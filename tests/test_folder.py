@@ -1,0 +1,390 @@
+"""A snapshot is whole or not there: killed exports, damaged and hostile folders."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, Result, run_process
+from servers import Database
+
+import export_restore as er
+
+Succeed = Callable[..., str]
+Fail = Callable[..., str]
+Run = Callable[..., Result]
+
+pytestmark = pytest.mark.parametrize("server", [18], indirect=True)
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the manifest and give it a checksum that fits: a forger would, too."""
+    path = folder / er.MANIFEST_FILE
+    package = json.loads(path.read_text(encoding="utf-8"))
+    change(package)
+    package["postgresql"]["checksum"] = er.NO_CHECKSUM
+    text = json.dumps(package, indent=1, ensure_ascii=False) + "\n"
+    digest = sha256(text.encode()).hexdigest()
+    path.write_text(text.replace(er.NO_CHECKSUM, digest), encoding="utf-8")
+
+
+def flip(path: Path, place: int) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[place] ^= 1
+    path.write_bytes(raw)
+
+
+def swap(one: Path, two: Path) -> None:
+    first = one.read_bytes()
+    one.write_bytes(two.read_bytes())
+    two.write_bytes(first)
+
+
+FILES = ("agents.csv", "leads.csv", "schema.sql", "catalog.txt", "datapackage.json")
+Damage = Callable[[Path], object]
+
+
+def link(path: Path) -> None:
+    shutil.move(path, path.parents[1] / path.name)
+    path.symlink_to(path.parents[1] / path.name)
+
+
+def become_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def drop_last_row(path: Path) -> None:
+    path.write_text("\n".join(path.read_text().split("\n")[:-2]) + "\n")
+
+
+HARM: dict[str, Damage] = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-20]),
+    "emptied": lambda path: path.write_bytes(b""),
+    "first byte flipped": lambda path: flip(path, 0),
+    "middle byte flipped": lambda path: flip(path, 100),
+    "last byte flipped": lambda path: flip(path, -1),
+    "doubled": lambda path: path.write_bytes(path.read_bytes() * 2),
+    "a link": link,
+    "a folder": become_folder,
+    "in UTF-16": lambda path: path.write_bytes(path.read_text().encode("utf-16")),
+    "missing": lambda path: path.unlink(),
+}
+
+
+def harm(what: str, name: str, folder: Path) -> None:
+    HARM[what](folder / name)
+
+
+DAMAGE: dict[str, Damage] = {
+    f"{name} {what}": functools.partial(harm, what, name)
+    for name in FILES
+    for what in HARM
+    if (name, what) != (er.MANIFEST_FILE, "missing")  # such a folder restores
+}
+DAMAGE |= {
+    "two CSVs swapped": lambda f: swap(f / "agents.csv", f / "leads.csv"),
+    "a CSV of another table": lambda f: shutil.copy(f / "agents.csv", f / "leads.csv"),
+    "a CSV too many": lambda f: (f / "more.csv").write_text("a\n"),
+    "a row too few": lambda f: drop_last_row(f / "leads.csv"),
+}
+
+
+def forge(*keys: str | int, value: object) -> Damage:
+    """Return what sets a key of the manifest; the checksum will fit."""
+
+    def change(package: Any) -> None:
+        place = package
+        for key in keys[:-1]:
+            place = place[key]
+        place[keys[-1]] = value
+
+    return lambda folder: rewrite(folder, change)
+
+
+FORGED: dict[str, Damage] = {
+    "path up": forge("resources", 0, "path", value="../agents.csv"),
+    "path absolute": forge("resources", 0, "path", value="/etc/passwd.csv"),
+    "path of Windows": forge("resources", 0, "path", value="..\\agents.csv"),
+    "path hidden": forge("resources", 0, "path", value=".env.csv"),
+    "path of another kind": forge("resources", 0, "path", value="schema.sql"),
+    "path twice": forge("resources", 1, "path", value="agents.csv"),
+    "table twice": forge("resources", 1, "postgresql", "name", value="agents"),
+    "table unknown": forge("resources", 0, "postgresql", "name", value="nobody"),
+    "hash of another kind": forge("resources", 0, "hash", value="md5:abc"),
+    "hash wrong": forge("resources", 0, "hash", value="sha256:" + "0" * 64),
+    "rows wrong": forge("resources", 0, "postgresql", "rows", value=7),
+    "rows no number": forge("resources", 0, "postgresql", "rows", value="7"),
+    "bytes wrong": forge("resources", 0, "bytes", value=1),
+    "fields wrong": forge("resources", 0, "schema", "fields", value=[]),
+    "types wrong": forge("resources", 0, "postgresql", "types", value=["int"]),
+    "no resources": forge("resources", value=[]),
+    "resources no list": forge("resources", value=7),
+    "newer format": forge("postgresql", "format", value=99),
+    "format no number": forge("postgresql", "format", value="one"),
+    "sequence unknown": forge(
+        "postgresql",
+        "sequences",
+        value=[{"schema": "public", "name": "x", "last_value": 1, "is_called": True}],
+    ),
+    "sequence broken": forge("postgresql", "sequences", 0, "last_value", value="x"),
+    "other files up": forge("postgresql", "files", value={"../x": "sha256:0"}),
+    "no other files": forge("postgresql", "files", value={}),
+    "no key of ours": forge("postgresql", "database", value=None),
+}
+
+
+@pytest.mark.parametrize(
+    "damage", [*DAMAGE.values(), *FORGED.values()], ids=[*DAMAGE, *FORGED]
+)
+def test_damaged_folders_change_nothing(
+    exported: Database, work: Path, run: Run, damage: Damage
+) -> None:
+    exported.execute("DELETE FROM leads WHERE id < 5")
+    before = exported.state()
+    damage(work / "exports")
+    result = run("restore", "--env-file", exported.env_file(work), "-q")
+    assert result.status in (2, 3), result
+    assert result.out == ""
+    first, *_, last = result.err.splitlines()
+    assert first.startswith("export_restore: error: ")
+    assert last.startswith("hint: ")
+    assert exported.state() == before
+
+
+def test_all_faults_are_named_at_once(
+    exported: Database, work: Path, fail: Fail
+) -> None:
+    folder = work / "exports"
+    (folder / "agents.csv").unlink()
+    flip(folder / "leads.csv", 5)
+    flip(folder / "schema.sql", 5)
+    (folder / "more.csv").write_text("a\n")
+    (folder / "notes.txt").write_text("not ours")
+    message = fail(3, "restore", "--env-file", exported.env_file(work))
+    for fault in (
+        "agents.csv is missing",
+        "leads.csv was changed since the export (sha256 differs)",
+        "schema.sql was changed since the export (sha256 differs)",
+        "more.csv is not part of the snapshot",
+    ):
+        assert fault in message
+    assert "notes.txt" not in message
+
+
+def test_files_are_checked_before_connecting(
+    exported: Database, work: Path, fail: Fail
+) -> None:
+    flip(work / "exports/leads.csv", 5)
+    env = exported.env_file(work, DB_HOST="no-such-host.invalid", DB_PASSWORD="x")
+    assert "sha256 differs" in fail(3, "restore", "--env-file", env)
+
+
+def test_accepted_edits_are_restored(
+    exported: Database, work: Path, succeed: Succeed
+) -> None:
+    path = work / "exports/leads.csv"
+    lines = path.read_text(encoding="utf-8").replace(",won,", ",lost,").split("\n")
+    path.write_text("\n".join(lines), encoding="utf-8")
+    succeed("restore", "--env-file", exported.env_file(work), "--accept-edits")
+    assert exported.fetch("SELECT count(*) FROM leads WHERE status = 'won'") == [(0,)]
+
+
+def test_two_exports_differ_in_the_time_alone(
+    exported: Database, work: Path, succeed: Succeed
+) -> None:
+    succeed("export", "--env-file", exported.env_file(work), "--dir", "again")
+    one, two = (work / folder for folder in ("exports", "again"))
+    texts = []
+    for folder in (one, two):
+        package = json.loads((folder / er.MANIFEST_FILE).read_text())
+        del package["created"], package["postgresql"]["checksum"]
+        texts.append(json.dumps(package))
+        (folder / er.MANIFEST_FILE).unlink()
+    assert texts[0] == texts[1]
+    names = {path.name: path.read_bytes() for path in one.iterdir()}
+    assert names == {path.name: path.read_bytes() for path in two.iterdir()}
+
+
+def test_dry_run_does_all_and_changes_nothing(
+    exported: Database, work: Path, run: Run
+) -> None:
+    exported.execute(
+        "DELETE FROM leads WHERE id = 1; SELECT setval('leads_id_seq', 999);"
+        "CREATE SEQUENCE other"
+    )
+    before = exported.state()
+    env = exported.env_file(work)
+    result = run("restore", "--env-file", env, "--dry-run")
+    assert result.status == 0
+    assert "It would work. Nothing was changed" in result.out
+    assert exported.state() == before
+    exported.execute("CREATE VIEW v AS SELECT 1")  # outside: no drift
+    assert run("restore", "--env-file", env, "--dry-run").status == 0
+
+
+# ---- killed exports
+
+KILLER = """
+import os, signal, sys
+sys.path.insert(0, {root!r})
+import export_restore as er
+count = {count}
+def hook(event, arguments):
+    global count
+    if event in {events!r}:
+        count -= 1
+        if count == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(hook)
+sys.exit(er.main(sys.argv[1:]))
+"""
+EVENTS = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "fcntl.flock")
+
+
+@pytest.fixture
+def changing(exported: Database, work: Path) -> Iterator[tuple[Database, Path]]:
+    """A snapshot of the old state, and a database that has moved on since."""
+    exported.execute("DROP TABLE feedback; DELETE FROM leads WHERE id % 2 = 0")
+    yield exported, exported.env_file(work)
+
+
+def state_of(folder: Path) -> dict[str, bytes]:
+    """Return what a reader of the snapshot would get, without its time."""
+    with er.opened_snapshot(folder) as snapshot:
+        return {file.path.name: file.path.read_bytes() for file in snapshot.csv_files}
+
+
+def test_killed_at_each_step_of_publishing(
+    changing: tuple[Database, Path], work: Path, succeed: Succeed
+) -> None:
+    """Old or new, never a mixture, and what others put there stays."""
+    _, env = changing
+    (work / "exports/notes.txt").write_text("mine")
+    shutil.copytree(work / "exports", work / "old")
+    old = state_of(work / "old")
+    succeed("export", "--env-file", env, "--dir", "new")
+    new = state_of(work / "new")
+    assert set(old) - set(new) == {"feedback.csv"}
+    seen = set()
+    for count in range(1, 60):
+        shutil.rmtree(work / "exports")
+        shutil.copytree(work / "old", work / "exports")
+        code = KILLER.format(root=str(ROOT), count=count, events=EVENTS)
+        done = subprocess.run(
+            [sys.executable, "-c", code, "export", "-q", "--env-file", str(env)],
+            capture_output=True,
+            check=False,
+        )
+        found = state_of(work / "exports")
+        assert found in (old, new), f"a mixture after step {count}"
+        assert (work / "exports/notes.txt").read_text() == "mine"
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL
+        seen.add(found == new)
+    else:
+        raise AssertionError("the export never ended")
+    assert seen == {True, False}
+    assert count > 10
+
+
+def test_killed_at_any_moment(
+    changing: tuple[Database, Path], work: Path, succeed: Succeed, run: Run
+) -> None:
+    """Spread over the whole run; the next export cleans up behind it."""
+    _, env = changing
+    old = state_of(work / "exports")
+    succeed("export", "--env-file", env, "--dir", "new")
+    new = state_of(work / "new")
+    start = time.monotonic()
+    run_process("export", "--env-file", env, "--dir", "timed").communicate()
+    whole = time.monotonic() - start
+    for step in range(40):
+        process = run_process("export", "--env-file", env)
+        time.sleep(whole * step / 40)
+        process.kill()
+        process.communicate()
+        assert state_of(work / "exports") in (old, new)
+    for stage in (work / "exports").glob(".export-*"):
+        os.utime(stage, (0, 0))
+    succeed("export", "--env-file", env)
+    assert state_of(work / "exports") == new
+    assert not list((work / "exports").glob(".[er]*"))
+
+
+def test_two_exports_at_once_do_not_mix(
+    seeded: Database, work: Path, succeed: Succeed
+) -> None:
+    """Each changes every row of all tables; readers see one whole snapshot."""
+    env = seeded.env_file(work)
+    succeed("export", "--env-file", env)
+    stop = threading.Event()
+
+    def mark() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            seeded.execute(
+                "BEGIN; UPDATE agents SET region = %(n)s;"
+                "UPDATE leads SET company = %(n)s;"
+                "UPDATE feedback SET comment = %(n)s; COMMIT",
+                {"n": f"mark {number}"},
+            )
+
+    marker = threading.Thread(target=mark)
+    marker.start()
+    time.sleep(0.2)
+    try:
+        for _ in range(6):
+            exports = [run_process("export", "--env-file", env) for _ in "12"]
+            for process in exports:
+                process.communicate()
+                assert process.returncode == 0
+            text = b"".join(state_of(work / "exports").values()).decode()
+            assert (
+                len({word for word in text.split(",") if word.startswith("mark ")}) >= 1
+            )
+            marks = {
+                part.split(",")[0].split("\n")[0] for part in text.split("mark ")[1:]
+            }
+            assert len(marks) == 1, marks
+    finally:
+        stop.set()
+        marker.join()
+
+
+def test_disk_full(exported: Database, work: Path) -> None:
+    """The old snapshot stays whole, and the message says why."""
+    before = state_of(work / "exports")
+    exported.execute("UPDATE leads SET notes = repeat('x', 100000)")
+    code = (
+        "import resource, signal, sys; sys.path.insert(0, sys.argv.pop(1))\n"
+        "import export_restore as er\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
+        "sys.exit(er.main(sys.argv[1:]))"
+    )
+    env = exported.env_file(work)
+    arguments = ["export", "-q", "--env-file", str(env)]
+    command = [sys.executable, "-c", code, str(ROOT), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "export_restore: error: exports cannot be written: File too large",
+        "hint: make room, make it writable, or name another folder with --dir",
+    ]
+    assert state_of(work / "exports") == before
+    assert not list((work / "exports").glob(".[er]*"))
