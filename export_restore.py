@@ -12,6 +12,7 @@ restore:  replay schema.sql, load the CSVs, set the sequences -> one commit
 from __future__ import annotations
 
 import argparse
+import bisect
 import codecs
 import contextlib
 import csv
@@ -218,6 +219,7 @@ class Table:
     oid: int
     relation: Relation
     partitioned: bool
+    readable: bool  # we may SELECT from it
     hides_rows: bool  # row-level security acts on the role that we are
     forced: bool  # row-level security acts on the owner, too
     columns: tuple[Column, ...]
@@ -232,6 +234,8 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class ForeignKey:
+    """A foreign key; or a check that was never validated, which refers to itself."""
+
     name: str
     table: Relation
     references: Relation
@@ -443,6 +447,7 @@ TOKEN = re.compile(
       (?P<space>[ \t\n\r\f\v]+ | --[^\n\r]*)
     | (?P<comment>/\*)
     | (?P<string>[eE]'[^'\\]*(?:(?:\\.|'')[^'\\]*)*'
+                 (?:[ \t]*[\r\n]\s*'[^'\\]*(?:(?:\\.|'')[^'\\]*)*')*
                | (?:[bBnNxX]|[uU]&)?'[^']*(?:''[^']*)*')
     | (?P<name>(?:[uU]&)?"[^"]*(?:""[^"]*)*")
     | (?P<dollar>\$(?P<tag>(?:[A-Za-z_\u0080-\U0010ffff][\w\u0080-\U0010ffff]*)?)\$
@@ -458,7 +463,14 @@ TOKEN = re.compile(
 COMMENT_EDGE = re.compile(r"/\*|\*/")
 
 SKIPPED_META_COMMANDS = ("\\restrict", "\\unrestrict")
-TRANSACTION_BRACKETS = ("BEGIN", "START", "COMMIT", "END")
+TRANSACTION_BRACKETS = (
+    "BEGIN", "START TRANSACTION", "COMMIT", "END", "SET TRANSACTION",
+    "SET SESSION CHARACTERISTICS",
+)  # fmt: skip
+OUTSIDE_TRANSACTIONS = (
+    "VACUUM", "CREATE DATABASE", "DROP DATABASE", "CREATE TABLESPACE",
+    "DROP TABLESPACE", "ALTER SYSTEM", "DISCARD ALL",
+)  # fmt: skip
 TRANSACTION_BREAKERS = (
     "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE", "PREPARE TRANSACTION",
 )  # fmt: skip
@@ -543,14 +555,18 @@ def noting(items: Iterable[Token], noted: list[Token]) -> Iterator[Token]:
 def decode_script(raw: bytes, name: str) -> str:
     """Return the script as text, without its byte-order mark."""
     try:
-        return raw.decode("utf-8-sig")
+        text = raw.decode("utf-8-sig")
+        place = raw.find(b"\0")
     except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
+        text, place = "", error.start
+    if place >= 0:
+        line = raw.count(b"\n", 0, place) + 1
         raise SnapshotError(
             f"{name}, line {line}: not UTF-8 text",
             hint="save the file as UTF-8",
             code=EXIT_USAGE,
-        ) from error
+        )
+    return text
 
 
 def check_statement(statement: Statement, name: str) -> None:
@@ -560,6 +576,13 @@ def check_statement(statement: Statement, name: str) -> None:
         raise SnapshotError(
             f"{where}: {statement.words[0]} cannot be part of a blueprint",
             hint="a restore is one transaction; remove that statement from the file",
+            code=EXIT_USAGE,
+        )
+    concurrent = "CONCURRENTLY" in statement.words[:4]
+    if statement.begins(*OUTSIDE_TRANSACTIONS) or concurrent:
+        raise SnapshotError(
+            f"{where}: {excerpt(statement.text)} cannot run in a transaction",
+            hint="a restore is one transaction; remove it, or the word CONCURRENTLY",
             code=EXIT_USAGE,
         )
     if statement.begins("COPY") and "STDIN" in statement.words:
@@ -612,30 +635,32 @@ def split_statements(
     script: Iterable[Token], text: str, name: str
 ) -> Iterator[Statement]:
     """Yield the statements between semicolons, those of function bodies not counted."""
+    newlines = [match.start() for match in re.finditer("\n", text)]
     pending: list[Token] = []
     depth = 0  # of parentheses, and of BEGIN ATOMIC … END
     for token in script:
         if token.kind == "meta" and not pending:
             check_meta_command(token, text, name)
         elif token.text == ";" and depth == 0:
-            yield from statement_of(pending, text)
+            yield from statement_of(pending, text, newlines)
             pending = []
         else:
             pending.append(token)
-            depth = max(0, depth + nesting(token, pending[:4], depth))
-    yield from statement_of(pending, text)
+            depth = max(0, depth + nesting(pending, depth))
+    yield from statement_of(pending, text, newlines)
 
 
-def nesting(token: Token, beginning: Seq[Token], depth: int) -> int:
-    """Return how the token changes the depth at which a semicolon ends nothing."""
+def nesting(statement: Seq[Token], depth: int) -> int:
+    """Return how the last token changes the depth at which a semicolon ends nothing."""
+    token = statement[-1]
     if token.kind == "symbol":
         return {"(": 1, ")": -1}.get(token.text, 0)
-    if token.kind != "word" or not opens_routine(beginning):
+    if token.kind != "word" or not opens_routine(statement[:4]):
         return 0
-    word = token.text.upper()
+    word, before = token.text.upper(), statement[-2].text.upper()
     if depth == 0:
-        return 1 if word == "BEGIN" else 0
-    return {"CASE": 1, "END": -1}.get(word, 0)
+        return 1 if (before, word) == ("BEGIN", "ATOMIC") else 0
+    return {"CASE": 1, "END": -1}.get(word, 0) if before != "AS" else 0
 
 
 def opens_routine(beginning: Seq[Token]) -> bool:
@@ -656,14 +681,19 @@ def check_meta_command(token: Token, text: str, name: str) -> None:
         )
 
 
-def statement_of(pending: Seq[Token], text: str) -> Iterator[Statement]:
-    """Yield the statement that the tokens make, unless there are none."""
+def statement_of(
+    pending: Seq[Token], text: str, newlines: Seq[int]
+) -> Iterator[Statement]:
+    """Yield the statement that the tokens make, unless there are none.
+
+    `newlines` are the places of the text's newlines.
+    """
     if not pending:
         return
     first, last = pending[0], pending[-1]
     yield Statement(
         text=text[first.start : last.start + len(last.text)],
-        line=text.count("\n", 0, first.start) + 1,
+        line=bisect.bisect(newlines, first.start) + 1,
         tokens=tuple(pending),
         words=tuple(
             token.text.upper() if token.kind == "word" else token.text
@@ -713,6 +743,7 @@ class ServerFacts:
     own_roles: frozenset[str]  # those that we can act as
     others_extensions: frozenset[str]  # those that belong to a role we cannot act as
     has_public: bool  # there is a schema of that name
+    others_public: bool  # and it belongs to a role we cannot act as
 
 
 @dataclass(frozen=True, slots=True)
@@ -730,17 +761,23 @@ def plan_statements(
     for statement in statements:
         if why := reason_to_skip(statement, server):
             skipped.append(Skip(statement.line, why))
-        else:
-            kept.append(statement)
+            continue
+        kept.append(statement)
+        if statement.begins("DROP SCHEMA") and {"PUBLIC", "CASCADE"} < {
+            *statement.words
+        }:
+            server = dataclasses.replace(server, has_public=False)
     return kept, skipped
 
 
 def reason_to_skip(statement: Statement, server: ServerFacts) -> str:
     """Return why a statement must not run on this server; empty: let it run."""
-    if statement.words[0] in TRANSACTION_BRACKETS:
+    if statement.begins(*TRANSACTION_BRACKETS):
         return "the restore is a transaction already"
     if server.has_public and drops_or_creates_public(statement):
         return "the schema public stays; dropping it would lose its grants"
+    if statement.begins("COMMENT ON SCHEMA PUBLIC") and server.others_public:
+        return "the schema public belongs to another role"
     return (
         reason_of_setting(statement, server)
         or reason_of_extension(statement, server)
@@ -762,7 +799,7 @@ def drops_or_creates_public(statement: Statement) -> bool:
 
 def reason_of_setting(statement: Statement, server: ServerFacts) -> str:
     """Return why a SET cannot run: other versions have other settings."""
-    if not statement.begins("SET"):
+    if not statement.begins("SET") or statement.begins("SET SESSION AUTHORIZATION"):
         return ""
     position = 2 if statement.begins("SET SESSION", "SET LOCAL") else 1
     words = statement.words[position : position + 2]
@@ -800,16 +837,26 @@ def owners_of(statement: Statement) -> list[str]:
     """Return the roles that a statement acts for, where that is all it does."""
     words = statement.words
     if statement.begins("ALTER DEFAULT PRIVILEGES"):
-        return role_names(statement, words.index("FOR") + 2) if "FOR" in words else []
-    if (
-        statement.begins("ALTER")
-        and words[-3:-1] == ("OWNER", "TO")
-        and "," not in words
-    ):
-        return role_names(statement, len(words) - 1)
-    if statement.begins("SET ROLE") and words[-1] != "NONE":
-        return role_names(statement, 2)
+        place = words.index("FOR") + 1 if "FOR" in words[:4] else len(words)
+        return role_names(statement, place + 1)
+    if statement.begins("ALTER") and words[-3:-1] == ("OWNER", "TO"):
+        alone = "," not in outer_words(words)
+        return role_names(statement, len(words) - 1) if alone else []
+    if statement.begins("SET ROLE", "SET SESSION AUTHORIZATION"):
+        known = words[-1] in ("NONE", "DEFAULT")
+        return [] if known else role_names(statement, len(words) - 1)
     return []
+
+
+def outer_words(words: Iterable[str]) -> list[str]:
+    """Return the words that are not in parentheses."""
+    found: list[str] = []
+    depth = 0
+    for word in words:
+        depth += {"(": 1, ")": -1}.get(word, 0)
+        if depth == 0:
+            found.append(word)
+    return found
 
 
 def grantees_of(statement: Statement) -> list[str]:
@@ -919,13 +966,14 @@ def check_references(catalog: Catalog, chosen: Collection[Relation]) -> list[str
     restore checks the key there.
     """
     notes: list[str] = []
+    exportable = {table.relation for table in catalog.tables}
     for key in catalog.foreign_keys:
         table = catalog.roots.get(key.table, key.table)
         references = catalog.roots.get(key.references, key.references)
         if table not in chosen or references in chosen:
             continue
         fact = f"{key.table} refers to {references} ({quoted_when_needed(key.name)})"
-        if references.schema in MANAGED_SCHEMAS:
+        if references not in exportable:
             notes.append(f"{fact}, whose rows are not exported")
             continue
         raise SnapshotError(
@@ -942,8 +990,9 @@ def missing_from_script(
     """Return the tables, columns and free sequences that the script never mentions."""
     missing: list[str] = []
     for table in tables:
+        whole_table = (table.relation, *table.partitions)
+        missing += [str(part) for part in whole_table if part.name not in names]
         if table.relation.name not in names:
-            missing.append(str(table.relation))
             continue
         missing += [
             f"{table.relation}.{quoted_when_needed(column.name)}"
@@ -1197,10 +1246,15 @@ def drift(expected: Iterable[str], found: Iterable[str]) -> list[str]:
 # ---- Catalog queries — text: one question each ---------------------------------------
 
 # In each, c is what is asked for, and n its schema.
-USER_SCHEMA = """
-    n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
-    AND n.nspname <> ALL (%(managed)s)
+ANY_SCHEMA = "n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
+
+# A schema of such a name may as well be the user's own, on a server of their own.
+IS_MANAGED = """
+    n.nspname = ANY (%(managed)s)
+    AND (NOT pg_has_role(n.nspowner, 'MEMBER')
+         OR EXISTS (SELECT FROM pg_roles WHERE rolname = 'supabase_admin'))
 """
+USER_SCHEMA = f"{ANY_SCHEMA} AND NOT ({IS_MANAGED})"
 
 NOT_OF_AN_EXTENSION = """
     NOT EXISTS (SELECT FROM pg_depend AS d
@@ -1212,7 +1266,8 @@ NOT_OF_AN_EXTENSION = """
 # The key that orders the rows: the primary key, else the first unique index that is
 # whole, immediate and on NOT NULL columns alone (attnum 0 would be an expression).
 LIST_TABLES = f"""
-    SELECT c.oid, n.nspname, c.relname, c.relkind = 'p', row_security_active(c.oid),
+    SELECT c.oid, n.nspname, c.relname, c.relkind = 'p',
+           has_table_privilege(c.oid, 'SELECT'), row_security_active(c.oid),
            c.relrowsecurity AND c.relforcerowsecurity,
            ARRAY(SELECT a.attname::text
                  FROM unnest(key.columns) WITH ORDINALITY AS k(attnum, place)
@@ -1252,20 +1307,22 @@ LIST_PARTITIONS = f"""
     SELECT pg_partition_root(c.oid)::oid, n.nspname, c.relname
     FROM pg_class AS c
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE c.relispartition AND c.relkind IN ('r', 'p') AND {USER_SCHEMA}
+    WHERE c.relispartition AND c.relkind IN ('r', 'p') AND {ANY_SCHEMA}
     ORDER BY n.nspname, c.relname
 """
 
 # conparentid: what PostgreSQL derives for partitions follows its parent by itself.
+# A check that is NOT VALID has rows that break it: it has to rest like a foreign key.
 LIST_FOREIGN_KEYS = f"""
     SELECT k.conname, n.nspname, c.relname, rn.nspname, r.relname,
            pg_get_constraintdef(k.oid), obj_description(k.oid, 'pg_constraint')
     FROM pg_constraint AS k
     JOIN pg_class AS c ON c.oid = k.conrelid
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    JOIN pg_class AS r ON r.oid = k.confrelid
+    JOIN pg_class AS r ON r.oid = coalesce(nullif(k.confrelid, 0), k.conrelid)
     JOIN pg_namespace AS rn ON rn.oid = r.relnamespace
-    WHERE k.contype = 'f' AND k.conparentid = 0 AND {USER_SCHEMA}
+    WHERE (k.contype = 'f' OR k.contype IN ('c', 'n') AND NOT k.convalidated)
+      AND k.conparentid = 0 AND k.coninhcount = 0 AND {ANY_SCHEMA}
     ORDER BY n.nspname, c.relname, k.conname
 """
 
@@ -1275,7 +1332,7 @@ LIST_TRIGGERS = f"""
     FROM pg_trigger AS t
     JOIN pg_class AS c ON c.oid = t.tgrelid
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE NOT t.tgisinternal AND c.relkind IN ('r', 'p') AND {USER_SCHEMA}
+    WHERE NOT t.tgisinternal AND c.relkind IN ('r', 'p') AND {ANY_SCHEMA}
     ORDER BY (SELECT count(*) FROM pg_partition_ancestors(c.oid)),
              n.nspname, c.relname, t.tgname
 """
@@ -1350,7 +1407,7 @@ LIST_RELATIONS = f"""
     SELECT n.nspname, c.relname, c.oid::bigint
     FROM pg_class AS c
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND {USER_SCHEMA}
+    WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND {ANY_SCHEMA}
 """
 
 # What a snapshot does not hold although somebody may think so: how many and examples.
@@ -1369,10 +1426,10 @@ LIST_LEFT_OUT = f"""
     SELECT DISTINCT 'schemas that the provider manages', n.nspname
     FROM pg_class AS c
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE c.relkind IN ('r', 'p') AND n.nspname = ANY (%(managed)s)
-      AND {NOT_OF_AN_EXTENSION}
+    WHERE c.relkind IN ('r', 'p') AND {IS_MANAGED} AND {NOT_OF_AN_EXTENSION}
     UNION ALL
-    SELECT 'large objects', oid::text FROM pg_largeobject_metadata
+    SELECT 'large objects', count(*)::text FROM pg_largeobject_metadata
+    HAVING count(*) > 0
     ORDER BY 1, 2
 """
 
@@ -1539,7 +1596,9 @@ ASK_SERVER_FACTS = """
            ARRAY(SELECT rolname::text FROM pg_roles WHERE pg_has_role(oid, 'MEMBER')),
            ARRAY(SELECT extname::text FROM pg_extension
                  WHERE NOT pg_has_role(extowner, 'MEMBER')),
-           to_regnamespace('public') IS NOT NULL
+           to_regnamespace('public') IS NOT NULL,
+           EXISTS (SELECT FROM pg_namespace WHERE nspname = 'public'
+                   AND NOT pg_has_role(nspowner, 'MEMBER'))
 """
 
 PIN_SETTINGS = """
@@ -1561,7 +1620,8 @@ def read_settings(env_file: Path) -> Settings:
     """
     values = read_env_file(env_file)
     if url := values.get("DATABASE_URL"):
-        values = {**values, **parse_database_url(url, env_file)}
+        ssl = {key: values[key] for key in values if key.startswith("DB_SSL")}
+        values = {**ssl, **parse_database_url(url, env_file)}
     if values.get("DB_HOST") == EMBEDDED:
         values = {
             "DB_NAME": "postgres",
@@ -1603,7 +1663,7 @@ def read_env_file(env_file: Path) -> dict[str, str]:
         ) from error
     bindings = list(parse_stream(io.StringIO(text)))
     for binding in bindings:
-        if binding.error:
+        if binding.error or "\0" in binding.original.string:
             raise SnapshotError(
                 f"{env_file}, line {binding.original.line}: not a KEY=value line",
                 hint="close every quote; put a value with quotes in 'single quotes'",
@@ -1614,10 +1674,15 @@ def read_env_file(env_file: Path) -> dict[str, str]:
     }
 
 
-# A password with an unescaped @, # or / is common: the last @ before the host decides.
 DATABASE_URL = re.compile(
-    r"postgres(?:ql)?://(?:(?P<user>[^:@/?#]*)(?::(?P<password>.*))?@)?"
-    r"(?P<host>\[[^\]]*\]|[^:/?@#]*)(?::(?P<port>[^/?]*))?(?:/(?P<dbname>[^?]*))?(?:\?(?P<query>.*))?",
+    r"postgres(?:ql)?://(?:(?P<user>[^:@/?#]*)(?::(?P<password>[^@/?#]*))?@)?"
+    r"(?P<host>\[[^\]]*\]|[^:/?@#]*)(?::(?P<port>[^/?@]*))?"
+    r"(?:/(?P<dbname>[^?]*))?(?:\?(?P<query>.*))?",
+    re.DOTALL,
+)
+# A password with an unescaped @, # or / is common: then the last @ decides.
+LENIENT_URL = re.compile(
+    DATABASE_URL.pattern.replace("(?P<password>[^@/?#]*)", "(?P<password>.*)"),
     re.DOTALL,
 )
 URL_PARAMETERS = {
@@ -1629,25 +1694,31 @@ URL_PARAMETERS = {
     "sslmode": "DB_SSLMODE",
     "sslrootcert": "DB_SSLROOTCERT",
 }
+# These would lead elsewhere or change what names mean, so they are not passed over.
+REFUSED_PARAMETERS = ("options", "hostaddr", "service", "sslcert", "sslkey", "sslcrl")
 
 
 def parse_database_url(url: str, env_file: Path) -> dict[str, str]:
     """Return a connection URL's parts under the names of the DB_ keys."""
-    match = DATABASE_URL.fullmatch(url)
-    if match is None:
+    match = DATABASE_URL.fullmatch(url) or LENIENT_URL.fullmatch(url)
+    parts = match.groupdict() if match else {}
+    query = dict(urllib.parse.parse_qsl(parts.pop("query", None) or ""))
+    refused = [name for name in REFUSED_PARAMETERS if name in query]
+    if match is None or refused:
         raise SnapshotError(
-            f"DATABASE_URL in {env_file} is no PostgreSQL URL",
+            f"DATABASE_URL in {env_file} has the parameter {refused[0]}"
+            if refused
+            else f"DATABASE_URL in {env_file} is no PostgreSQL URL",
             hint="write DATABASE_URL=postgresql://user:password@host:5432/name",
             code=EXIT_USAGE,
         )
-    parts = match.groupdict()
-    query = dict(urllib.parse.parse_qsl(parts.pop("query") or ""))
-    given = {
-        name: urllib.parse.unquote(value) for name, value in parts.items() if value
-    }
+    given = {name: urllib.parse.unquote(part) for name, part in parts.items() if part}
     given["host"] = given.get("host", "").strip("[]")
-    return {URL_PARAMETERS[name]: value for name, value in {**given, **query}.items()
-            if name in URL_PARAMETERS}  # fmt: skip
+    return {
+        URL_PARAMETERS[name]: value
+        for name, value in {**given, **query}.items()
+        if name in URL_PARAMETERS
+    }
 
 
 def check_keys(values: Mapping[str, str], env_file: Path) -> None:
@@ -1665,7 +1736,7 @@ def check_keys(values: Mapping[str, str], env_file: Path) -> None:
 
 def parse_port(text: str, env_file: Path) -> int:
     """Return the port number, or raise SnapshotError."""
-    if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
+    if not (re.fullmatch(r"[0-9]{1,5}", text) and 0 < int(text) < 65536):
         raise SnapshotError(
             f"DB_PORT in {env_file} is no port number: {text}",
             hint="write DB_PORT=5432, or the number that your provider shows",
@@ -1781,14 +1852,34 @@ def begin(db: Connection, mode: str) -> None:
     execute(db, f"BEGIN {mode}; {PIN_SETTINGS}", [json.dumps(PINNED_SETTINGS)])
 
 
-def begin_export(db: Connection) -> None:
-    """Begin the transaction snapshot that every table is read from."""
-    begin(db, "ISOLATION LEVEL REPEATABLE READ READ ONLY")
+def begin_export(db: Connection, tables: Collection[Table]) -> None:
+    """Begin the transaction snapshot that every table is read from.
+
+    The tables are locked before it is taken: TRUNCATE and rewriting ALTERs by others
+    would show an older snapshot empty tables (see "13.6 Caveats" of the manual).
+    """
+    execute(db, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    names = sql.SQL(", ").join(table.relation.ident for table in tables)
+    if tables:
+        execute(db, sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(names))
+    execute(db, PIN_SETTINGS, [json.dumps(PINNED_SETTINGS)])
+
+
+def rollback(db: Connection) -> None:
+    """End the transaction without a trace."""
+    execute(db, "ROLLBACK")
 
 
 def begin_restore(db: Connection) -> None:
     """Begin the one transaction of a restore."""
     begin(db, "ISOLATION LEVEL READ COMMITTED READ WRITE")
+
+
+# What a script may have left in its session, for the next client of a pooler.
+LEAVE_NOTHING_BEHIND = """
+    RESET SESSION AUTHORIZATION; RESET ROLE; RESET search_path; RESET ALL;
+    CLOSE ALL; DEALLOCATE ALL; UNLISTEN *; SELECT pg_advisory_unlock_all(); DISCARD TEMP
+"""
 
 
 def commit(db: Connection) -> None:
@@ -1798,7 +1889,8 @@ def commit(db: Connection) -> None:
     had set beneath it would come to light with the commit.
     """
     try:
-        execute(db, "RESET search_path; RESET ALL; COMMIT")
+        execute(db, LEAVE_NOTHING_BEHIND)
+        execute(db, "COMMIT")
     except psycopg2.OperationalError as error:
         if error.pgcode:
             raise
@@ -1873,14 +1965,24 @@ def fetch_sequence_states(
 ) -> dict[Relation, SequenceState]:
     """Return the state of each sequence; sequences are not part of any snapshot."""
     names = [sequence.relation for sequence in sequences]
-    probes = (
+    probes = [
         sql.SQL("SELECT {}, last_value, is_called FROM {}").format(
             sql.Literal(place), name.ident
         )
         for place, name in enumerate(names)
-    )
-    rows = fetch(db, sql.SQL(" UNION ALL ").join(probes)) if names else []
-    return {names[place]: SequenceState(*state) for place, *state in rows}
+    ]
+    return {
+        names[place]: SequenceState(*state) for place, *state in fetch_union(db, probes)
+    }
+
+
+def fetch_union(
+    db: Connection, queries: Seq[sql.Composable], batch: int = 1000
+) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of many queries in few round trips; a huge UNION has no stack."""
+    for start in range(0, len(queries), batch):
+        part = queries[start : start + batch]
+        yield from fetch(db, sql.SQL(" UNION ALL ").join(part))
 
 
 def fetch_left_out(db: Connection) -> dict[str, list[str]]:
@@ -1911,14 +2013,8 @@ def fetch_facts(db: Connection) -> list[Fact]:
 
 def fetch_server_facts(db: Connection) -> ServerFacts:
     """Return what decides whether a statement makes sense here."""
-    settings, roles, own_roles, extensions, has_public = fetch(db, ASK_SERVER_FACTS)[0]
-    return ServerFacts(
-        frozenset(settings),
-        frozenset(roles),
-        frozenset(own_roles),
-        frozenset(extensions),
-        has_public,
-    )
+    *sets, has_public, others_public = fetch(db, ASK_SERVER_FACTS)[0]
+    return ServerFacts(*(*map(frozenset, sets), has_public, others_public))
 
 
 def server_version(db: Connection) -> str:
@@ -2121,7 +2217,7 @@ def fetch_filled(db: Connection, tables: Iterable[Table]) -> list[Table]:
         )
         for place, table in numbered
     ]
-    filled = {place for (place,) in fetch(db, sql.SQL(" UNION ALL ").join(probes))}
+    filled = {place for (place,) in fetch_union(db, probes)}
     return [table for place, table in numbered if place in filled]
 
 
@@ -2143,11 +2239,12 @@ def set_aside(
 ) -> list[sql.Composable]:
     """Drop foreign keys and rest triggers of the tables; return what rebuilds them.
 
-    Ownership is enough for it, cycles of foreign keys load in any order, and a key that
-    is added again is validated against every row.
+    Keys that lead to the tables go with those that start from them, for a table that
+    another one refers to cannot be emptied. Ownership is enough for all of it, cycles
+    load in any order, and a key that is added again is validated against every row.
     """
     names = {name for table in loaded for name in (table.relation, *table.partitions)}
-    keys = [key for key in catalog.foreign_keys if key.table in names]
+    keys = [key for key in catalog.foreign_keys if {key.table, key.references} & names]
     triggers = [trigger for trigger in catalog.triggers if trigger.table in names]
     resting = (trigger for trigger in triggers if trigger.state != "D")
     execute_all(db, [*map(drop_foreign_key, keys), *map(disable_trigger, resting)])
@@ -2259,6 +2356,17 @@ def set_sequences(
     execute_all(db, [*restarts, *recalls, *raises])
 
 
+def make_setval_transactional(db: Connection, sequences: Seq[Sequence]) -> None:
+    """Let a ROLLBACK take back what a script does with setval.
+
+    RESTART gives each sequence a new file, and its present state goes into that.
+    """
+    states = fetch_sequence_states(db, sequences)
+    every = {sequence.oid for sequence in sequences}
+    plain = [dataclasses.replace(sequence, uses=()) for sequence in sequences]
+    set_sequences(db, plain, states, every)
+
+
 def raise_sequence(sequence: Sequence) -> Iterator[sql.Composable]:
     """Yield what moves a sequence beyond the ids in its columns, if it is behind."""
     if sequence.cycles:  # comes back to low numbers on purpose
@@ -2286,9 +2394,10 @@ def raise_sequence(sequence: Sequence) -> Iterator[sql.Composable]:
 
 def refresh(db: Connection, view: MaterializedView, *, with_data: bool) -> None:
     """Fill a materialized view, or empty it; raise SnapshotError with its name."""
-    query = sql.SQL("REFRESH MATERIALIZED VIEW {} {}").format(
-        view.relation.ident, sql.SQL("" if with_data else "WITH NO DATA")
-    )
+    # A view shows what its owner sees, policies included.
+    query = sql.SQL(
+        "SET LOCAL row_security = on; REFRESH MATERIALIZED VIEW {} {}"
+    ).format(view.relation.ident, sql.SQL("" if with_data else "WITH NO DATA"))
     try:
         execute(db, query)
     except psycopg2.Error as error:
@@ -2754,11 +2863,9 @@ def export(settings: Settings, plan: ExportPlan, report: Report) -> list[Copied]
         connected(server) as db,
         staged(plan.folder) as stage,
     ):
-        begin_export(db)
-        catalog = fetch_catalog(db)
-        chosen = select_tables(catalog.tables, plan.only, plan.exclude)
+        catalog, chosen = begin_with_locks(db, plan)
         check_exportable(db, catalog, chosen, report)
-        sequences = list(chosen_sequences(catalog, chosen, partial=bool(plan.only)))
+        sequences = list(chosen_sequences(catalog, chosen, partial=False))
         check_blueprint(chosen, sequences, script, plan.schema_file)
         hashes = {SCHEMA_FILE: write_file(stage / SCHEMA_FILE, script.raw)}
         exported = [
@@ -2785,6 +2892,23 @@ def export(settings: Settings, plan: ExportPlan, report: Report) -> list[Copied]
         )
         write_file(stage / MANIFEST_FILE, render_manifest(manifest).encode())
         return [copied for copied, _ in exported]
+
+
+def begin_with_locks(db: Connection, plan: ExportPlan) -> tuple[Catalog, list[Table]]:
+    """Begin the transaction snapshot; return its catalog and the tables to export.
+
+    Which tables to lock is only known from a snapshot before it: look again until no
+    table came or went in between.
+    """
+    locked: list[Table] = []
+    while True:
+        begin_export(db, locked)
+        catalog = fetch_catalog(db)
+        chosen = select_tables(catalog.tables, plan.only, plan.exclude)
+        if {table.oid for table in chosen} == {table.oid for table in locked}:
+            return catalog, chosen
+        rollback(db)
+        locked = chosen
 
 
 def check_exportable(
@@ -2822,11 +2946,17 @@ def render_left_out(kind: str, names: Seq[str], most: int = 5) -> str:
 def chosen_sequences(
     catalog: Catalog, chosen: Iterable[Table], *, partial: bool
 ) -> Iterator[Sequence]:
-    """Yield the sequences of the chosen tables, and unless partial the free ones."""
+    """Yield the sequences of the chosen tables; unless partial, all but the others'.
+
+    Who else may call a sequence (a view, a function, a domain) no catalog tells.
+    """
     names = {name for table in chosen for name in (table.relation, *table.partitions)}
+    others = {part for part, root in catalog.roots.items() if root not in names}
+    others |= {table.relation for table in catalog.tables} - names
     for sequence in catalog.sequences:
         tables = {table for table, _ in sequence.uses} | {sequence.owner} - {None}
-        if tables & names or not (tables or partial):
+        of_others = bool(tables) and tables <= others
+        if tables & names or not (of_others or partial):
             yield sequence
 
 
@@ -2887,6 +3017,8 @@ class RestorePlan:
     accept_edits: bool = False
     accept_drift: bool = False
     dry_run: bool = False
+    data_only: bool = False
+    only: tuple[str, ...] = ()  # patterns of tables, with data_only; none: all
 
 
 def restore(settings: Settings, plan: RestorePlan, report: Report) -> list[Copied]:
@@ -2896,16 +3028,11 @@ def restore(settings: Settings, plan: RestorePlan, report: Report) -> list[Copie
         reachable(settings) as server,
         connected(server) as db,
     ):
+        if snapshot.manifest is None:
+            report.note("no manifest: checksums, row counts and catalog go unchecked")
         begin_restore(db)
-        before = fetch_catalog(db)
-        facts_before = fetch_facts(db)
-        replay(db, snapshot, report)
-        catalog = fetch_catalog(db)
-        report_lost(before, catalog, report)
-        copied = load(db, snapshot, before, catalog, report)
-        check_rows(snapshot, copied)
-        if not plan.accept_drift:
-            check_drift(db, snapshot, before, catalog, facts_before)
+        replace = replace_rows if plan.data_only else replace_schema
+        copied = replace(db, snapshot, plan, report)
         if plan.dry_run:
             return copied
         commit(db)
@@ -2913,29 +3040,80 @@ def restore(settings: Settings, plan: RestorePlan, report: Report) -> list[Copie
     return copied
 
 
-def load(
-    db: Connection,
-    snapshot: Snapshot,
-    before: Catalog,
-    catalog: Catalog,
-    report: Report,
+def replace_schema(
+    db: Connection, snapshot: Snapshot, plan: RestorePlan, report: Report
 ) -> list[Copied]:
-    """Load every CSV into its table, and bring all that depends on rows up to date."""
+    """Replay the blueprint, load every CSV, and check that nothing differs."""
+    before = fetch_catalog(db)
+    facts_before = fetch_facts(db)
+    visible = [each for each in before.tables if each.readable and not each.hides_rows]
+    filled = fetch_filled(db, visible)
+    replay(db, snapshot, before, report)
+    catalog = fetch_catalog(db)
+    report_lost(before, catalog, report)
     known = frozenset(before.relations.values())
     loads = plan_loads(snapshot, catalog, known)
     tables = [load.table for load in loads]
+    if not plan.accept_drift:
+        check_kept(filled, tables, before, catalog)
     force_policies(db, tables, "NO FORCE")
     seeded = fetch_filled(db, tables)
     check_new(seeded, known, report)
     lost_keys = keys_lost(before, catalog)
+    copied = load(
+        db, snapshot, catalog, loads, report, stale=seeded, lost_keys=lost_keys
+    )
+    restore_sequences(db, snapshot, catalog, loads, known)
+    force_policies(db, tables, "FORCE")
+    refresh_views(db, snapshot, catalog, known)
+    if not plan.accept_drift:
+        facts = fetch_facts(db)
+        check_survivors(facts_before, facts, before, catalog, tables)
+        check_drift(snapshot, server_version(db), facts_before, facts, before, catalog)
+    return copied
+
+
+def replace_rows(
+    db: Connection, snapshot: Snapshot, plan: RestorePlan, report: Report
+) -> list[Copied]:
+    """Replace the rows of the snapshot's tables; the target's schema stays."""
+    catalog = fetch_catalog(db)
+    known = frozenset(catalog.relations.values())
+    loads = plan_loads(snapshot, catalog, known)
+    if plan.only:
+        chosen = select_tables([load.table for load in loads], plan.only, ())
+        loads = [load for load in loads if load.table in chosen]
+    tables = [load.table for load in loads]
+    force_policies(db, tables, "NO FORCE")
+    copied = load(db, snapshot, catalog, loads, report, stale=tables, lost_keys=())
+    restore_sequences(db, snapshot, catalog, loads, known, partial=bool(plan.only))
+    force_policies(db, tables, "FORCE")
+    refresh_views(db, snapshot, catalog, known=())
+    return copied
+
+
+def load(
+    db: Connection,
+    snapshot: Snapshot,
+    catalog: Catalog,
+    loads: Seq[Load],
+    report: Report,
+    *,
+    stale: Collection[Table],
+    lost_keys: Iterable[ForeignKey],
+) -> list[Copied]:
+    """Load every CSV into its table; rows of `stale` tables go first.
+
+    Raises SnapshotError if a file does not fit, or has another number of rows than the
+    manifest says.
+    """
+    tables = [load.table for load in loads]
     aside = [*set_aside(db, catalog, tables), *map(add_lost_key, lost_keys)]
-    truncate(db, seeded)
+    truncate(db, stale)
     use_search_path_of_role(db)
     copied = [restore_table(db, load, report) for load in loads]
+    check_rows(snapshot, copied)
     rebuild(db, aside)
-    restore_sequences(db, snapshot, catalog, tables, known)
-    refresh_views(db, snapshot, catalog, known)
-    force_policies(db, tables, "FORCE")
     return copied
 
 
@@ -2961,11 +3139,12 @@ def check_rows(snapshot: Snapshot, copied: Iterable[Copied]) -> None:
 
 
 def check_drift(
-    db: Connection,
     snapshot: Snapshot,
+    version: str,
+    facts_before: Iterable[Fact],
+    facts: Iterable[Fact],
     before: Catalog,
     after: Catalog,
-    facts_before: Iterable[Fact],
 ) -> None:
     """Raise with a diff if the restored catalog is not the one that was exported.
 
@@ -2974,12 +3153,13 @@ def check_drift(
     if snapshot.manifest is None:
         return
     theirs = snapshot.manifest.server_version.split(".")[0]
-    same_version = theirs == server_version(db).split(".")[0]
+    same_version = theirs == version.split(".", maxsplit=1)[0]
     old = {fact.line for fact in facts_before if fact.about is None}
+    expected = frozenset(snapshot.facts)
     found = [
         fact.line
-        for fact in fetch_facts(db)
-        if fact.line in snapshot.facts
+        for fact in facts
+        if fact.line in expected
         or not (fact.line in old or outlived(fact.about, before, after))
     ]
     lines = drift(
@@ -3003,8 +3183,10 @@ def outlived(relation: Relation | None, before: Catalog, after: Catalog) -> bool
     return oid is not None and after.relations.get(relation) == oid
 
 
-def replay(db: Connection, snapshot: Snapshot, report: Report) -> None:
+def replay(db: Connection, snapshot: Snapshot, before: Catalog, report: Report) -> None:
     """Run the blueprint, and say which of its statements were skipped."""
+    if "setval" in snapshot.script.names:
+        make_setval_transactional(db, before.sequences)
     statements, skipped = plan_statements(
         snapshot.script.statements, fetch_server_facts(db)
     )
@@ -3031,6 +3213,51 @@ def check_new(seeded: Iterable[Table], known: Collection[int], report: Report) -
         )
 
 
+def check_kept(
+    filled: Iterable[Table], loaded: Iterable[Table], before: Catalog, after: Catalog
+) -> None:
+    """Raise if the blueprint dropped tables whose rows no CSV brings back."""
+    back = {table.relation for table in loaded}
+    gone = [
+        str(table.relation)
+        for table in filled
+        if table.relation not in back and not outlived(table.relation, before, after)
+    ]
+    if gone:
+        raise SnapshotError(
+            f"{SCHEMA_FILE} drops {', '.join(gone)}; the snapshot lacks those rows",
+            hint=f"export them, too, or take them out of {SCHEMA_FILE}; "
+            "--accept-drift loses them",
+            code=EXIT_DAMAGED,
+        )
+
+
+def check_survivors(
+    facts_before: Iterable[Fact],
+    facts: Iterable[Fact],
+    before: Catalog,
+    after: Catalog,
+    loaded: Iterable[Table],
+) -> None:
+    """Raise if DROP … CASCADE took parts of what the blueprint does not make."""
+    made = {table.relation for table in loaded}
+    there = {fact.line for fact in facts}
+    lost = [
+        fact.line
+        for fact in facts_before
+        if fact.line not in there
+        and fact.about not in made
+        and outlived(fact.about, before, after)
+    ]
+    if lost:
+        raise SnapshotError(
+            f"{SCHEMA_FILE} took parts of what it does not make:\n"
+            + "\n".join(f"  -{line}" for line in lost),
+            hint="drop without CASCADE, or lose them with --accept-drift",
+            code=EXIT_DAMAGED,
+        )
+
+
 def report_lost(before: Catalog, after: Catalog, report: Report) -> None:
     """Say what the blueprint's DROP … CASCADE took and nothing brought back."""
     gone = sorted(before.relations.keys() - after.relations.keys())
@@ -3045,8 +3272,9 @@ def keys_lost(before: Catalog, after: Catalog) -> list[ForeignKey]:
         key
         for key in before.foreign_keys
         if (key.table, key.name) not in kept
-        and after.relations.get(key.table) == before.relations[key.table]
+        and outlived(key.table, before, after)
         and key.references in after.relations
+        and not outlived(key.references, before, after)
     ]
 
 
@@ -3069,7 +3297,7 @@ def plan_loads(
         planned = [(t, named[t.relation]) for t, _ in planned if t.relation in named]
         faults = []
         orphans = sorted(set(named.values()) - {name for _, name in planned})
-    faults += [f"{name} belongs to no table of {SCHEMA_FILE}" for name in orphans]
+    faults += [f"{name} belongs to no table" for name in orphans]
     loads = [Load(table, files[name]) for table, name in planned if name in files]
     faults += [fault for load in loads for fault in header_faults(load)]
     if faults:
@@ -3116,20 +3344,25 @@ def restore_sequences(
     db: Connection,
     snapshot: Snapshot,
     catalog: Catalog,
-    tables: Seq[Table],
+    loads: Iterable[Load],
     known: Collection[int],
+    *,
+    partial: bool = False,
 ) -> None:
-    """Set the sequences of the snapshot and those of the loaded tables."""
+    """Set the sequences of the loaded tables; unless partial, the snapshot's rest."""
+    tables = [load.table for load in loads]
+    used = {each.relation for each in chosen_sequences(catalog, tables, partial=True)}
     states = snapshot.manifest.sequences if snapshot.manifest else {}
+    if partial:
+        states = {name: state for name, state in states.items() if name in used}
     there = {sequence.relation: sequence for sequence in catalog.sequences}
     absent = sorted(states.keys() - there.keys())
     if absent:
         raise SnapshotError(
-            f"{SCHEMA_FILE} does not create {', '.join(map(str, absent))}",
-            hint="bring it up to date and export again; the target was not changed",
+            f"there is no sequence {', '.join(map(str, absent))} to set",
+            hint=f"bring {SCHEMA_FILE} up to date and export again",
             code=EXIT_DAMAGED,
         )
-    used = {each.relation for each in chosen_sequences(catalog, tables, partial=True)}
     names = sorted(used | states.keys())
     set_sequences(db, [there[name] for name in names], states, known)
 
@@ -3143,7 +3376,8 @@ def refresh_views(
         if manifest is None:
             wanted: bool | None = None if view.oid in known else True
         else:
-            wanted = manifest.materialized_views.get(view.relation)
+            new = None if view.oid in known else view.populated
+            wanted = manifest.materialized_views.get(view.relation, new)
         if wanted or (wanted is False and view.populated):
             refresh(db, view, with_data=wanted)
 
@@ -3243,7 +3477,7 @@ exit status:
   0  done
   1  failed: the database or the disk said no
   2  wrong usage or configuration
-  3  the snapshot is damaged
+  3  the snapshot is damaged, or the database would differ from it
 """
 
 EXPORT_EPILOG = """\
@@ -3252,6 +3486,8 @@ examples:
     python export_restore.py export
   Take another database to a folder of its own:
     python export_restore.py export --env-file prod.env --dir prod-snapshot
+  Take some of the tables:
+    python export_restore.py export --tables leads 'sales.*'
 """
 
 RESTORE_EPILOG = """\
@@ -3260,6 +3496,10 @@ examples:
     python export_restore.py restore
   Bring it into another server's database:
     python export_restore.py restore --env-file supabase.env
+  See whether that would work, and change nothing:
+    python export_restore.py restore --env-file supabase.env --dry-run
+  Replace the rows of one table, where migrations own the schema:
+    python export_restore.py restore --data-only --tables leads
 """
 
 
@@ -3291,6 +3531,10 @@ def build_parser() -> argparse.ArgumentParser:
     option = command.add_argument
     option("--dry-run", action="store_true",
            help="do everything, checks included, and change nothing")  # fmt: skip
+    option("--data-only", action="store_true",
+           help="keep the target's schema and replace the rows alone")  # fmt: skip
+    option("--tables", nargs="+", default=[], metavar="PATTERN",
+           help="with --data-only: these alone")  # fmt: skip
     option("--accept-edits", action="store_true",
            help="files were changed since the export on purpose")  # fmt: skip
     option("--accept-drift", action="store_true",
@@ -3350,7 +3594,15 @@ def command_restore(arguments: argparse.Namespace) -> int:
         accept_edits=arguments.accept_edits,
         accept_drift=arguments.accept_drift,
         dry_run=arguments.dry_run,
+        data_only=arguments.data_only,
+        only=tuple(arguments.tables),
     )
+    if plan.only and not plan.data_only:
+        raise SnapshotError(
+            "--tables goes with --data-only: a blueprint is replayed as a whole",
+            hint="add --data-only, or leave out --tables",
+            code=EXIT_USAGE,
+        )
     copied = restore(settings, plan, report)
     if plan.dry_run:
         report.result(copied, f"It would work. Nothing was changed in {settings}.")
@@ -3361,6 +3613,9 @@ def command_restore(arguments: argparse.Namespace) -> int:
 
 def run_command(program: str, command: Callable[[], int]) -> int:
     """Run a command and return its exit status; tell a failure in two lines."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names may be in any script
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = command()
         sys.stdout.flush()
@@ -3370,12 +3625,15 @@ def run_command(program: str, command: Callable[[], int]) -> int:
     except SnapshotError as error:
         return tell_failure(program, error)
     except KeyboardInterrupt:
-        print(f"{program}: interrupted; nothing was changed", file=sys.stderr)
+        print(f"{program}: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # Whoever read stdout is gone; keep the interpreter from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
+    except OSError as error:
+        hint = "see whether the file or folder is there and yours"
+        return tell_failure(program, SnapshotError(str(error), hint=hint))
 
 
 def tell_failure(program: str, error: SnapshotError) -> int:

@@ -84,8 +84,13 @@ line" text, "{brace}" text);
         CREATE TABLE fk_c (a int);
         ALTER TABLE fk_c ADD CONSTRAINT loose FOREIGN KEY (a) REFERENCES fk_a NOT VALID;
         COMMENT ON CONSTRAINT loose ON fk_c IS 'never checked: 100% {}';
+        CREATE TABLE lax_check (a int);
+        ALTER TABLE lax_check ADD CONSTRAINT positive CHECK (a > 0) NOT VALID;
         """,
         """
+        ALTER TABLE lax_check DROP CONSTRAINT positive;
+        INSERT INTO lax_check VALUES (-1), (1);
+        ALTER TABLE lax_check ADD CONSTRAINT positive CHECK (a > 0) NOT VALID;
         INSERT INTO fk_a VALUES (1, 2, 1, 1), (2, 2, NULL, NULL);
         INSERT INTO fk_b VALUES (1, 1, 1, 1), (2, NULL, NULL, NULL);
         UPDATE fk_a SET b = 3 - id;

@@ -55,6 +55,10 @@ def test_the_shell_never_overrides(
             ("h", 5432, "d", "u.ref", "p@/"),
         ),
         ("postgresql://u:p@ss#w/rd%@h:1/d", ("h", 1, "d", "u", "p@ss#w/rd%")),
+        (
+            "postgresql://u:p@h:1/d?application_name=me@home",
+            ("h", 1, "d", "u", "p"),
+        ),
         ("postgresql://u:p@[::1]:5433/d", ("::1", 5433, "d", "u", "p")),
         ("postgresql://u@/d?host=/run/pg&port=5433", ("/run/pg", 5433, "d", "u", "")),
     ],
@@ -68,6 +72,22 @@ def test_database_url(tmp_path: Path, url: str, expected: tuple[object, ...]) ->
         found.user,
         found.password,
     ) == expected
+
+
+def test_a_url_stands_alone(tmp_path: Path) -> None:
+    """Other keys of the file must not fill its gaps."""
+    parts = "DB_HOST=dev\nDB_PORT=6543\nDB_NAME=dev\nDB_PASSWORD=devpw\n"
+    with pytest.raises(er.SnapshotError, match="DB_NAME, DB_PASSWORD"):
+        settings(tmp_path, parts + "DATABASE_URL=postgresql://u@prod.example.com\n")
+    found = settings(tmp_path, parts + "DATABASE_URL=postgresql://u:p@prod/db\n")
+    assert (found.host, found.port, found.dbname) == ("prod", 5432, "db")
+
+
+def test_parameters_that_would_lead_elsewhere(tmp_path: Path) -> None:
+    with pytest.raises(er.SnapshotError, match="has the parameter options"):
+        settings(
+            tmp_path, "DATABASE_URL=postgresql://u:p@h/d?options=-csearch_path=a\n"
+        )
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,7 @@ def test_made_up_schemas_come_back(
     (work / "schema.sql").write_text(text, encoding="utf-8", newline="")
     source.execute(text)
     fill(source, tables)
+    target.execute("DROP SCHEMA IF EXISTS made CASCADE")  # of the example before
     succeed("export", "--env-file", source.env_file(work))
     succeed("restore", "--env-file", target.env_file(work))
     assert target.schema() == source.schema()

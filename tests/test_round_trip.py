@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT
@@ -251,6 +252,32 @@ def test_writers_at_work_never_tear_a_snapshot(
     finally:
         stop.set()
         writer.join()
+
+
+def test_truncate_by_others_does_not_empty_a_snapshot(
+    source: Database, work: Path, succeed: Succeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TRUNCATE shows older transaction snapshots an empty table; it has to wait."""
+    schema = "CREATE TABLE a_first (a int PRIMARY KEY); CREATE TABLE z (a int)"
+    (work / "schema.sql").write_text(schema)
+    source.execute(schema + "; INSERT INTO z SELECT generate_series(1, 1000)")
+    copy_out = er.copy_out
+    others: list[threading.Thread] = []
+
+    def meanwhile(*arguments: Any) -> int:
+        if not others:
+            query = "TRUNCATE z; INSERT INTO z VALUES (1)"
+            others.append(threading.Thread(target=source.execute, args=(query,)))
+            others[0].start()
+            others[0].join(0.5)
+            assert others[0].is_alive()
+        return copy_out(*arguments)
+
+    monkeypatch.setattr(er, "copy_out", meanwhile)
+    succeed("export", "--env-file", source.env_file(work))
+    others[0].join()
+    assert len((work / "exports/z.csv").read_text().splitlines()) == 1001
+    assert source.fetch("SELECT count(*) FROM z") == [(1,)]
 
 
 def check_references(folder: Path) -> None:

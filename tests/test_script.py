@@ -43,6 +43,15 @@ SPLITS = {
         "CREATE OR REPLACE PROCEDURE p() BEGIN ATOMIC a; b; END; c",
         ["CREATE OR REPLACE PROCEDURE p() BEGIN ATOMIC a; b; END", "c"],
     ),
+    "a body with a column called end": (
+        "create function f() returns int begin atomic select 1 as end; end; b",
+        ["create function f() returns int begin atomic select 1 as end; end", "b"],
+    ),
+    "a routine called begin": (
+        "create function begin() returns int language sql as 'select 1'; b",
+        ["create function begin() returns int language sql as 'select 1'", "b"],
+    ),
+    "a string that goes on": ("a E'x'\n  'it\\'s;'; b", ["a E'x'\n  'it\\'s;'", "b"]),
     "restrict lines": ("\\restrict AbC\na;\n\\unrestrict AbC\n", ["a"]),
     "byte-order mark and CRLF": ("\ufeffa;\r\nb;\r\n", ["a", "b"]),
     "no-break space is a letter": ("a\u00a0b; c", ["a\u00a0b", "c"]),
@@ -73,6 +82,9 @@ FAULTS = {
     "rollback": ("a;\nrollback;", "line 2: ROLLBACK cannot"),
     "savepoint": ("savepoint x", "SAVEPOINT cannot"),
     "two phases": ("prepare transaction 'x'", "PREPARE cannot"),
+    "no transaction": ("a;\nvacuum t", "line 2: vacuum t cannot run"),
+    "concurrently": ("create index concurrently i on t (a)", "cannot run in a"),
+    "a NUL": ("a;\n'\0'", "line 2: not UTF-8"),
     "rows": ("copy t from stdin;\n1\n\\.\n", "line 1: COPY"),
     "psql": ("a;\n\\i other.sql\n", "line 2: \\i is a command of psql"),
 }
@@ -99,7 +111,8 @@ def test_prepare_of_a_plain_statement_is_no_transaction() -> None:
 def test_large_scripts_take_linear_time() -> None:
     """A literal of megabytes and a list of 100,000 words are no special case."""
     text = "a '" + "x''" * 1_000_000 + "'; b " + "w," * 100_000 + ";"
-    assert len(statements(text)) == 2
+    text += "insert into t values (1);\n" * 20_000
+    assert len(statements(text)) == 20_002
 
 
 def test_names_are_stored_as_the_catalog_stores_them() -> None:
