@@ -336,7 +336,9 @@ class CsvFile:
     path: Path
     size: int  # bytes
     header: tuple[str, ...]
-    rows: int | None  # as the manifest says; None: unknown, or edited since
+    # As the manifest says; None: unknown, or edited since.
+    rows: int | None
+    sha256: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -1119,7 +1121,7 @@ def resource_entry(resource: Resource) -> dict[str, Any]:
         "hash": f"sha256:{resource.sha256}",
         "schema": {
             "fields": [
-                {"name": name, "type": FIELD_TYPES.get(kind, "string")}
+                {"name": name, **FIELD_TYPES.get(kind, {"type": "string"})}
                 for name, kind in resource.columns
             ],
             "missingValues": [""],
@@ -1133,7 +1135,13 @@ def resource_entry(resource: Resource) -> dict[str, Any]:
     }
 
 
-FIELD_TYPES = {"smallint": "integer", "integer": "integer", "bigint": "integer"}
+# Types whose every value the standard can express; others are strings to it.
+FIELD_TYPES: dict[str, dict[str, Any]] = {
+    "smallint": {"type": "integer"},
+    "integer": {"type": "integer"},
+    "bigint": {"type": "integer"},
+    "boolean": {"type": "boolean", "trueValues": ["t"], "falseValues": ["f"]},
+}
 
 
 def parse_manifest(text: str, name: str) -> Manifest:
@@ -2552,15 +2560,13 @@ def read_snapshot(folder: Path, *, accept_edits: bool) -> Snapshot:
             code=EXIT_DAMAGED,
         )
     edited = check_files(folder, manifest, paths, accept_edits=accept_edits)
-    rows = {each.path: each.rows for each in manifest.resources} if manifest else {}
+    resources = manifest.resources if manifest else ()
+    intact = {each.path: each for each in resources if each.path not in edited}
     facts = folder / CATALOG_FILE
     return Snapshot(
         folder,
         read_script(folder / SCHEMA_FILE),
-        tuple(
-            read_csv_header(path, None if path.name in edited else rows.get(path.name))
-            for path in paths
-        ),
+        tuple(read_csv_header(path, intact.get(path.name)) for path in paths),
         manifest,
         # str.splitlines would split at more than newlines.
         tuple(facts.read_bytes().decode().split("\n")[:-1]) if manifest else (),
@@ -2630,7 +2636,7 @@ def file_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def read_csv_header(path: Path, rows: int | None) -> CsvFile:
+def read_csv_header(path: Path, resource: Resource | None) -> CsvFile:
     """Read a CSV's column names; raise if they are no UTF-8 text."""
     try:
         with path.open("rb") as file:
@@ -2640,7 +2646,11 @@ def read_csv_header(path: Path, rows: int | None) -> CsvFile:
                 line.decode() for line in iter(lambda: file.readline(1 << 20), b"")
             )
             header = next(csv.reader(lines, strict=True), [])
-            return CsvFile(path, path.stat().st_size, tuple(header), rows)
+            size = path.stat().st_size
+            rows, digest = (
+                (resource.rows, resource.sha256) if resource else (None, None)
+            )
+            return CsvFile(path, size, tuple(header), rows, digest)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SnapshotError(
             f"{path.name}, line 1: the column names cannot be read: {reason(error)}",
@@ -2673,11 +2683,10 @@ class CsvReader(io.RawIOBase):
         super().close()
 
 
-class CsvWriter(io.RawIOBase):
-    """A new CSV, readable by its owner alone; hashes, and tells of bytes going by."""
+class Hasher(io.RawIOBase):
+    """A sink that hashes, and tells of the bytes that go by."""
 
-    def __init__(self, path: Path, advance: Callable[[int], object]) -> None:
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    def __init__(self, advance: Callable[[int], object]) -> None:
         self._advance = advance
         self._hash = sha256()
         self.size = 0
@@ -2690,11 +2699,21 @@ class CsvWriter(io.RawIOBase):
         return True
 
     def write(self, chunk: Any) -> int:
-        written = os.write(self._file, chunk)
-        self._hash.update(chunk[:written])
-        self.size += written
-        self._advance(written)
-        return written
+        self._hash.update(chunk)
+        self.size += len(chunk)
+        self._advance(len(chunk))
+        return len(chunk)
+
+
+class CsvWriter(Hasher):
+    """A new CSV, readable by its owner alone; reaches the disk when it is closed."""
+
+    def __init__(self, path: Path, advance: Callable[[int], object]) -> None:
+        super().__init__(advance)
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+
+    def write(self, chunk: Any) -> int:
+        return super().write(chunk[: os.write(self._file, chunk)])
 
     def close(self) -> None:
         if not self.closed:
@@ -3017,6 +3036,7 @@ class RestorePlan:
     accept_edits: bool = False
     accept_drift: bool = False
     dry_run: bool = False
+    checksum: bool = False
     data_only: bool = False
     only: tuple[str, ...] = ()  # patterns of tables, with data_only; none: all
 
@@ -3064,6 +3084,8 @@ def replace_schema(
         db, snapshot, catalog, loads, report, stale=seeded, lost_keys=lost_keys
     )
     restore_sequences(db, snapshot, catalog, loads, known)
+    if plan.checksum:
+        check_content(db, loads, report)
     force_policies(db, tables, "FORCE")
     refresh_views(db, snapshot, catalog, known)
     if not plan.accept_drift:
@@ -3087,6 +3109,8 @@ def replace_rows(
     force_policies(db, tables, "NO FORCE")
     copied = load(db, snapshot, catalog, loads, report, stale=tables, lost_keys=())
     restore_sequences(db, snapshot, catalog, loads, known, partial=bool(plan.only))
+    if plan.checksum:
+        check_content(db, loads, report)
     force_policies(db, tables, "FORCE")
     refresh_views(db, snapshot, catalog, known=())
     return copied
@@ -3210,6 +3234,31 @@ def check_new(seeded: Iterable[Table], known: Collection[int], report: Report) -
     if new:
         report.note(
             f"the snapshot's rows replace those of {SCHEMA_FILE}: {', '.join(new)}"
+        )
+
+
+def check_content(db: Connection, loads: Iterable[Load], report: Report) -> None:
+    """Read every table again; raise if what is in it is not what is in its file.
+
+    Files that were edited, or are in no manifest, are compared with nothing.
+    """
+    differing: list[str] = []
+    for load in loads:
+        if load.file.sha256 is None:
+            continue
+        with report.progress(
+            f"{load.table.relation}, again", load.file.size
+        ) as advance:
+            raw = Hasher(advance)
+            with io.BufferedWriter(raw, CHUNK_BYTES) as stream:
+                copy_out(db, load.table, stream)
+        if raw.sha256 != load.file.sha256:
+            differing.append(str(load.table.relation))
+    if differing:
+        raise SnapshotError(
+            f"the rows of {', '.join(differing)} are not those of the snapshot",
+            hint="see whether something changes rows as they come; nothing was changed",
+            code=EXIT_DAMAGED,
         )
 
 
@@ -3531,6 +3580,8 @@ def build_parser() -> argparse.ArgumentParser:
     option = command.add_argument
     option("--dry-run", action="store_true",
            help="do everything, checks included, and change nothing")  # fmt: skip
+    option("--checksum", action="store_true",
+           help="read every table again before the commit, and compare")  # fmt: skip
     option("--data-only", action="store_true",
            help="keep the target's schema and replace the rows alone")  # fmt: skip
     option("--tables", nargs="+", default=[], metavar="PATTERN",
@@ -3594,6 +3645,7 @@ def command_restore(arguments: argparse.Namespace) -> int:
         accept_edits=arguments.accept_edits,
         accept_drift=arguments.accept_drift,
         dry_run=arguments.dry_run,
+        checksum=arguments.checksum,
         data_only=arguments.data_only,
         only=tuple(arguments.tables),
     )

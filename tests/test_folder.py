@@ -366,6 +366,23 @@ def test_two_exports_at_once_do_not_mix(
         marker.join()
 
 
+def test_an_export_waits_for_readers(
+    changing: tuple[Database, Path], work: Path
+) -> None:
+    """A restore reads the files for a while; they must not change under it."""
+    _, env = changing
+    old = state_of(work / "exports")
+    with er.opened_snapshot(work / "exports"):
+        process = run_process("export", "--env-file", env)
+        time.sleep(1.5)
+        assert process.poll() is None
+        names = {path.name for path in (work / "exports").glob("*.csv")}
+        assert names == set(old)
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert state_of(work / "exports") != old
+
+
 def test_disk_full(exported: Database, work: Path) -> None:
     """The old snapshot stays whole, and the message says why."""
     before = state_of(work / "exports")
@@ -388,3 +405,36 @@ def test_disk_full(exported: Database, work: Path) -> None:
     ]
     assert state_of(work / "exports") == before
     assert not list((work / "exports").glob(".[er]*"))
+
+
+def test_checksum_reads_every_row_again(
+    exported: Database, work: Path, run: Run, succeed: Succeed
+) -> None:
+    """Something that changes rows as they come: here an event trigger."""
+    env = exported.env_file(work)
+    succeed("restore", "--env-file", env, "--checksum")
+    exported.execute(
+        "CREATE FUNCTION meddle() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " IF EXISTS (SELECT FROM pg_tables WHERE tablename = 'leads') THEN"
+        " UPDATE public.leads SET company = 'meddled'; END IF; END $$;"
+        "CREATE EVENT TRIGGER meddle ON ddl_command_end WHEN TAG IN ('ALTER TABLE')"
+        " EXECUTE FUNCTION meddle()"
+    )
+    before = exported.rows()
+    result = run("restore", "--env-file", env, "--checksum", "-q")
+    assert result.status == 3
+    assert "the rows of leads are not those of the snapshot" in result.err
+    assert exported.rows() == before
+
+
+def test_a_data_package_that_others_can_read(exported: Database, work: Path) -> None:
+    """frictionless finds no fault, and DuckDB the rows that the database has."""
+    import duckdb
+    import frictionless
+
+    report = frictionless.validate(str(work / "exports/datapackage.json"))
+    assert report.valid, report.flatten(["rowNumber", "fieldName", "note"])
+    assert len(report.tasks) == 3
+    query = "SELECT count(*), max(id) FROM read_csv(?)"
+    found = duckdb.execute(query, [str(work / "exports/leads.csv")]).fetchall()
+    assert found == exported.fetch("SELECT count(*), max(id) FROM leads")
