@@ -1151,30 +1151,8 @@ def parse_manifest(text: str, name: str) -> Manifest:
     """
     try:
         package = json.loads(text)
-        server = package["postgresql"]
-        check_format(server["format"], name)
-        manifest = Manifest(
-            created=package["created"],
-            tool_version=server["tool"],
-            server_version=server["server"],
-            database=server["database"],
-            resources=tuple(map(parsed_resource, package["resources"])),
-            sequences={
-                parsed_relation(each): SequenceState(
-                    whole(each["last_value"]), bool(each["is_called"])
-                )
-                for each in server["sequences"]
-            },
-            materialized_views={
-                parsed_relation(each): each["populated"]
-                for each in server["materialized_views"]
-            },
-            left_out=tuple(map(parsed_relation, server["left_out"])),
-            hashes={
-                file: digest.removeprefix("sha256:")
-                for file, digest in server["files"].items()
-            },
-        )
+        check_format(package["postgresql"]["format"], name)
+        manifest = parsed_manifest(package)
         if render_manifest(manifest) != text:
             raise ValueError("it was changed since the export")
         if manifest.hashes.keys() != {SCHEMA_FILE, CATALOG_FILE}:
@@ -1186,6 +1164,33 @@ def parse_manifest(text: str, name: str) -> Manifest:
             code=EXIT_DAMAGED,
         ) from error
     return manifest
+
+
+def parsed_manifest(package: Mapping[str, Any]) -> Manifest:
+    """Return the manifest that a Data Package holds."""
+    server = package["postgresql"]
+    return Manifest(
+        created=package["created"],
+        tool_version=server["tool"],
+        server_version=server["server"],
+        database=server["database"],
+        resources=tuple(map(parsed_resource, package["resources"])),
+        sequences={
+            parsed_relation(each): SequenceState(
+                whole(each["last_value"]), bool(each["is_called"])
+            )
+            for each in server["sequences"]
+        },
+        materialized_views={
+            parsed_relation(each): each["populated"]
+            for each in server["materialized_views"]
+        },
+        left_out=tuple(map(parsed_relation, server["left_out"])),
+        hashes={
+            file: digest.removeprefix("sha256:")
+            for file, digest in server["files"].items()
+        },
+    )
 
 
 def check_format(version: int, name: str) -> None:
