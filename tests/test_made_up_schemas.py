@@ -105,7 +105,7 @@ def fill(database: Database, tables: list[MadeUp]) -> None:
             names = ["id_", *(name for name, _ in table.columns)]
             values: list[sql.Composable] = [sql.SQL("DEFAULT")]
             values += [
-                sql.SQL("{}::{}").format(sql.Literal(value), sql.SQL(kind))
+                sql.SQL("CAST({} AS {})").format(sql.Literal(value), sql.SQL(kind))
                 for value, (_, kind) in zip(row, table.columns, strict=True)
             ]
             database.execute(
