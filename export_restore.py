@@ -2106,6 +2106,16 @@ def copy_in(
         return int(cursor.rowcount)
 
 
+def copy_in_file(
+    db: Connection, relation: Relation, columns: Collection[str], stream: Any, file: str
+) -> int:
+    """Load a snapshot's CSV; raise SnapshotError with file, line and column."""
+    try:
+        return copy_in(db, relation, columns, stream)
+    except psycopg2.Error as error:
+        raise copy_failure(error, file) from error
+
+
 def run_script(db: Connection, statements: Seq[Statement], name: str) -> None:
     """Run a schema script inside the open transaction, in one round trip.
 
@@ -3387,10 +3397,7 @@ def restore_table(db: Connection, load: Load, report: Report) -> Copied:
         report.progress(str(relation), file.size) as advance,
         CsvReader(file.path, advance) as stream,
     ):
-        try:
-            rows = copy_in(db, relation, file.header, stream)
-        except psycopg2.Error as error:
-            raise copy_failure(error, file.path.name) from error
+        rows = copy_in_file(db, relation, file.header, stream, file.path.name)
     return Copied(relation, rows, file.size, time.monotonic() - start)
 
 
