@@ -5,8 +5,10 @@
 # ///
 """Take a PostgreSQL database to a folder of plain files, and bring it back.
 
-export:   one transaction snapshot -> a copy of schema.sql and one CSV a table
-restore:  replay schema.sql, load the CSVs, set the sequences -> one commit
+export:    one transaction snapshot -> a copy of schema.sql and one CSV a table
+restore:   replay schema.sql, load the CSVs, set the sequences -> one commit
+verify:    does the database still hold what the folder does?
+rehearse:  prove that the folder can be restored, where it harms nobody
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import dataclasses
 import difflib
 import fnmatch
 import graphlib
+import heapq
 import io
 import ipaddress
 import itertools
@@ -32,6 +35,7 @@ import tempfile
 import time
 import unicodedata
 import urllib.parse
+import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
@@ -73,6 +77,8 @@ CATALOG_FILE = "catalog.txt"
 STAGING_PREFIX = ".export-"
 STAGE_GRACE = 60  # seconds that a new stage has to be locked by its export
 READY_FOLDER = ".ready"
+PRIVATE_PREFIX = "export_restore-"
+SCRATCH_PREFIX = "export_restore_rehearsal_"
 
 CHUNK_BYTES = 1 << 18
 IDENTIFIER_BYTES = 63  # NAMEDATALEN - 1: PostgreSQL cuts longer names
@@ -351,6 +357,48 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class RowDifferences:
+    """Rows of one kind that differ: how many, and what the first of them are called."""
+
+    count: int = 0
+    first: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A table of the snapshot beside the one in the database."""
+
+    relation: Relation
+    rows: int | None = None  # in the database; None: they could not be compared
+    obstacle: str = ""  # why not
+    missing: RowDifferences = RowDifferences()
+    extra: RowDifferences = RowDifferences()
+    changed: RowDifferences = RowDifferences()
+
+    @property
+    def same(self) -> bool:
+        kinds = (self.missing, self.extra, self.changed)
+        return not self.obstacle and not any(kind.count for kind in kinds)
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What a comparison of a database with a snapshot found."""
+
+    tables: tuple[Compared, ...]
+    states: tuple[str, ...]  # sequences and materialized views that differ
+    catalog: tuple[str, ...]  # lines of a unified diff
+
+    @property
+    def equal(self) -> bool:
+        return (
+            all(table.same for table in self.tables)
+            and not self.states
+            and not self.catalog
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Copied:
     """One table that went out or came in."""
 
@@ -358,6 +406,15 @@ class Copied:
     rows: int
     size: int  # bytes
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """What was restored to prove that it can be, and on which server."""
+
+    copied: list[Copied]
+    server_version: str
+    compared: bool  # with the manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -733,7 +790,9 @@ SETTINGS_BY_SYNTAX = (
     "CONSTRAINTS", "NAMES", "ROLE", "SCHEMA", "SESSION", "TIME", "TRANSACTION", "XML",
 )  # fmt: skip
 ROLES_BY_SYNTAX = ("PUBLIC", "CURRENT_USER", "SESSION_USER", "CURRENT_ROLE")
-AFTER_ROLES = ("WITH", "GRANTED", "CASCADE", "RESTRICT", "GRANT", "REVOKE")
+AFTER_ROLES = (
+    "WITH", "GRANTED", "CASCADE", "RESTRICT", "GRANT", "REVOKE", "USING",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -867,6 +926,25 @@ def grantees_of(statement: Statement) -> list[str]:
         return []
     places = [i for i, word in enumerate(statement.words) if word in ("TO", "FROM")]
     return role_names(statement, places[-1] + 1) if places else []
+
+
+def roles_named(script: Script) -> Iterator[str]:
+    """Yield the roles that a script wants: owners, grantees, those of policies."""
+    for statement in script.statements:
+        yield from owners_of(statement)
+        yield from grantees_of(statement)
+        if statement.begins("CREATE POLICY") and "TO" in statement.words:
+            yield from role_names(statement, statement.words.index("TO") + 1)
+
+
+def extensions_named(script: Script) -> Iterator[str]:
+    """Yield the extensions that a script creates."""
+    for statement in script.statements:
+        if statement.begins("CREATE EXTENSION"):
+            exists = statement.begins("CREATE EXTENSION IF NOT EXISTS")
+            yield from (
+                each.name for each in statement.tokens[5 if exists else 2 :][:1]
+            )
 
 
 def role_names(statement: Statement, start: int) -> list[str]:
@@ -1245,6 +1323,12 @@ def comparable(lines: Iterable[str], *, same_version: bool) -> list[str]:
     ]
 
 
+def same_major(one: str, other: str) -> bool:
+    """Tell whether two versions of PostgreSQL are of the same major one."""
+    majors = {version.split(".", maxsplit=1)[0] for version in (one, other)}
+    return len(majors) == 1
+
+
 VERSION_BOUND = ("view ", "materialized view ", "function ", "rule ")
 
 
@@ -1254,6 +1338,203 @@ def drift(expected: Iterable[str], found: Iterable[str]) -> list[str]:
         sorted(expected), sorted(found), "snapshot", "database", lineterm="", n=0
     )
     return [line for line in lines if not line.startswith("@@")]
+
+
+# ---- Comparison — pure: two streams of CSV records in, their differences out ---------
+
+# The parts of a record, as COPY writes them: \n only ends a record outside of quotes.
+CELL = rb'"[^"]*(?:""[^"]*)*"|[^,"\n]*'
+CELL_AND_COMMA = re.compile(rb"(%b)(?:,|\n?\Z)" % CELL)
+SHOWN_ROWS = 5
+# What rows that wait for their like may take before a comparison goes in parts.
+WAITING_BYTES = 24_000_000
+ROW_OVERHEAD = 300  # bytes that a waiting row takes beside its own
+WaitingRows = dict[bytes, list[tuple[int, bytes]]]  # by key: place and record
+
+
+class RowComparison:
+    """Pairs rows of a file with rows of a table by key, in whatever order they come.
+
+    A row waits until its like comes by. In the same order none waits for long, so that
+    memory depends on the differences alone; when too many wait, `overflowed` is set and
+    the comparison is to be repeated in `parts`, each of which looks at the rows whose
+    key falls to it. Without a key a row is its own.
+    """
+
+    def __init__(
+        self, columns: Seq[str], key: Collection[str], part: int = 0, parts: int = 1
+    ) -> None:
+        self.overflowed = False
+        self.changed: list[tuple[int, str]] = []
+        self.changes = 0
+        self._columns = columns
+        self._key_columns = [i for i, name in enumerate(columns) if name in key]
+        self._key_pattern = key_pattern(self._key_columns)
+        self._part = part
+        self._parts = parts
+        self._place = 0
+        self._held = 0
+        self._waiting: tuple[WaitingRows, WaitingRows] = ({}, {})
+
+    def pair(self, ours: bytes | None, theirs: bytes | None) -> None:
+        """Take the next row of the file and the next one of the table."""
+        self._place += 1
+        if ours == theirs and not self._held:
+            return
+        if ours is not None:
+            self._take(0, ours)
+        if theirs is not None:
+            self._take(1, theirs)
+
+    def _take(self, side: int, record: bytes) -> None:
+        key = self._key_of(record)
+        if self.overflowed or zlib.crc32(key) % self._parts != self._part:
+            return
+        found = self._waiting[1 - side].get(key)
+        if found is None:
+            self._waiting[side].setdefault(key, []).append((self._place, record))
+            self._held += len(record) + ROW_OVERHEAD
+            self.overflowed = self._held > WAITING_BYTES
+            return
+        _, other = found.pop()
+        if not found:
+            del self._waiting[1 - side][key]
+        self._held -= len(other) + ROW_OVERHEAD
+        names = self._differing(other, record) if other != record else []
+        if names:
+            self.changes += 1
+            if len(self.changed) < SHOWN_ROWS:
+                label = f"{self._label(record)}: {', '.join(names)}"
+                self.changed.append((self._place, label))
+
+    def _key_of(self, record: bytes) -> bytes:
+        found = self._key_pattern.match(record) if self._key_columns else None
+        return b",".join(found.groups()) if found else record
+
+    def _differing(self, one: bytes, other: bytes) -> list[str]:
+        return [
+            quoted_when_needed(name)
+            for name, mine, yours in zip(
+                self._columns, csv_cells(one), csv_cells(other), strict=False
+            )
+            if mine != yours
+        ]
+
+    def _label(self, record: bytes) -> str:
+        """Return what a row is called: its key, or all of it."""
+        cells = csv_cells(record)
+        shown = self._key_columns or range(len(self._columns))
+        return excerpt(
+            ", ".join(
+                f"{quoted_when_needed(self._columns[i])}={cell_text(cells[i])}"
+                for i in shown
+            )
+        )
+
+    def unpaired(self, side: int) -> tuple[int, list[tuple[int, str]]]:
+        """Return how many rows of a side (0: the file) have no like, and the first."""
+        rows = [row for group in self._waiting[side].values() for row in group]
+        first = heapq.nsmallest(SHOWN_ROWS, rows)
+        return len(rows), [(place, self._label(record)) for place, record in first]
+
+
+def key_pattern(columns: Collection[int]) -> re.Pattern[bytes]:
+    """Return a pattern whose groups are these cells of a record."""
+    cells = [
+        b"(%b)" % CELL if i in columns else b"(?:%b)" % CELL
+        for i in range(max(columns, default=-1) + 1)
+    ]
+    return re.compile(b",".join(cells))
+
+
+def split_records(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield a CSV's records; a newline in quotes ends none."""
+    held: list[bytes] = []
+    inside = False
+    for line in lines:
+        inside ^= bool(line.count(b'"') % 2)
+        held.append(line)
+        if not inside:
+            yield b"".join(held)
+            held.clear()
+    if held:
+        yield b"".join(held)
+
+
+def csv_cells(record: bytes) -> list[bytes | None]:
+    """Return a record's cells; None: NULL, an empty cell without quotes."""
+    found = []
+    end = -1
+    for match in CELL_AND_COMMA.finditer(record):
+        if match.start() == end:  # past the last comma there is one cell, not two
+            break
+        cell = match.group(1)
+        quoted = cell.startswith(b'"')
+        found.append(cell[1:-1].replace(b'""', b'"') if quoted else cell or None)
+        end = -1 if match.group().endswith(b",") else match.end()
+    return found
+
+
+def cell_text(cell: bytes | None) -> str:
+    """Return a cell as people read it."""
+    return "NULL" if cell is None else cell.decode(errors="replace")
+
+
+def differences_of(parts: Seq[RowComparison]) -> tuple[RowDifferences, ...]:
+    """Return the rows missing, extra and changed that all parts found together."""
+    found = [[part.unpaired(side) for part in parts] for side in (0, 1)]
+    found.append([(part.changes, part.changed) for part in parts])
+    return tuple(
+        RowDifferences(
+            sum(count for count, _ in kind),
+            tuple(
+                label
+                for _, label in heapq.nsmallest(
+                    SHOWN_ROWS, itertools.chain.from_iterable(rows for _, rows in kind)
+                )
+            ),
+        )
+        for kind in found
+    )
+
+
+def render_differences(table: Compared) -> str:
+    """Return what differs in a table in one line: leads: 1 missing (id=1)."""
+    if table.obstacle:
+        return f"{table.relation}: {table.obstacle}"
+    kinds = {
+        "missing": table.missing,
+        "extra": table.extra,
+        "changed": table.changed,
+    }
+    return f"{table.relation}: " + ", ".join(
+        f"{rows.count:,} {kind} ({render_first(rows)})"
+        for kind, rows in kinds.items()
+        if rows.count
+    )
+
+
+def render_first(rows: RowDifferences) -> str:
+    """Return the first rows, and how many more there are."""
+    more = rows.count - len(rows.first)
+    return "; ".join(rows.first) + (f"; and {more:,} more" if more > 0 else "")
+
+
+def next_value(sequence: Sequence, state: SequenceState) -> int:
+    """Return what a sequence gives next, its end apart."""
+    return state.last_value + sequence.increment * state.is_called
+
+
+def raised_value(sequence: Sequence, value: int, ids: Iterable[int]) -> int:
+    """Return the next value that a restore makes of one: beyond the ids in the data."""
+    if sequence.cycles:
+        return value
+    inside = [each for each in ids if sequence.minimum <= each <= sequence.maximum]
+    up = sequence.increment > 0
+    behind = [each for each in inside if (each >= value if up else each <= value)]
+    if not behind:
+        return value
+    return (max(behind) if up else min(behind)) + sequence.increment
 
 
 # ---- Catalog queries — text: one question each ---------------------------------------
@@ -1989,6 +2270,28 @@ def fetch_sequence_states(
     }
 
 
+def fetch_used_ids(
+    db: Connection, sequences: Iterable[Sequence]
+) -> dict[Relation, list[int]]:
+    """Return for each sequence the outermost id in each column that it numbers."""
+    chosen = list(sequences)
+    probes = [
+        sql.SQL("SELECT {}, {}({})::bigint FROM {}").format(
+            sql.Literal(place),
+            sql.SQL("max" if sequence.increment > 0 else "min"),
+            sql.Identifier(column),
+            table.ident,
+        )
+        for place, sequence in enumerate(chosen)
+        for table, column in sequence.uses
+    ]
+    found: dict[Relation, list[int]] = {each.relation: [] for each in chosen}
+    for place, last in fetch_union(db, probes):
+        if last is not None:
+            found[chosen[place].relation].append(last)
+    return found
+
+
 def fetch_union(
     db: Connection, queries: Seq[sql.Composable], batch: int = 1000
 ) -> Iterator[tuple[Any, ...]]:
@@ -2030,6 +2333,37 @@ def fetch_server_facts(db: Connection) -> ServerFacts:
     return ServerFacts(*(*map(frozenset, sets), has_public, others_public))
 
 
+def fetch_available_extensions(db: Connection) -> set[str]:
+    """Return the extensions that CREATE EXTENSION would find on this server."""
+    return {name for (name,) in fetch(db, "SELECT name FROM pg_available_extensions")}
+
+
+def create_roles(db: Connection, names: Iterable[str]) -> None:
+    """Create the roles that do not exist, without any right."""
+    known = {name for (name,) in fetch(db, "SELECT rolname FROM pg_roles")}
+    execute_all(
+        db,
+        [
+            sql.SQL("CREATE ROLE {}").format(sql.Identifier(name))
+            for name in sorted(set(names) - known)
+        ],
+    )
+
+
+@contextlib.contextmanager
+def scratch_database(server: Settings) -> Iterator[Settings]:
+    """Make a database on a server, and drop it at the end, whatever happens."""
+    name = f"{SCRATCH_PREFIX}{os.getpid()}_{time.time_ns() // 1000}"
+    ident = sql.Identifier(name)
+    with connected(server) as db:
+        execute(db, sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(ident))
+    try:
+        yield dataclasses.replace(server, dbname=name)
+    finally:
+        with connected(server) as db:
+            execute(db, sql.SQL("DROP DATABASE {} WITH (FORCE)").format(ident))
+
+
 def server_version(db: Connection) -> str:
     """Return the version as the server tells it: 18.1."""
     return str(db.info.parameter_status("server_version")).split()[0]
@@ -2043,8 +2377,10 @@ def column_list(names: Iterable[str]) -> sql.Composable:
 COPY_TO_CLIENT = sql.SQL(" TO STDOUT (FORMAT csv, HEADER)")
 
 
-def copy_out(db: Connection, table: Table, stream: IO[bytes]) -> int:
+def copy_out(db: Connection, table: Table, stream: Any) -> int:
     """Stream a table's rows as CSV in key order; return how many they were.
+
+    libpq gives one record, the header first, for each `stream.write`.
 
     Raises SnapshotError naming the table if the server or the stream fails.
     """
@@ -2447,13 +2783,14 @@ def reachable(settings: Settings) -> Iterator[Settings]:
 
 
 @contextlib.contextmanager
-def embedded_server(data: Path) -> Iterator[dict[str, Any]]:
+def embedded_server(data: Path, version: int | None = None) -> Iterator[dict[str, Any]]:
     """Start the private server that keeps its files in `data`; give host and port.
 
+    A new one is of `version`, a major version, else of the newest there is.
     It goes on running at the end only if another process still uses it.
     """
     pgserver = import_pgserver()
-    version = embedded_version(data)
+    version = version or embedded_version(data)
     try:
         server = pgserver.get_server(data, postgres_version=version)
     except Exception as error:
@@ -2473,6 +2810,41 @@ def embedded_version(data: Path) -> int:
     """Return the major version of the server in `data`; a new one gets the newest."""
     pgserver = import_pgserver()
     return int(pgserver.pgdata_version(data) or max(pgserver.utils.POSTGRES_VERSIONS))
+
+
+@contextlib.contextmanager
+def private_server(like: str) -> Iterator[Settings]:
+    """Give a throw-away server of the version `like`, if there is one, else the newest.
+
+    What rehearsals that were killed have left behind goes, too.
+    """
+    known = import_pgserver().utils.POSTGRES_VERSIONS
+    major = int(re.sub(r"\D.*", "", like) or 0)
+    for left in Path(tempfile.gettempdir()).glob(PRIVATE_PREFIX + "*"):
+        remove_private(left)
+    home = Path(tempfile.mkdtemp(prefix=PRIVATE_PREFIX))
+    with lockable(home) as lock:
+        lock("LOCK_EX")
+        try:
+            data = home / EMBEDDED_FOLDER
+            with embedded_server(data, major if major in known else None) as address:
+                yield Settings(
+                    **address, dbname="postgres", user="postgres", password="",
+                    sslmode="prefer", sslrootcert="", home=home,
+                )  # fmt: skip
+        finally:
+            shutil.rmtree(home, ignore_errors=True)
+
+
+def remove_private(home: Path) -> None:
+    """Stop and remove a throw-away server of ours whose process is gone."""
+    with contextlib.suppress(OSError, SnapshotError), lockable(home) as lock:
+        new = time.time() - home.stat().st_mtime < STAGE_GRACE
+        if new or home.stat().st_uid != os.getuid() or not lock("LOCK_NB"):
+            return
+        with embedded_server(home / EMBEDDED_FOLDER):
+            pass
+        shutil.rmtree(home, ignore_errors=True)
 
 
 def import_pgserver() -> Any:
@@ -2698,6 +3070,14 @@ class CsvReader(io.RawIOBase):
         super().close()
 
 
+def read_records(path: Path, advance: Callable[[int], object]) -> Iterator[bytes]:
+    """Yield a CSV's records, the header first."""
+    with path.open("rb", buffering=CHUNK_BYTES) as file:
+        for record in split_records(file):
+            advance(len(record))
+            yield record
+
+
 class Hasher(io.RawIOBase):
     """A sink that hashes, and tells of the bytes that go by."""
 
@@ -2897,7 +3277,9 @@ def export(settings: Settings, plan: ExportPlan, report: Report) -> list[Copied]
         connected(server) as db,
         staged(plan.folder) as stage,
     ):
-        catalog, chosen = begin_with_locks(db, plan)
+        catalog, chosen = begin_with_locks(
+            db, lambda tables: select_tables(tables, plan.only, plan.exclude)
+        )
         check_exportable(db, catalog, chosen, report)
         sequences = list(chosen_sequences(catalog, chosen, partial=False))
         check_blueprint(chosen, sequences, script, plan.schema_file)
@@ -2928,8 +3310,10 @@ def export(settings: Settings, plan: ExportPlan, report: Report) -> list[Copied]
         return [copied for copied, _ in exported]
 
 
-def begin_with_locks(db: Connection, plan: ExportPlan) -> tuple[Catalog, list[Table]]:
-    """Begin the transaction snapshot; return its catalog and the tables to export.
+def begin_with_locks(
+    db: Connection, choose: Callable[[Seq[Table]], list[Table]]
+) -> tuple[Catalog, list[Table]]:
+    """Begin the transaction snapshot; return its catalog and the tables to read.
 
     Which tables to lock is only known from a snapshot before it: look again until no
     table came or went in between.
@@ -2938,7 +3322,7 @@ def begin_with_locks(db: Connection, plan: ExportPlan) -> tuple[Catalog, list[Ta
     while True:
         begin_export(db, locked)
         catalog = fetch_catalog(db)
-        chosen = select_tables(catalog.tables, plan.only, plan.exclude)
+        chosen = choose(catalog.tables)
         if {table.oid for table in chosen} == {table.oid for table in locked}:
             return catalog, chosen
         rollback(db)
@@ -2949,13 +3333,7 @@ def check_exportable(
     db: Connection, catalog: Catalog, chosen: Seq[Table], report: Report
 ) -> None:
     """Raise if the snapshot could not be whole; say what no snapshot holds."""
-    hidden = [str(table.relation) for table in chosen if table.hides_rows]
-    if hidden:
-        raise SnapshotError(
-            f"row-level security hides rows of {', '.join(hidden)}",
-            hint="connect as the owner or a role with BYPASSRLS, or --exclude them; "
-            "an owner under FORCE ROW LEVEL SECURITY is bound by it, too",
-        )
+    check_visible(chosen)
     for root, part in fetch_foreign_partitions(db):
         if root in {table.relation for table in chosen}:
             raise SnapshotError(
@@ -2969,6 +3347,17 @@ def check_exportable(
     left = [str(table.relation) for table in catalog.tables if table not in chosen]
     if left:
         report.note(f"left out as you asked: {', '.join(left)}")
+
+
+def check_visible(tables: Iterable[Table]) -> None:
+    """Raise if row-level security would hide rows from us."""
+    hidden = [str(table.relation) for table in tables if table.hides_rows]
+    if hidden:
+        raise SnapshotError(
+            f"row-level security hides rows of {', '.join(hidden)}",
+            hint="connect as the owner or a role with BYPASSRLS, or --exclude them; "
+            "an owner under FORCE ROW LEVEL SECURITY is bound by it, too",
+        )
 
 
 def render_left_out(kind: str, names: Seq[str], most: int = 5) -> str:
@@ -3191,8 +3580,7 @@ def check_drift(
     """
     if snapshot.manifest is None:
         return
-    theirs = snapshot.manifest.server_version.split(".")[0]
-    same_version = theirs == version.split(".", maxsplit=1)[0]
+    same_version = same_major(snapshot.manifest.server_version, version)
     old = {fact.line for fact in facts_before if fact.about is None}
     expected = frozenset(snapshot.facts)
     found = [
@@ -3443,8 +3831,219 @@ def refresh_views(
             refresh(db, view, with_data=wanted)
 
 
-# ---- Verify, rehearse, schema — the order of the jobs; no SQL, no open() -------------
-# (their commands come to live here)
+# ---- Verify, rehearse — the order of the jobs; no SQL, no open() ---------------------
+
+
+def verify(settings: Settings, folder: Path, report: Report) -> Verification:
+    """Compare a database with a snapshot, in one transaction that writes nothing."""
+    with (
+        opened_snapshot(folder) as snapshot,
+        reachable(settings) as server,
+        connected(server) as db,
+    ):
+        manifest = manifest_of(snapshot)
+        names = {resource.relation for resource in manifest.resources}
+        catalog, tables = begin_with_locks(
+            db, lambda tables: [table for table in tables if table.relation in names]
+        )
+        check_visible(tables)
+        there = {table.relation: table for table in tables}
+        files = {file.path.name: file for file in snapshot.csv_files}
+        compared = [
+            compare_table(db, there.get(each.relation), files[each.path], each, report)
+            for each in manifest.resources
+        ]
+        return Verification(
+            tables=tuple(compared),
+            states=(
+                *compare_sequences(db, catalog, manifest),
+                *compare_views(catalog, manifest),
+            ),
+            catalog=tuple(compare_catalogs(db, snapshot, manifest)),
+        )
+
+
+def manifest_of(snapshot: Snapshot) -> Manifest:
+    """Return the manifest, or raise SnapshotError: there is nothing to compare with."""
+    if snapshot.manifest is None:
+        raise SnapshotError(
+            f"{snapshot.folder} has no manifest ({MANIFEST_FILE}) to compare with",
+            hint="export again; restore brings such a folder back, unchecked",
+            code=EXIT_DAMAGED,
+        )
+    return snapshot.manifest
+
+
+def compare_table(
+    db: Connection,
+    table: Table | None,
+    file: CsvFile,
+    resource: Resource,
+    report: Report,
+) -> Compared:
+    """Compare a table with its file: by checksum, and row by row if that differs."""
+    if table is None:
+        return Compared(resource.relation, obstacle="is no table of the database")
+    known = {column.name: column for column in table.stored_columns}
+    absent = [quoted_when_needed(name) for name in file.header if name not in known]
+    if absent:
+        obstacle = f"has no column {', '.join(absent)}; its rows were not compared"
+        return Compared(resource.relation, obstacle=obstacle)
+    # As the export saw it; columns that came later are the catalog's business.
+    alike = dataclasses.replace(
+        table, columns=tuple(known[name] for name in file.header), key=resource.key
+    )
+    rows, digest = hash_rows(db, alike, report, file.size)
+    if digest == resource.sha256:
+        return Compared(resource.relation, rows)
+    missing, extra, changed = compare_rows(db, alike, file, report)
+    return Compared(resource.relation, rows, "", missing, extra, changed)
+
+
+def hash_rows(
+    db: Connection, table: Table, report: Report, size: int
+) -> tuple[int, str]:
+    """Return how many rows a table has, and the sha256 that its CSV would have."""
+    with report.progress(f"{table.relation}, checking", size) as advance:
+        raw = Hasher(advance)
+        with io.BufferedWriter(raw, CHUNK_BYTES) as stream:
+            return copy_out(db, table, stream), raw.sha256
+
+
+def compare_rows(
+    db: Connection, table: Table, file: CsvFile, report: Report
+) -> tuple[RowDifferences, ...]:
+    """Return the rows that are missing, extra and changed in the table."""
+    parts = 1
+    while True:
+        found: list[RowComparison] = []
+        for part in range(parts):
+            comparison = RowComparison(file.header, table.key, part, parts)
+            label = f"{table.relation}, comparing"
+            with report.progress(label, file.size) as advance:
+                pair_rows(db, table, read_records(file.path, advance), comparison)
+            if comparison.overflowed:
+                break
+            found.append(comparison)
+        else:
+            return differences_of(found)
+        parts *= 4
+
+
+def pair_rows(
+    db: Connection, table: Table, ours: Iterator[bytes], comparison: RowComparison
+) -> None:
+    """Hand the rows of a file and of a table to the comparison, two by two."""
+    copy_out(db, table, RecordSink(lambda row: comparison.pair(next(ours, None), row)))
+    for record in ours:
+        comparison.pair(record, None)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordSink:
+    """What COPY writes to; each write is a record."""
+
+    write: Callable[[bytes], None]
+
+
+def compare_sequences(
+    db: Connection, catalog: Catalog, manifest: Manifest
+) -> Iterator[str]:
+    """Yield the sequences that would not go on as the snapshot's do.
+
+    A restore raises one that was behind the ids in the data: that is no difference.
+    """
+    there = {each.relation: each for each in catalog.sequences}
+    states = fetch_sequence_states(
+        db, [there[name] for name in manifest.sequences if name in there]
+    )
+    nexts = {name: next_value(there[name], state) for name, state in states.items()}
+    then = {
+        name: next_value(there[name], state)
+        for name, state in manifest.sequences.items()
+        if name in there
+    }
+    differing = [name for name, value in nexts.items() if value != then[name]]
+    ids = fetch_used_ids(db, [there[name] for name in differing])
+    for name in differing:
+        if nexts[name] != raised_value(there[name], then[name], ids[name]):
+            yield f"{name}: the next value is {nexts[name]}, not {then[name]}"
+    for name in sorted(manifest.sequences.keys() - there.keys()):
+        yield f"{name}: is no sequence of the database"
+
+
+def compare_views(catalog: Catalog, manifest: Manifest) -> Iterator[str]:
+    """Yield the materialized views that are filled here alone, or there alone."""
+    there = {each.relation: each.populated for each in catalog.materialized_views}
+    for name, populated in manifest.materialized_views.items():
+        if there.get(name, populated) != populated:
+            yield f"{name}: is {'not filled' if populated else 'filled'}"
+
+
+def compare_catalogs(
+    db: Connection, snapshot: Snapshot, manifest: Manifest
+) -> list[str]:
+    """Return a diff of the snapshot's catalog and the database's."""
+    same = same_major(manifest.server_version, server_version(db))
+    return drift(
+        comparable(snapshot.facts, same_version=same),
+        comparable([fact.line for fact in fetch_facts(db)], same_version=same),
+    )
+
+
+def rehearse(settings: Settings | None, folder: Path, report: Report) -> Rehearsal:
+    """Restore a snapshot where it harms nobody, and compare.
+
+    That is a private server, started for it, or a scratch database beside the one of
+    `settings`. Raises SnapshotError if the snapshot does not come back whole.
+    """
+    with opened_snapshot(folder) as snapshot, contextlib.ExitStack() as stack:
+        if settings is None:
+            version = snapshot.manifest.server_version if snapshot.manifest else ""
+            scratch = stack.enter_context(private_server(version))
+            prepare_private(scratch, snapshot)
+        else:
+            server = stack.enter_context(reachable(settings))
+            scratch = stack.enter_context(scratch_database(server))
+        copied = restore(scratch, RestorePlan(folder, checksum=True), report)
+        if snapshot.manifest:
+            check_equal(verify(scratch, folder, report), folder)
+        with connected(scratch) as db:
+            return Rehearsal(copied, server_version(db), snapshot.manifest is not None)
+
+
+def prepare_private(server: Settings, snapshot: Snapshot) -> None:
+    """Give a private server the roles that the blueprint names; raise if it cannot do.
+
+    Extensions cannot be made up.
+    """
+    with connected(server) as db:
+        wanted = set(extensions_named(snapshot.script))
+        absent = sorted(wanted - fetch_available_extensions(db))
+        if absent:
+            raise SnapshotError(
+                f"the private server lacks the extensions {', '.join(absent)}",
+                hint="rehearse on a server that has them: rehearse --env-file FILE",
+            )
+        create_roles(db, roles_named(snapshot.script))
+
+
+def check_equal(verification: Verification, folder: Path) -> None:
+    """Raise if a restored snapshot is not the database that was exported."""
+    if not verification.equal:
+        raise SnapshotError(
+            f"{folder} does not come back as it was:\n"
+            + "\n".join(f"  {line}" for line in render_verification(verification)),
+            hint="see what changes it as it is restored, and export again",
+            code=EXIT_DAMAGED,
+        )
+
+
+def render_verification(verification: Verification) -> list[str]:
+    """Return the differences, a line each."""
+    rows = [render_differences(each) for each in verification.tables if not each.same]
+    return [*rows, *verification.states, *verification.catalog]
+
 
 # ---- Report — stdout and stderr ------------------------------------------------------
 
@@ -3493,6 +4092,26 @@ class Report:
             f"{sum(each.seconds for each in copied):.2f}",
         )
         print(render_table(("table", "rows", "size", "seconds"), [*rows, total]))
+        print(f"\n{summary}")
+
+    def verified(self, found: Verification, summary: str) -> None:
+        """Print what a comparison found: a table, the differences, one sentence."""
+        rows = [
+            (
+                str(each.relation),
+                "-" if each.rows is None else f"{each.rows:,}",
+                *(
+                    "-" if each.rows is None else f"{kind.count:,}"
+                    for kind in (each.missing, each.extra, each.changed)
+                ),
+            )
+            for each in found.tables
+        ]
+        headings = ("table", "rows", "missing", "extra", "changed")
+        print(render_table(headings, rows))
+        differences = render_verification(found)
+        if differences:
+            print("", *differences, sep="\n")
         print(f"\n{summary}")
 
 
@@ -3564,6 +4183,24 @@ examples:
 """
 
 
+VERIFY_EPILOG = """\
+examples:
+  Does the database of .env still hold what the folder exports does?
+    python export_restore.py verify
+  And the database that it was restored into?
+    python export_restore.py verify --env-file supabase.env
+
+exit status: 0 equal, 3 something differs
+"""
+
+REHEARSE_EPILOG = """\
+examples:
+  Prove that the folder exports can be restored, on a private server:
+    python export_restore.py rehearse
+  Prove it on a server of your own, in a scratch database that is dropped afterwards:
+    python export_restore.py rehearse --env-file staging.env
+"""
+
 NEXT_STEP = """\
 Bring it back, here or elsewhere, with:
   python export_restore.py restore --env-file .env"""
@@ -3587,6 +4224,8 @@ def build_parser() -> argparse.ArgumentParser:
            help="export these alone: leads, 'sales.*'")  # fmt: skip
     option("--exclude", nargs="+", default=[], metavar="PATTERN",
            help="leave these out")  # fmt: skip
+    option("--rehearse", action="store_true",
+           help="prove on a private server that it can be restored")  # fmt: skip
     command = add_command(commands, "restore", command_restore, RESTORE_EPILOG,
                           "bring the folder back into a database")  # fmt: skip
     option = command.add_argument
@@ -3602,6 +4241,11 @@ def build_parser() -> argparse.ArgumentParser:
            help="files were changed since the export on purpose")  # fmt: skip
     option("--accept-drift", action="store_true",
            help="schema.sql differs from the exported database on purpose")  # fmt: skip
+    add_command(commands, "verify", command_verify, VERIFY_EPILOG,
+                "compare the database with the folder, row by row")  # fmt: skip
+    command = add_command(commands, "rehearse", command_rehearse, REHEARSE_EPILOG,
+                          "prove that the folder can be restored")  # fmt: skip
+    command.set_defaults(env_file=None)
     return parser
 
 
@@ -3644,7 +4288,7 @@ def command_export(arguments: argparse.Namespace) -> int:
     report.note(f"exporting {settings} to {arguments.dir}")
     copied = export(settings, plan, report)
     report.result(copied, f"The snapshot is in {arguments.dir}. {NEXT_STEP}")
-    return EXIT_DONE
+    return run_rehearsal(arguments, None) if arguments.rehearse else EXIT_DONE
 
 
 def command_restore(arguments: argparse.Namespace) -> int:
@@ -3672,6 +4316,38 @@ def command_restore(arguments: argparse.Namespace) -> int:
         report.result(copied, f"It would work. Nothing was changed in {settings}.")
     else:
         report.result(copied, f"Restored into {settings}.")
+    return EXIT_DONE
+
+
+def command_verify(arguments: argparse.Namespace) -> int:
+    """Run the subcommand verify."""
+    report = Report(quiet=arguments.quiet)
+    settings = read_settings(arguments.env_file)
+    report.note(f"comparing {settings} with {arguments.dir}")
+    found = verify(settings, arguments.dir, report)
+    verdict = "equals" if found.equal else "differs from"
+    report.verified(found, f"{settings} {verdict} the snapshot in {arguments.dir}.")
+    return EXIT_DONE if found.equal else EXIT_DAMAGED
+
+
+def command_rehearse(arguments: argparse.Namespace) -> int:
+    """Run the subcommand rehearse."""
+    env_file = arguments.env_file
+    return run_rehearsal(arguments, read_settings(env_file) if env_file else None)
+
+
+def run_rehearsal(arguments: argparse.Namespace, settings: Settings | None) -> int:
+    """Prove that the snapshot can be restored, and say so."""
+    report = Report(quiet=arguments.quiet)
+    where = f"a scratch database beside {settings}" if settings else "a private server"
+    report.note(f"rehearsing the restore of {arguments.dir} on {where}")
+    rehearsal = rehearse(settings, arguments.dir, report)
+    proof = "compared to the byte" if rehearsal.compared else "compared with nothing"
+    report.result(
+        rehearsal.copied,
+        f"The snapshot in {arguments.dir} can be restored: it was, on PostgreSQL "
+        f"{rehearsal.server_version}, {proof}, and nothing is left of it.",
+    )
     return EXIT_DONE
 
 

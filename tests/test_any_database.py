@@ -352,6 +352,7 @@ def round_trip(
     succeed("export", "--env-file", source.env_file(work))
     succeed("restore", "--env-file", target.env_file(work))
     compare(source, target)
+    succeed("verify", "--env-file", target.env_file(work))
 
 
 def compare(source: Database, target: Database) -> None:

@@ -192,18 +192,18 @@ def test_memory_stays_small_whatever_the_size(
     assert target.fetch("SELECT count(*) FROM big") == [(1_000_000,)]
 
 
-def peak_memory(*argv: object) -> int:
+def peak_memory(*argv: object, status: int = 0) -> int:
     """Run a command line as a process; return its peak resident memory in kB."""
     code = (
         "import sys; sys.path.insert(0, sys.argv.pop(1)); import export_restore as er\n"
-        "assert er.main(sys.argv[1:]) == 0\n"
+        "status = int(sys.argv.pop()); assert er.main(sys.argv[1:]) == status\n"
         "import resource, pathlib\n"
         "status = pathlib.Path('/proc/self/status')\n"
         # Where there is a /proc, ru_maxrss also counts what ran before exec.
         "print(status.read_text().split('VmHWM:')[1].split()[0] if status.exists()\n"
         "      else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
     )
-    command = [sys.executable, "-c", code, str(ROOT), *map(str, argv)]
+    command = [sys.executable, "-c", code, str(ROOT), *map(str, argv), str(status)]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     return int(run.stdout.split()[-1])
 
