@@ -30,6 +30,7 @@ import json
 import os
 import re
 import shutil
+import string
 import sys
 import tempfile
 import time
@@ -218,6 +219,7 @@ class Column:
     type: str
     generated: bool
     collatable: bool
+    required: bool  # NOT NULL
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +249,8 @@ class ForeignKey:
     references: Relation
     definition: str
     comment: str | None
+    columns: tuple[str, ...] = ()
+    referenced: tuple[str, ...] = ()  # empty: not every row is known to obey
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,6 +314,24 @@ class Fact:
 
 
 @dataclass(frozen=True, slots=True)
+class Field:
+    """A column of a CSV, in the manifest."""
+
+    name: str
+    type: str  # PostgreSQL's
+    required: bool
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Reference:
+    """A foreign key in the manifest."""
+
+    columns: tuple[str, ...]
+    path: str  # of the CSV that it refers to
+    referenced: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Resource:
     """A table's file in the manifest."""
 
@@ -318,8 +340,9 @@ class Resource:
     rows: int
     size: int  # bytes
     sha256: str
-    columns: tuple[tuple[str, str], ...]  # name and type
+    fields: tuple[Field, ...]
     key: tuple[str, ...]
+    references: tuple[Reference, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -1115,20 +1138,25 @@ def plain_csv_stem(relation: Relation) -> str:
     )
     stem = ".".join(map(escaped_for_file, parts))
     if WINDOWS_DEVICES.match(stem.split(".")[0]):
-        stem = f"%{ord(stem[0]):02X}{stem[1:]}"
+        stem = f"={ord(stem[0]):02X}{stem[1:]}"
     return stem
 
 
 def escaped_for_file(name: str) -> str:
-    """Return the name with everything but letters, digits, _ and - percent-encoded."""
-    if not unicodedata.is_normalized("NFC", name):  # macOS would store another name
-        return urllib.parse.quote(name, safe="")
+    """Return the name with all but letters, digits, _ and - as =2F, byte by byte.
+
+    Not %2F: whoever takes the manifest's paths for URLs would read a / there.
+    """
+    plain = unicodedata.is_normalized("NFC", name)  # else macOS stores another name
     return "".join(
         character
-        if character.isalnum() or character in "_-"
-        else urllib.parse.quote(character, safe="").replace(".", "%2E")
+        if character in "_-" or (character.isalnum() if plain else character in WORD)
+        else "".join(f"={byte:02X}" for byte in character.encode())
         for character in name
     )
+
+
+WORD = string.ascii_letters + string.digits
 
 
 def distinct_stem(relation: Relation, stem: str, *, alone: bool) -> str:
@@ -1152,8 +1180,9 @@ def render_manifest(manifest: Manifest) -> str:
 
     What that standard has no word for is under the key postgresql.
     """
+    tabular = all(resource.fields for resource in manifest.resources)
     package = {
-        "profile": "tabular-data-package",
+        "profile": "tabular-data-package" if tabular else "data-package",
         "name": re.sub(r"[^a-z0-9._-]+", "-", manifest.database.lower()),
         "created": manifest.created,
         "resources": list(map(resource_entry, manifest.resources)),
@@ -1187,39 +1216,111 @@ def relation_entry(relation: Relation) -> dict[str, Any]:
 
 def resource_entry(resource: Resource) -> dict[str, Any]:
     """Return one table's part of the manifest."""
-    stem = resource.path.removesuffix(CSV_SUFFIX).lower()
+    # A row of nothing but NULLs is a row to us, and a fault to others.
+    can_be_blank = not any(field.required for field in resource.fields)
+    blank = {"dialect": {"skipBlankRows": True}} if can_be_blank else {}
     return {
-        "name": re.sub(r"[^\w.-]", "-", stem),
+        "name": resource_name(resource.path),
         "path": resource.path,
-        "profile": "tabular-data-resource",
+        **({"profile": "tabular-data-resource"} if resource.fields else {}),
         "format": "csv",
         "mediatype": "text/csv",
         "encoding": "utf-8",
+        **blank,
         "bytes": resource.size,
         "hash": f"sha256:{resource.sha256}",
-        "schema": {
-            "fields": [
-                {"name": name, **FIELD_TYPES.get(kind, {"type": "string"})}
-                for name, kind in resource.columns
-            ],
-            "missingValues": [""],
-            **({"primaryKey": list(resource.key)} if resource.key else {}),
-        },
+        **({"schema": schema_entry(resource)} if resource.fields else {}),
         "postgresql": {
             **relation_entry(resource.relation),
             "rows": resource.rows,
-            "types": [kind for _, kind in resource.columns],
+            "types": [field.type for field in resource.fields],
         },
     }
 
 
-# Types whose every value the standard can express; others are strings to it.
-FIELD_TYPES: dict[str, dict[str, Any]] = {
-    "smallint": {"type": "integer"},
-    "integer": {"type": "integer"},
-    "bigint": {"type": "integer"},
-    "boolean": {"type": "boolean", "trueValues": ["t"], "falseValues": ["f"]},
+def resource_name(path: str) -> str:
+    """Return a name as the standard wants it; of files it holds one of each."""
+    stem = path.removesuffix(CSV_SUFFIX).lower()
+    name = re.sub(r"[^a-z0-9._-]", "-", stem)
+    return name if name == stem else f"{name}-{sha256(path.encode()).hexdigest()[:8]}"
+
+
+def schema_entry(resource: Resource) -> dict[str, Any]:
+    """Return what the standard can say of a table's columns and keys."""
+    keys = [
+        {
+            "fields": list(reference.columns),
+            "reference": {
+                # A table's reference to itself names nothing.
+                "resource": ""
+                if reference.path == resource.path
+                else resource_name(reference.path),
+                "fields": list(reference.referenced),
+                "path": reference.path,
+            },
+        }
+        for reference in resource.references
+    ]
+    return {
+        "fields": list(map(field_entry, resource.fields)),
+        "missingValues": [""],
+        **({"primaryKey": list(resource.key)} if resource.key else {}),
+        **({"foreignKeys": keys} if keys else {}),
+    }
+
+
+def field_entry(field: Field) -> dict[str, Any]:
+    """Return a column's part; where NULL cannot be, an empty cell is a text."""
+    kinds = (entry for kind, entry in FIELD_TYPES.items() if kind.fullmatch(field.type))
+    required = {"missingValues": [], "constraints": {"required": True}}
+    return {
+        "name": field.name,
+        **next(kinds, {"type": "string"}),
+        **(required if field.required else {}),
+    }
+
+
+# Types whose every value the standard can express; others are strings to it: it knows
+# neither an infinite date nor one before Christ.
+FIELD_TYPES: dict[re.Pattern[str], dict[str, Any]] = {
+    re.compile(r"smallint|integer|bigint"): {"type": "integer"},
+    re.compile(r"numeric(\(.*\))?|real|double precision"): {"type": "number"},
+    re.compile(r"boolean"): {
+        "type": "boolean",
+        "trueValues": ["t"],
+        "falseValues": ["f"],
+    },
+    re.compile(r"uuid"): {"type": "string", "format": "uuid"},
 }
+
+
+def plan_references(
+    table: Table, catalog: Catalog, files: Mapping[Relation, str]
+) -> tuple[Reference, ...]:
+    """Return a table's foreign keys to tables of the snapshot, for the manifest.
+
+    The standard compares cells, so both sides need to be written alike; and it knows no
+    MATCH SIMPLE, so of several columns none may be NULL.
+    """
+    tables = {each.relation: each for each in catalog.tables}
+    found = []
+    for key in catalog.foreign_keys:
+        if key.table != table.relation or key.references not in files:
+            continue
+        mine = columns_named(table, key.columns)
+        theirs = columns_named(tables[key.references], key.referenced)
+        alike = [column.type for column in mine] == [column.type for column in theirs]
+        certain = len(mine) == 1 or all(column.required for column in mine)
+        if mine and alike and certain:
+            path = files[key.references]
+            found.append(Reference(key.columns, path, key.referenced))
+    return tuple(sorted(found))
+
+
+def columns_named(table: Table, names: Iterable[str]) -> list[Column]:
+    """Return those of a table's stored columns, in that order."""
+    known = {column.name: column for column in table.stored_columns}
+    return [known[name] for name in names if name in known]
 
 
 def parse_manifest(text: str, name: str) -> Manifest:
@@ -1298,15 +1399,27 @@ def parsed_resource(entry: Mapping[str, Any]) -> Resource:
     path = entry["path"]
     if not re.fullmatch(r"[^/\\.][^/\\]*\.csv", path):
         raise ValueError(f"unsafe path {path}")
-    names = [field["name"] for field in entry["schema"]["fields"]]
+    schema = entry.get("schema", {"fields": []})
+    fields = [
+        Field(field["name"], kind, "constraints" in field)
+        for field, kind in zip(schema["fields"], table["types"], strict=True)
+    ]
     return Resource(
         path=path,
         relation=parsed_relation(table),
         rows=whole(table["rows"]),
         size=whole(entry["bytes"]),
         sha256=entry["hash"].removeprefix("sha256:"),
-        columns=tuple(zip(names, table["types"], strict=True)),
-        key=tuple(entry["schema"].get("primaryKey", ())),
+        fields=tuple(fields),
+        key=tuple(schema.get("primaryKey", ())),
+        references=tuple(
+            Reference(
+                tuple(key["fields"]),
+                key["reference"]["path"],
+                tuple(key["reference"]["fields"]),
+            )
+            for key in schema.get("foreignKeys", ())
+        ),
     )
 
 
@@ -1588,7 +1701,7 @@ LIST_TABLES = f"""
 
 LIST_COLUMNS = f"""
     SELECT c.oid, a.attname, format_type(a.atttypid, a.atttypmod),
-           a.attgenerated <> '', a.attcollation <> 0
+           a.attgenerated <> '', a.attcollation <> 0, a.attnotnull
     FROM pg_class AS c
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
     JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -1609,7 +1722,19 @@ LIST_PARTITIONS = f"""
 # A check that is NOT VALID has rows that break it: it has to rest like a foreign key.
 LIST_FOREIGN_KEYS = f"""
     SELECT k.conname, n.nspname, c.relname, rn.nspname, r.relname,
-           pg_get_constraintdef(k.oid), obj_description(k.oid, 'pg_constraint')
+           pg_get_constraintdef(k.oid), obj_description(k.oid, 'pg_constraint'),
+           CASE WHEN k.convalidated THEN ARRAY(
+               SELECT a.attname::text
+               FROM unnest(k.conkey) WITH ORDINALITY AS u(attnum, place)
+               JOIN pg_attribute AS a
+                 ON a.attrelid = k.conrelid AND a.attnum = u.attnum
+               ORDER BY u.place) END,
+           CASE WHEN k.convalidated THEN ARRAY(
+               SELECT a.attname::text
+               FROM unnest(k.confkey) WITH ORDINALITY AS u(attnum, place)
+               JOIN pg_attribute AS a
+                 ON a.attrelid = k.confrelid AND a.attnum = u.attnum
+               ORDER BY u.place) END
     FROM pg_constraint AS k
     JOIN pg_class AS c ON c.oid = k.conrelid
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
@@ -2201,10 +2326,7 @@ def fetch_catalog(db: Connection) -> Catalog:
     }
     return Catalog(
         tables=tuple(fetch_tables(db)),
-        foreign_keys=tuple(
-            ForeignKey(row[0], Relation(*row[1:3]), Relation(*row[3:5]), *row[5:])
-            for row in list_catalog(db, LIST_FOREIGN_KEYS)
-        ),
+        foreign_keys=tuple(fetch_foreign_keys(db)),
         triggers=tuple(
             Trigger(name, Relation(schema, table), state)
             for name, schema, table, state in list_catalog(db, LIST_TRIGGERS)
@@ -2232,6 +2354,15 @@ def fetch_tables(db: Connection) -> Iterator[Table]:
         parts = partitions.get(oid, ())
         rest = (tuple(columns.get(oid, ())), tuple(key), tuple(parts))
         yield Table(*(oid, Relation(schema, name), *flags, *rest))
+
+
+def fetch_foreign_keys(db: Connection) -> Iterator[ForeignKey]:
+    """Yield the foreign keys, and the checks that were never validated."""
+    for row in list_catalog(db, LIST_FOREIGN_KEYS):
+        name, *names, definition, comment, columns, referenced = row
+        table, references = Relation(*names[:2]), Relation(*names[2:])
+        ends = (tuple(columns or ()), tuple(referenced or ()))
+        yield ForeignKey(name, table, references, definition, comment, *ends)
 
 
 def fetch_sequences(db: Connection) -> Iterator[Sequence]:
@@ -3284,9 +3415,13 @@ def export(settings: Settings, plan: ExportPlan, report: Report) -> list[Copied]
         sequences = list(chosen_sequences(catalog, chosen, partial=False))
         check_blueprint(chosen, sequences, script, plan.schema_file)
         hashes = {SCHEMA_FILE: write_file(stage / SCHEMA_FILE, script.raw)}
+        planned = plan_files(catalog, chosen)
+        files = {table.relation: name for table, name in planned}
         exported = [
-            export_table(db, table, stage / name, report)
-            for table, name in plan_files(catalog, chosen)
+            export_table(
+                db, table, stage / name, plan_references(table, catalog, files), report
+            )
+            for table, name in planned
         ]
         sequence_states = fetch_sequence_states(db, sequences)
         facts = "".join(f"{fact.line}\n" for fact in fetch_facts(db))
@@ -3404,7 +3539,11 @@ def plan_files(catalog: Catalog, tables: Iterable[Table]) -> list[tuple[Table, s
 
 
 def export_table(
-    db: Connection, table: Table, path: Path, report: Report
+    db: Connection,
+    table: Table,
+    path: Path,
+    references: tuple[Reference, ...],
+    report: Report,
 ) -> tuple[Copied, Resource]:
     """Copy one table to its file."""
     start = time.monotonic()
@@ -3414,9 +3553,18 @@ def export_table(
         with io.BufferedWriter(raw, CHUNK_BYTES) as stream:
             rows = copy_out(db, table, stream)
     copied = Copied(table.relation, rows, raw.size, time.monotonic() - start)
-    columns = tuple((column.name, column.type) for column in table.stored_columns)
     resource = Resource(
-        path.name, table.relation, rows, raw.size, raw.sha256, columns, table.key
+        path=path.name,
+        relation=table.relation,
+        rows=rows,
+        size=raw.size,
+        sha256=raw.sha256,
+        fields=tuple(
+            Field(column.name, column.type, column.required)
+            for column in table.stored_columns
+        ),
+        key=table.key,
+        references=references,
     )
     return copied, resource
 

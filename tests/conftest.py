@@ -143,13 +143,27 @@ def fail(run: Callable[..., Result]) -> Callable[..., str]:
     return call
 
 
+@pytest.fixture(scope="session")
+def templates() -> dict[int, str]:
+    """The seeded databases that others are copied from, by server version."""
+    return {}
+
+
 @pytest.fixture
-def seeded(source: Database, work: Path) -> Database:
+def seeded(source: Database, work: Path, templates: dict[int, str]) -> Database:
     """A database with the sample tables in it; schema.sql lies in the work folder."""
     (work / "schema.sql").write_bytes((ROOT / "schema.sql").read_bytes())
-    env = source.env_file(work)
-    sizes = ["--agents", "8", "--leads", "60", "--feedback", "90"]
-    assert setup_db.main(["--env-file", str(env), "-q", *sizes]) == 0
+    server = source.server
+    if server.version not in templates:
+        env = source.env_file(work)
+        sizes = ["--agents", "8", "--leads", "60", "--feedback", "90"]
+        assert setup_db.main(["--env-file", str(env), "-q", *sizes]) == 0
+        templates[server.version] = f"{source.name}_template"
+        server.execute(f"ALTER DATABASE {source.name} RENAME TO {source.name}_template")
+    else:
+        server.execute(f"DROP DATABASE {source.name}")
+    template = templates[server.version]
+    server.execute(f"CREATE DATABASE {source.name} TEMPLATE {template}")
     return source
 
 

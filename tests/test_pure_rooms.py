@@ -60,14 +60,14 @@ def test_keys_to_other_tables_do_not_matter() -> None:
     [
         ("public", "leads", "leads.csv"),
         ("sales", "orders", "sales.orders.csv"),
-        ("public", "sales.orders", "sales%2Eorders.csv"),
-        ("public", "../../etc/passwd", "%2E%2E%2F%2E%2E%2Fetc%2Fpasswd.csv"),
-        ("public", "a b?*", "a%20b%3F%2A.csv"),
+        ("public", "sales.orders", "sales=2Eorders.csv"),
+        ("public", "../../etc/passwd", "=2E=2E=2F=2E=2E=2Fetc=2Fpasswd.csv"),
+        ("public", "a b?*", "a=20b=3F=2A.csv"),
         ("public", "Größe", "Größe.csv"),
-        ("public", "con", "%63on.csv"),
-        ("public", "LPT1", "%4CPT1.csv"),
+        ("public", "con", "=63on.csv"),
+        ("public", "LPT1", "=4CPT1.csv"),
         ("public", "OrderItem", "OrderItem.csv"),
-        ("public", ".hidden", "%2Ehidden.csv"),
+        ("public", ".hidden", "=2Ehidden.csv"),
     ],
 )
 def test_file_names(schema: str, name: str, expected: str) -> None:

@@ -45,7 +45,7 @@ def exported(work: Path) -> set[str]:
         (["--tables", "sales.*"], {"sales.leads", "sales.orders"}),
         (["--tables", "*.leads"], {"leads", "sales.leads"}),
         (["--tables", "leads", "sales.leads"], {"leads", "sales.leads"}),
-        (["--tables", '"my.shop"."odd*"'], {"my%2Eshop.odd%2A"}),
+        (["--tables", '"my.shop"."odd*"'], {"my=2Eshop.odd=2A"}),
         (["--exclude", "lead_notes", "*.o*"], {"leads", "sales.leads"}),
         (["--tables", "*", "--exclude", "lead_*"], {"leads"}),
     ],
