@@ -1216,25 +1216,33 @@ def relation_entry(relation: Relation) -> dict[str, Any]:
 
 def resource_entry(resource: Resource) -> dict[str, Any]:
     """Return one table's part of the manifest."""
-    # A row of nothing but NULLs is a row to us, and a fault to others.
-    can_be_blank = not any(field.required for field in resource.fields)
-    blank = {"dialect": {"skipBlankRows": True}} if can_be_blank else {}
     return {
         "name": resource_name(resource.path),
         "path": resource.path,
-        **({"profile": "tabular-data-resource"} if resource.fields else {}),
-        "format": "csv",
-        "mediatype": "text/csv",
+        **(table_entry(resource) if resource.fields else {"type": "file"}),
         "encoding": "utf-8",
-        **blank,
         "bytes": resource.size,
         "hash": f"sha256:{resource.sha256}",
-        **({"schema": schema_entry(resource)} if resource.fields else {}),
         "postgresql": {
             **relation_entry(resource.relation),
             "rows": resource.rows,
             "types": [field.type for field in resource.fields],
         },
+    }
+
+
+def table_entry(resource: Resource) -> dict[str, Any]:
+    """Return what makes a file a table to the standard, which knows none of no column.
+
+    A row of nothing but NULLs is a row to us, and a fault to others.
+    """
+    can_be_blank = not any(field.required for field in resource.fields)
+    return {
+        "profile": "tabular-data-resource",
+        "format": "csv",
+        "mediatype": "text/csv",
+        **({"dialect": {"skipBlankRows": True}} if can_be_blank else {}),
+        "schema": schema_entry(resource),
     }
 
 
