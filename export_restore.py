@@ -1948,9 +1948,10 @@ LIST_FACTS = f"""
            format('policy %%s.%%I: %%s for %%s to %%s', called, p.polname,
                   CASE WHEN p.polpermissive THEN 'permissive' ELSE 'restrictive' END,
                   p.polcmd,
-                  (SELECT string_agg(CASE role WHEN 0 THEN 'public'
-                                     ELSE role::regrole::text END, ', ' ORDER BY role)
-                   FROM unnest(p.polroles) AS role))
+                  (SELECT string_agg(name, ', ' ORDER BY name COLLATE "C")
+                   FROM unnest(p.polroles) AS role,
+                        LATERAL (SELECT CASE role WHEN 0 THEN 'public'
+                                        ELSE role::regrole::text END) AS r(name)))
            || coalesce(' using ' || pg_get_expr(p.polqual, p.polrelid), '')
            || coalesce(' check ' || pg_get_expr(p.polwithcheck, p.polrelid), '')
     FROM relation JOIN pg_policy AS p ON p.polrelid = relation.oid

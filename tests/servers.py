@@ -6,8 +6,11 @@ import contextlib
 import dataclasses
 import itertools
 import os
+import socket
 import subprocess
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ SETTINGS = (
     "max_wal_senders = 0\nwal_level = minimal\nshared_buffers = '64MB'\n"
     "max_prepared_transactions = 2\n"
 )
+HOME = tempfile.gettempdir()  # whatever a test makes of it later
 _numbers = itertools.count(1)
 
 
@@ -49,7 +53,7 @@ class Server:
         self.pgserver = er.import_pgserver()
         binaries()
         self.bin = self.pgserver.utils.POSTGRES_VERSIONS[version]
-        self.data = Path(tempfile.mkdtemp(prefix=f"er{version}-"))
+        self.data = Path(tempfile.mkdtemp(prefix=f"er{version}-", dir=HOME))
         handle = self.pgserver.get_server(
             self.data, start=False, postgres_version=version
         )
@@ -99,6 +103,57 @@ class Server:
             yield Database(self, name)
         finally:
             self.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(ident))
+
+
+class Proxy:
+    """Passes bytes on to a server, late if wanted; counts round trips; cuts lines."""
+
+    def __init__(self, port: int, delay: float = 0) -> None:
+        self.target = port
+        self.delay = delay  # seconds, there and back
+        self.round_trips = 0
+        self.sockets: list[socket.socket] = []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self) -> None:
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(("127.0.0.1", self.target))
+            self.sockets += [client, server]
+            self.last = server
+            for source, sink in ((client, server), (server, client)):
+                threading.Thread(
+                    target=self.forward, args=(source, sink, client), daemon=True
+                ).start()
+
+    def forward(
+        self, source: socket.socket, sink: socket.socket, client: socket.socket
+    ) -> None:
+        with contextlib.suppress(OSError):  # the line was cut
+            while chunk := source.recv(1 << 20):
+                if source is client and self.last is not client:
+                    self.round_trips += 1  # the client speaks after the server did
+                self.last = source
+                time.sleep(self.delay / 2)
+                sink.sendall(chunk)
+            sink.close()
+
+    def cut(self) -> None:
+        """Cut every line in the middle of whatever goes through it."""
+        for each in self.sockets:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+        self.sockets.clear()
+
+    def close(self) -> None:
+        self.listener.close()
+        self.cut()
 
 
 @dataclasses.dataclass(frozen=True)

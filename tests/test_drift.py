@@ -98,6 +98,8 @@ def test_each_kind_of_drift_is_named(
     assert sign + named.lstrip("-") in result.err, result.err
     assert result.err.splitlines()[-1].startswith("hint: ")
     assert target.rows() == {}
+    rehearsed = run("rehearse", "--env-file", env, "-q")
+    assert (rehearsed.status, rehearsed.err) == (3, result.err)
     accepted = run("restore", "--env-file", env, "-q", "--accept-drift")
     assert accepted.status == 0, accepted.err
 

@@ -302,28 +302,43 @@ def test_killed_at_each_step_of_publishing(
     assert count > 10
 
 
-def test_killed_at_any_moment(
-    changing: tuple[Database, Path], work: Path, succeed: Succeed, run: Run
-) -> None:
-    """Spread over the whole run; the next export cleans up behind it."""
-    _, env = changing
-    old = state_of(work / "exports")
+def test_killed_at_any_moment(exported: Database, work: Path, succeed: Succeed) -> None:
+    """Spread over the whole run; each folder restores, to the old state or the new."""
+    exported.execute("DELETE FROM leads WHERE id % 2 = 0; UPDATE agents SET phone = ''")
+    env = exported.env_file(work)
+    shutil.copytree(work / "exports", work / "old")
     succeed("export", "--env-file", env, "--dir", "new")
-    new = state_of(work / "new")
-    start = time.monotonic()
-    run_process("export", "--env-file", env, "--dir", "timed").communicate()
-    whole = time.monotonic() - start
-    for step in range(40):
-        process = run_process("export", "--env-file", env)
-        time.sleep(whole * step / 40)
-        process.kill()
-        process.communicate()
-        assert state_of(work / "exports") in (old, new)
+    states = {}
+    with exported.server.database() as target:
+        for folder in ("old", "new"):
+            succeed("restore", "--env-file", target.env_file(work), "--dir", folder)
+            states[folder] = (state_of(work / folder), target.rows())
+        start = time.monotonic()
+        run_process("export", "--env-file", env, "--dir", "timed").communicate()
+        whole = time.monotonic() - start
+        found = set()
+        for step in range(MOMENTS):
+            process = run_process("export", "--env-file", env)
+            time.sleep(whole * step / MOMENTS)
+            process.kill()
+            process.communicate()
+            state = state_of(work / "exports")
+            [name] = [each for each in states if states[each][0] == state]
+            if name not in found or step % 10 == 0:
+                succeed("restore", "--env-file", target.env_file(work))
+                assert target.rows() == states[name][1]
+            found.add(name)
+            if name == "new" and step < MOMENTS * 0.9:
+                shutil.rmtree(work / "exports")
+                shutil.copytree(work / "old", work / "exports")
     for stage in (work / "exports").glob(".export-*"):
         os.utime(stage, (0, 0))
     succeed("export", "--env-file", env)
-    assert state_of(work / "exports") == new
+    assert state_of(work / "exports") == states["new"][0]
     assert not list((work / "exports").glob(".[er]*"))
+
+
+MOMENTS = 200
 
 
 def test_two_exports_at_once_do_not_mix(

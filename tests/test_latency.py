@@ -2,60 +2,23 @@
 
 from __future__ import annotations
 
-import socket
-import threading
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from servers import Database, Server
+from servers import Database, Proxy, Server
 
 Succeed = Callable[..., str]
 TABLES = 100
 DELAY = 0.050  # seconds, there and back
 
 
-class Proxy:
-    """Passes bytes on to a server half a round trip late, and counts round trips."""
-
-    def __init__(self, port: int) -> None:
-        self.target = port
-        self.round_trips = 0
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        threading.Thread(target=self.accept, daemon=True).start()
-
-    def accept(self) -> None:
-        while True:
-            try:
-                client, _ = self.listener.accept()
-            except OSError:
-                return
-            server = socket.create_connection(("127.0.0.1", self.target))
-            self.last = server
-            for source, sink in ((client, server), (server, client)):
-                threading.Thread(
-                    target=self.forward, args=(source, sink, client), daemon=True
-                ).start()
-
-    def forward(
-        self, source: socket.socket, sink: socket.socket, client: socket.socket
-    ) -> None:
-        while chunk := source.recv(1 << 20):
-            if source is client and self.last is not client:
-                self.round_trips += 1  # the client speaks after the server did
-            self.last = source
-            time.sleep(DELAY / 2)
-            sink.sendall(chunk)
-        sink.close()
-
-
 @pytest.fixture
 def proxy(server18: Server) -> Iterator[Proxy]:
-    proxy = Proxy(server18.port)
-    yield proxy
-    proxy.listener.close()
+    with contextlib.closing(Proxy(server18.port, DELAY)) as proxy:
+        yield proxy
 
 
 @pytest.mark.parametrize("server", [18], indirect=True)

@@ -1,0 +1,185 @@
+"""rehearse: a proof that leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import Result, run_process
+from servers import Database, Server
+
+import export_restore as er
+
+Succeed = Callable[..., str]
+Fail = Callable[..., str]
+Run = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def own_temp(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A folder for temporary files that no other test uses; short, for sockets."""
+    with tempfile.TemporaryDirectory(prefix="er") as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield
+
+
+def private_folders() -> set[Path]:
+    return set(Path(tempfile.gettempdir()).glob(er.PRIVATE_PREFIX + "*"))
+
+
+def databases(server: Server) -> set[tuple[str]]:
+    with server.database() as database:
+        return {
+            (name,)
+            for (name,) in database.fetch("SELECT datname FROM pg_database")
+            if name != database.name
+        }
+
+
+@pytest.mark.parametrize("server", [18], indirect=True)
+def test_on_a_private_server(exported: Database, work: Path, run: Run) -> None:
+    before = private_folders()
+    result = run("rehearse")
+    assert (result.status, result.err) == (
+        0, "rehearsing the restore of exports on a private server\n",
+    )  # fmt: skip
+    assert "can be restored: it was, on PostgreSQL 18." in result.out
+    assert "feedback    90" in result.out
+    assert private_folders() == before
+    again = run("export", "--env-file", exported.env_file(work), "--rehearse")
+    assert again.status == 0
+    assert "The snapshot is in exports." in again.out
+    assert again.out.endswith("compared to the byte, and nothing is left of it.\n")
+    assert private_folders() == before
+
+
+def test_on_a_server_of_ones_own(
+    exported: Database, target: Database, work: Path, run: Run
+) -> None:
+    """In a scratch database: what is in the one of the env file stays."""
+    target.execute("CREATE TABLE leads (mine int)")
+    before = target.state(), databases(target.server)
+    result = run("rehearse", "--env-file", target.env_file(work))
+    assert result.status == 0
+    assert "can be restored" in result.out
+    assert (target.state(), databases(target.server)) == before
+
+
+@pytest.mark.parametrize("server", [18], indirect=True)
+def test_what_does_not_come_back_is_told(
+    exported: Database, target: Database, work: Path, fail: Fail
+) -> None:
+    """Drift here: see test_drift for every kind of it."""
+    exported.execute("ALTER TABLE leads DROP CONSTRAINT leads_agent_id_fkey")
+    env = exported.env_file(work)
+    assert er.main(["export", "-q", "--env-file", str(env)]) == 0
+    before = databases(target.server), private_folders()
+    for options in ((), ("--env-file", env)):
+        with pytest.raises(AssertionError):  # more lines than two: a diff
+            fail(3, "rehearse", *options)
+    assert (databases(target.server), private_folders()) == before
+
+
+@pytest.mark.parametrize("server", [18], indirect=True)
+def test_roles_of_the_blueprint_are_made_up(
+    source: Database, work: Path, run: Run
+) -> None:
+    """A private server has no role authenticated; policies need it."""
+    schema = (
+        "CREATE TABLE t (a int); ALTER TABLE t ENABLE ROW LEVEL SECURITY;"
+        'CREATE POLICY "to x" ON t FOR SELECT TO app_reader, "Odd Role" USING (true);'
+        "GRANT SELECT ON t TO app_writer; ALTER TABLE t OWNER TO app_owner;"
+    )
+    (work / "schema.sql").write_text(schema)
+    roles = ("app_reader", '"Odd Role"', "app_writer", "app_owner")
+    for role in roles:
+        source.execute(f"CREATE ROLE {role}")
+    try:
+        source.execute(schema)
+        env = source.env_file(work)
+        assert run("export", "--env-file", env).status == 0
+        result = run("rehearse")
+        assert result.status == 0, result.err
+    finally:
+        source.execute("DROP TABLE t CASCADE")
+        for role in roles:
+            source.execute(f"DROP ROLE {role}")
+
+
+def test_extensions_that_are_absent_are_named(
+    server17: Server,
+    work: Path,
+    fail: Fail,
+    succeed: Succeed,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(er.import_pgserver().utils.POSTGRES_VERSIONS, 17)
+    schema = "CREATE EXTENSION IF NOT EXISTS citext; CREATE TABLE t (a citext)"
+    (work / "schema.sql").write_text(schema)
+    with server17.database() as database:
+        database.execute(schema)
+        env = database.env_file(work)
+        succeed("export", "--env-file", env)
+        message = fail(1, "rehearse")
+        assert "the private server lacks the extensions citext" in message
+        assert "--env-file" in message
+        succeed("rehearse", "--env-file", env)
+
+
+def test_a_folder_without_a_manifest(exported: Database, work: Path, run: Run) -> None:
+    (work / "exports/datapackage.json").unlink()
+    result = run("rehearse", "--env-file", exported.env_file(work))
+    assert result.status == 0
+    assert "compared with nothing" in result.out
+    assert "no manifest" in result.err
+
+
+@pytest.mark.parametrize("server", [18], indirect=True)
+def test_a_role_that_may_not_create_databases(
+    exported: Database, work: Path, fail: Fail
+) -> None:
+    exported.server.execute("CREATE ROLE small_role LOGIN")
+    try:
+        env = exported.env_file(work, DB_USER="small_role")
+        assert "permission denied to create database" in fail(
+            1, "rehearse", "--env-file", env
+        )
+    finally:
+        exported.server.execute("DROP ROLE small_role")
+
+
+@pytest.mark.parametrize("server", [18], indirect=True)
+def test_the_next_one_cleans_up_behind_one_that_was_killed(
+    exported: Database, work: Path, succeed: Succeed
+) -> None:
+    before = private_folders()
+    process = run_process("rehearse")
+    server = wait_for_private_server(before, process)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    [folder] = private_folders() - before
+    os.utime(folder, (0, 0))
+    succeed("rehearse")
+    assert private_folders() == before
+    assert not psutil.pid_exists(server)
+
+
+def wait_for_private_server(before: set[Path], process: subprocess.Popen[str]) -> int:
+    """Return the process id of a rehearsal's server once there is one."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and process.poll() is None:
+        for folder in private_folders() - before:
+            pid_file = folder / er.EMBEDDED_FOLDER / "postmaster.pid"
+            if pid_file.exists() and "ready" in pid_file.read_text():
+                return int(pid_file.read_text().split()[0])
+        time.sleep(0.002)
+    raise AssertionError("no private server was seen")
