@@ -4309,12 +4309,15 @@ examples:
     python export_restore.py export --env-file .env
   Bring it back, into the same database or another one:
     python export_restore.py restore --env-file supabase.env
+  Compare that database with the folder; prove that the folder can be restored:
+    python export_restore.py verify --env-file supabase.env
+    python export_restore.py rehearse
 
 exit status:
   0  done
   1  failed: the database or the disk said no
   2  wrong usage or configuration
-  3  the snapshot is damaged, or the database would differ from it
+  3  the snapshot is damaged, or the database differs from it
 """
 
 EXPORT_EPILOG = """\

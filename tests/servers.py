@@ -124,8 +124,8 @@ class Proxy:
             except OSError:
                 return
             server = socket.create_connection(("127.0.0.1", self.target))
-            self.sockets += [client, server]
             self.last = server
+            self.sockets += [client, server]
             for source, sink in ((client, server), (server, client)):
                 threading.Thread(
                     target=self.forward, args=(source, sink, client), daemon=True
@@ -134,26 +134,34 @@ class Proxy:
     def forward(
         self, source: socket.socket, sink: socket.socket, client: socket.socket
     ) -> None:
-        with contextlib.suppress(OSError):  # the line was cut
+        try:
             while chunk := source.recv(1 << 20):
                 if source is client and self.last is not client:
                     self.round_trips += 1  # the client speaks after the server did
                 self.last = source
                 time.sleep(self.delay / 2)
                 sink.sendall(chunk)
-            sink.close()
+        except OSError:  # the line was cut
+            pass
+        finally:
+            hang_up(sink)
 
     def cut(self) -> None:
         """Cut every line in the middle of whatever goes through it."""
         for each in self.sockets:
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-            each.close()
+            hang_up(each)
         self.sockets.clear()
 
     def close(self) -> None:
         self.listener.close()
         self.cut()
+
+
+def hang_up(line: socket.socket) -> None:
+    """End a connection even if another thread waits for it."""
+    with contextlib.suppress(OSError):
+        line.shutdown(socket.SHUT_RDWR)
+    line.close()
 
 
 @dataclasses.dataclass(frozen=True)

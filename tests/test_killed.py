@@ -47,7 +47,8 @@ def wait_for_calm(database: Database) -> None:
         "AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
     )
     deadline = time.monotonic() + 30
-    while database.fetch(query) and time.monotonic() < deadline:
+    while database.fetch(query):
+        assert time.monotonic() < deadline, "a connection stays"
         time.sleep(0.005)
 
 
