@@ -82,6 +82,8 @@ PRIVATE_PREFIX = "export_restore-"
 SCRATCH_PREFIX = "export_restore_rehearsal_"
 
 CHUNK_BYTES = 1 << 18
+# From this size on it is faster to build a table's indexes than to keep them (bytes).
+LARGE_FILE = 1 << 20
 IDENTIFIER_BYTES = 63  # NAMEDATALEN - 1: PostgreSQL cuts longer names
 FILE_NAME_BYTES = 200  # below every file system's 255, with room for a suffix
 
@@ -251,6 +253,18 @@ class ForeignKey:
     comment: str | None
     columns: tuple[str, ...] = ()
     referenced: tuple[str, ...] = ()  # empty: not every row is known to obey
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """An index, or the constraint that it serves, and how to drop and build it."""
+
+    oid: int
+    top: int  # the index that it is a partition of at last, or itself
+    table: Relation
+    safe: bool  # nothing else is lost when it is dropped, and we may build it
+    drop: str
+    build: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -1017,11 +1031,9 @@ def select_tables(
     Raises SnapshotError for a pattern that matches nothing: it is misspelt.
     """
     everything = list(tables)
-    wanted = matched(everything, only) if only else everything
+    wanted = matched(everything, only) if only else names_of(everything)
     unwanted = matched(everything, exclude)
-    chosen = [
-        table for table in everything if table in wanted and table not in unwanted
-    ]
+    chosen = [table for table in everything if table.relation in wanted - unwanted]
     if not chosen:
         raise SnapshotError(
             "the database has no tables to export",
@@ -1030,19 +1042,23 @@ def select_tables(
     return chosen
 
 
-def matched(tables: Seq[Table], patterns: Iterable[str]) -> list[Table]:
-    """Return the tables that some pattern matches; raise for one that matches none."""
-    found: list[Table] = []
+def matched(tables: Seq[Table], patterns: Iterable[str]) -> set[Relation]:
+    """Return what some pattern matches; raise for one that matches no table."""
+    found: set[Relation] = set()
     for pattern in patterns:
-        hits = [table for table in tables if matches(table.relation, pattern)]
+        hits = {name for name in names_of(tables) if matches(name, pattern)}
         if not hits:
             raise SnapshotError(
                 f"no table matches {pattern}",
                 hint="write name or schema.name, with * for any letters",
                 code=EXIT_USAGE,
             )
-        found += hits
+        found |= hits
     return found
+
+
+def names_of(tables: Iterable[Table]) -> set[Relation]:
+    return {table.relation for table in tables}
 
 
 def matches(relation: Relation, pattern: str) -> bool:
@@ -1207,7 +1223,12 @@ def render_manifest(manifest: Manifest) -> str:
         },
     }  # fmt: skip
     text = json.dumps(package, indent=1, ensure_ascii=False) + "\n"
-    return text.replace(NO_CHECKSUM, sha256(text.encode()).hexdigest())
+    return text.replace(NO_CHECKSUM, checksum(text, NO_CHECKSUM))
+
+
+def checksum(text: str, present: str) -> str:
+    """Return the checksum that a manifest should have where it has the present one."""
+    return sha256(text.replace(present, NO_CHECKSUM).encode()).hexdigest()
 
 
 def relation_entry(relation: Relation) -> dict[str, Any]:
@@ -1303,26 +1324,26 @@ FIELD_TYPES: dict[re.Pattern[str], dict[str, Any]] = {
 
 
 def plan_references(
-    table: Table, catalog: Catalog, files: Mapping[Relation, str]
-) -> tuple[Reference, ...]:
-    """Return a table's foreign keys to tables of the snapshot, for the manifest.
+    catalog: Catalog, files: Mapping[Relation, str]
+) -> dict[Relation, list[Reference]]:
+    """Return each table's foreign keys to tables of the snapshot, for the manifest.
 
     The standard compares cells, so both sides need to be written alike; and it knows no
     MATCH SIMPLE, so of several columns none may be NULL.
     """
     tables = {each.relation: each for each in catalog.tables}
-    found = []
+    found: dict[Relation, list[Reference]] = {name: [] for name in files}
     for key in catalog.foreign_keys:
-        if key.table != table.relation or key.references not in files:
+        if key.table not in files or key.references not in files:
             continue
-        mine = columns_named(table, key.columns)
+        mine = columns_named(tables[key.table], key.columns)
         theirs = columns_named(tables[key.references], key.referenced)
         alike = [column.type for column in mine] == [column.type for column in theirs]
         certain = len(mine) == 1 or all(column.required for column in mine)
         if mine and alike and certain:
             path = files[key.references]
-            found.append(Reference(key.columns, path, key.referenced))
-    return tuple(sorted(found))
+            found[key.table].append(Reference(key.columns, path, key.referenced))
+    return found
 
 
 def columns_named(table: Table, names: Iterable[str]) -> list[Column]:
@@ -1339,9 +1360,9 @@ def parse_manifest(text: str, name: str) -> Manifest:
     try:
         package = json.loads(text)
         check_format(package["postgresql"]["format"], name)
-        manifest = parsed_manifest(package)
-        if render_manifest(manifest) != text:
+        if checksum(text, package["postgresql"]["checksum"]) not in text:
             raise ValueError("it was changed since the export")
+        manifest = parsed_manifest(package)
         if manifest.hashes.keys() != {SCHEMA_FILE, CATALOG_FILE}:
             raise ValueError("it names other files than the snapshot has")
     except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -1751,6 +1772,62 @@ LIST_FOREIGN_KEYS = f"""
     WHERE (k.contype = 'f' OR k.contype IN ('c', 'n') AND NOT k.convalidated)
       AND k.conparentid = 0 AND k.coninhcount = 0 AND {ANY_SCHEMA}
     ORDER BY n.nspname, c.relname, k.conname
+"""
+
+# Every name is qualified here: search_path is pg_catalog alone. ONLY, and ATTACH for
+# partitions: a parent's index would otherwise make new ones of names of its own.
+# What else may depend on an index or its constraint: views that group by a primary key,
+# rules and functions with ON CONFLICT. A foreign key does, too, but rests meanwhile.
+LIST_INDEXES = f"""
+    SELECT i.indexrelid, coalesce(pg_partition_root(i.indexrelid)::oid, i.indexrelid),
+           n.nspname, c.relname,
+           i.indisvalid AND x.reltablespace = 0
+           AND (k.oid IS NULL OR x.reloptions IS NULL)
+           AND has_schema_privilege(n.oid, 'CREATE')
+           AND NOT EXISTS (
+               SELECT FROM pg_depend AS d
+               LEFT JOIN pg_constraint AS f
+                      ON d.classid = 'pg_constraint'::regclass AND f.oid = d.objid
+               WHERE (d.refclassid, d.refobjid) IN (
+                         ('pg_class'::regclass, i.indexrelid),
+                         ('pg_constraint'::regclass, k.oid))
+                 AND d.deptype = 'n' AND f.contype IS DISTINCT FROM 'f'),
+           CASE WHEN k.oid IS NULL THEN format('DROP INDEX %%s', x.oid::regclass)
+                ELSE format('ALTER TABLE %%s DROP CONSTRAINT %%I',
+                            c.oid::regclass, k.conname) END,
+           ARRAY[CASE WHEN k.oid IS NULL THEN pg_get_indexdef(x.oid)
+                      ELSE format('ALTER TABLE ONLY %%s ADD CONSTRAINT %%I %%s',
+                                  c.oid::regclass, k.conname,
+                                  pg_get_constraintdef(k.oid)) END]
+           || ARRAY(SELECT format('ALTER INDEX %%s ATTACH PARTITION %%s',
+                                  x.oid::regclass, h.inhrelid::regclass)
+                    FROM pg_inherits AS h WHERE h.inhparent = x.oid)
+           || ARRAY(SELECT format('ALTER INDEX %%s ALTER COLUMN %%s SET STATISTICS %%s',
+                                  x.oid::regclass, a.attnum, a.attstattarget)
+                    FROM pg_attribute AS a
+                    WHERE a.attrelid = x.oid AND a.attstattarget >= 0)
+           || ARRAY(SELECT format('COMMENT ON INDEX %%s IS %%L', x.oid::regclass, said)
+                    FROM obj_description(x.oid, 'pg_class') AS said
+                    WHERE said IS NOT NULL)
+           || ARRAY(SELECT format('COMMENT ON CONSTRAINT %%I ON %%s IS %%L',
+                                  k.conname, c.oid::regclass, said)
+                    FROM obj_description(k.oid, 'pg_constraint') AS said
+                    WHERE said IS NOT NULL)
+           || ARRAY(SELECT format('ALTER TABLE ONLY %%s %%s %%I', c.oid::regclass,
+                                  mark, x.relname)
+                    FROM unnest(ARRAY[
+                        CASE WHEN i.indisclustered THEN 'CLUSTER ON' END,
+                        CASE WHEN i.indisreplident THEN 'REPLICA IDENTITY USING INDEX'
+                        END]) AS mark
+                    WHERE mark IS NOT NULL)
+    FROM pg_index AS i
+    JOIN pg_class AS c ON c.oid = i.indrelid AND c.relkind IN ('r', 'p')
+    JOIN pg_class AS x ON x.oid = i.indexrelid
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    LEFT JOIN pg_constraint AS k
+           ON k.conindid = x.oid AND k.conrelid = c.oid AND k.contype IN ('p', 'u', 'x')
+    WHERE {USER_SCHEMA} AND {NOT_OF_AN_EXTENSION}
+    ORDER BY (SELECT count(*) FROM pg_partition_ancestors(x.oid)) DESC, x.oid
 """
 
 # Parents first: a change of a partitioned table's trigger reaches its partitions.
@@ -2374,6 +2451,12 @@ def fetch_foreign_keys(db: Connection) -> Iterator[ForeignKey]:
         yield ForeignKey(name, table, references, definition, comment, *ends)
 
 
+def fetch_indexes(db: Connection) -> Iterator[Index]:
+    """Yield the indexes, those of partitions before the one that they are part of."""
+    for oid, top, schema, table, safe, drop, build in list_catalog(db, LIST_INDEXES):
+        yield Index(oid, top, Relation(schema, table), safe, drop, tuple(build))
+
+
 def fetch_sequences(db: Connection) -> Iterator[Sequence]:
     """Yield the sequences with the columns that they number."""
     uses: dict[int, list[tuple[Relation, str]]] = {}
@@ -2734,21 +2817,44 @@ def truncate(db: Connection, tables: Collection[Table]) -> None:
 
 
 def set_aside(
-    db: Connection, catalog: Catalog, loaded: Collection[Table]
+    db: Connection,
+    catalog: Catalog,
+    loaded: Collection[Table],
+    large: Collection[Table],
 ) -> list[sql.Composable]:
     """Drop foreign keys and rest triggers of the tables; return what rebuilds them.
 
     Keys that lead to the tables go with those that start from them, for a table that
     another one refers to cannot be emptied. Ownership is enough for all of it, cycles
     load in any order, and a key that is added again is validated against every row.
+    `large` tables lose their indexes, too: to build one is faster than to keep it.
     """
     names = {name for table in loaded for name in (table.relation, *table.partitions)}
     keys = [key for key in catalog.foreign_keys if {key.table, key.references} & names]
     triggers = [trigger for trigger in catalog.triggers if trigger.table in names]
     resting = (trigger for trigger in triggers if trigger.state != "D")
-    execute_all(db, [*map(drop_foreign_key, keys), *map(disable_trigger, resting)])
+    indexes = indexes_to_build(fetch_indexes(db), large) if large else []
+    execute_all(
+        db,
+        [
+            *map(drop_foreign_key, keys),
+            *(sql.SQL(each.drop) for each in indexes if each.oid == each.top),
+            *map(disable_trigger, resting),
+        ],
+    )
+    built = (sql.SQL(part) for index in indexes for part in index.build)
     added = (part for key in keys for part in add_foreign_key(key))
-    return [*added, *map(set_trigger, triggers)]
+    return [*built, *added, *map(set_trigger, triggers)]
+
+
+def indexes_to_build(indexes: Iterable[Index], tables: Iterable[Table]) -> list[Index]:
+    """Return the tables' indexes that can be set aside: all of a tree, or none."""
+    names = {name for table in tables for name in (table.relation, *table.partitions)}
+    known = list(indexes)
+    unsafe = {
+        index.top for index in known if not index.safe or index.table not in names
+    }
+    return [index for index in known if index.top not in unsafe]
 
 
 def execute_all(db: Connection, statements: Seq[sql.Composable]) -> None:
@@ -3426,10 +3532,9 @@ def export(settings: Settings, plan: ExportPlan, report: Report) -> list[Copied]
         hashes = {SCHEMA_FILE: write_file(stage / SCHEMA_FILE, script.raw)}
         planned = plan_files(catalog, chosen)
         files = {table.relation: name for table, name in planned}
+        references = plan_references(catalog, files)
         exported = [
-            export_table(
-                db, table, stage / name, plan_references(table, catalog, files), report
-            )
+            export_table(db, table, stage / name, references[table.relation], report)
             for table, name in planned
         ]
         sequence_states = fetch_sequence_states(db, sequences)
@@ -3445,9 +3550,7 @@ def export(settings: Settings, plan: ExportPlan, report: Report) -> list[Copied]
             materialized_views={
                 view.relation: view.populated for view in catalog.materialized_views
             },
-            left_out=tuple(
-                table.relation for table in catalog.tables if table not in chosen
-            ),
+            left_out=tuple(sorted(names_of(catalog.tables) - names_of(chosen))),
             hashes=hashes,
         )
         write_file(stage / MANIFEST_FILE, render_manifest(manifest).encode())
@@ -3462,14 +3565,15 @@ def begin_with_locks(
     Which tables to lock is only known from a snapshot before it: look again until no
     table came or went in between.
     """
-    locked: list[Table] = []
+    begin_export(db, ())
+    locked = choose(list(fetch_tables(db)))
     while True:
+        rollback(db)
         begin_export(db, locked)
         catalog = fetch_catalog(db)
         chosen = choose(catalog.tables)
         if {table.oid for table in chosen} == {table.oid for table in locked}:
             return catalog, chosen
-        rollback(db)
         locked = chosen
 
 
@@ -3479,18 +3583,18 @@ def check_exportable(
     """Raise if the snapshot could not be whole; say what no snapshot holds."""
     check_visible(chosen)
     for root, part in fetch_foreign_partitions(db):
-        if root in {table.relation for table in chosen}:
+        if root in names_of(chosen):
             raise SnapshotError(
                 f"{part}, a partition of {root}, is a foreign table",
                 hint=f"its rows are elsewhere: detach it, or add --exclude {root}",
             )
-    for note in check_references(catalog, {table.relation for table in chosen}):
+    for note in check_references(catalog, names_of(chosen)):
         report.note(f"note: {note}")
     for kind, names in fetch_left_out(db).items():
         report.note(f"not exported: {render_left_out(kind, names)}")
-    left = [str(table.relation) for table in catalog.tables if table not in chosen]
+    left = sorted(names_of(catalog.tables) - names_of(chosen))
     if left:
-        report.note(f"left out as you asked: {', '.join(left)}")
+        report.note(f"left out as you asked: {', '.join(map(str, left))}")
 
 
 def check_visible(tables: Iterable[Table]) -> None:
@@ -3551,7 +3655,7 @@ def export_table(
     db: Connection,
     table: Table,
     path: Path,
-    references: tuple[Reference, ...],
+    references: Iterable[Reference],
     report: Report,
 ) -> tuple[Copied, Resource]:
     """Copy one table to its file."""
@@ -3573,7 +3677,7 @@ def export_table(
             for column in table.stored_columns
         ),
         key=table.key,
-        references=references,
+        references=tuple(sorted(references)),
     )
     return copied, resource
 
@@ -3587,6 +3691,10 @@ class Load:
 
     table: Table
     file: CsvFile
+
+
+def table_of(load: Load) -> Table:
+    return load.table
 
 
 @dataclass(frozen=True, slots=True)
@@ -3664,8 +3772,8 @@ def replace_rows(
     known = frozenset(catalog.relations.values())
     loads = plan_loads(snapshot, catalog, known)
     if plan.only:
-        chosen = select_tables([load.table for load in loads], plan.only, ())
-        loads = [load for load in loads if load.table in chosen]
+        chosen = names_of(select_tables(map(table_of, loads), plan.only, ()))
+        loads = [load for load in loads if load.table.relation in chosen]
     tables = [load.table for load in loads]
     force_policies(db, tables, "NO FORCE")
     copied = load(db, snapshot, catalog, loads, report, stale=tables, lost_keys=())
@@ -3693,7 +3801,8 @@ def load(
     manifest says.
     """
     tables = [load.table for load in loads]
-    aside = [*set_aside(db, catalog, tables), *map(add_lost_key, lost_keys)]
+    large = [load.table for load in loads if load.file.size >= LARGE_FILE]
+    aside = [*set_aside(db, catalog, tables, large), *map(add_lost_key, lost_keys)]
     truncate(db, stale)
     use_search_path_of_role(db)
     copied = [restore_table(db, load, report) for load in loads]

@@ -274,7 +274,17 @@ def small_jobs(server: Server, folder: Path) -> list[Job]:
     return [
         Job(
             "small: export",
-            [[*PROGRAM, "export", "--env-file", env, "--schema-file", "small.sql", *to]],
+            [
+                [
+                    *PROGRAM,
+                    "export",
+                    "--env-file",
+                    env,
+                    "--schema-file",
+                    "small.sql",
+                    *to,
+                ]
+            ],
             emptied(folder / "s1"),
         ),
         Job(
