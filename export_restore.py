@@ -28,11 +28,14 @@ import ipaddress
 import itertools
 import json
 import os
+import queue
 import re
 import shutil
+import signal
 import string
 import sys
 import tempfile
+import threading
 import time
 import unicodedata
 import urllib.parse
@@ -74,6 +77,10 @@ VERSION = "1.0"
 SCHEMA_FILE = "schema.sql"
 MANIFEST_FILE = "datapackage.json"
 CSV_SUFFIX = ".csv"
+GZIP_SUFFIX = ".gz"
+# Level 1 makes the sample a fifth of its size; 6, gzip's own choice, a sixth in thrice
+# the time (tests/benchmark.py has the figures).
+GZIP_LEVEL = 1
 CATALOG_FILE = "catalog.txt"
 STAGING_PREFIX = ".export-"
 STAGE_GRACE = 60  # seconds that a new stage has to be locked by its export
@@ -82,8 +89,14 @@ PRIVATE_PREFIX = "export_restore-"
 SCRATCH_PREFIX = "export_restore_rehearsal_"
 
 CHUNK_BYTES = 1 << 18
+SEND_BYTES = 1 << 16  # more at once would keep the server waiting for us
 # From this size on it is faster to build a table's indexes than to keep them (bytes).
 LARGE_FILE = 1 << 20
+# From this size on a table is worth a job, or a part of a job, of its own (bytes).
+LARGE_TABLE = 32 << 20
+MOST_JOBS = 4  # unless the user says otherwise: a pooler has few connections to give
+WRITE_AHEAD = 16  # chunks that wait to be hashed, compressed and written
+SYNC_THREADS = 8
 IDENTIFIER_BYTES = 63  # NAMEDATALEN - 1: PostgreSQL cuts longer names
 FILE_NAME_BYTES = 200  # below every file system's 255, with room for a suffix
 
@@ -103,6 +116,7 @@ PINNED_SETTINGS = {
     "quote_all_identifiers": "off",
     "standard_conforming_strings": "on",
     "synchronize_seqscans": "off",
+    "jit": "off",
     "check_function_bodies": "off",
     "row_security": "off",
     "statement_timeout": "0",
@@ -328,6 +342,36 @@ class Fact:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyRange:
+    """Rows whose first key column, an integer, lies beyond `after` and up to `upto`."""
+
+    after: int | None
+    upto: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class CopyTask:
+    """A table, or a range of its rows, on its way into a file."""
+
+    table: Table
+    path: Path
+    size: int  # bytes that the server keeps it in
+    compressed: bool
+    rows: KeyRange | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A CSV that was written."""
+
+    rows: int
+    text_sha256: str  # what it is without compression
+    size: int  # bytes
+    sha256: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Field:
     """A column of a CSV, in the manifest."""
 
@@ -354,6 +398,7 @@ class Resource:
     rows: int
     size: int  # bytes
     sha256: str
+    text_sha256: str  # of the CSV itself, if the file is compressed
     fields: tuple[Field, ...]
     key: tuple[str, ...]
     references: tuple[Reference, ...]
@@ -381,7 +426,7 @@ class CsvFile:
     header: tuple[str, ...]
     # As the manifest says; None: unknown, or edited since.
     rows: int | None
-    sha256: str | None
+    text_sha256: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -1128,7 +1173,9 @@ def missing_from_script(
 # ---- File names — pure: a table's name to a file's and no two alike ------------------
 
 
-def csv_names(relations: Iterable[Relation]) -> dict[Relation, str]:
+def csv_names(
+    relations: Iterable[Relation], suffix: str = CSV_SUFFIX
+) -> dict[Relation, str]:
     """Return a file name for each relation, safe and distinct on every file system.
 
     Names that differ only in case meet on macOS and Windows: there, all but the one in
@@ -1140,7 +1187,7 @@ def csv_names(relations: Iterable[Relation]) -> dict[Relation, str]:
         folded[stem.casefold()] = folded.get(stem.casefold(), 0) + 1
     return {
         relation: distinct_stem(relation, stem, alone=folded[stem.casefold()] == 1)
-        + CSV_SUFFIX
+        + suffix
         for relation, stem in plain.items()
     }
 
@@ -1247,6 +1294,11 @@ def resource_entry(resource: Resource) -> dict[str, Any]:
         "postgresql": {
             **relation_entry(resource.relation),
             "rows": resource.rows,
+            **(
+                {"text": f"sha256:{resource.text_sha256}"}
+                if resource.path.endswith(GZIP_SUFFIX)
+                else {}
+            ),
             "types": [field.type for field in resource.fields],
         },
     }
@@ -1262,6 +1314,7 @@ def table_entry(resource: Resource) -> dict[str, Any]:
         "profile": "tabular-data-resource",
         "format": "csv",
         "mediatype": "text/csv",
+        **({"compression": "gz"} if resource.path.endswith(GZIP_SUFFIX) else {}),
         **({"dialect": {"skipBlankRows": True}} if can_be_blank else {}),
         "schema": schema_entry(resource),
     }
@@ -1269,7 +1322,7 @@ def table_entry(resource: Resource) -> dict[str, Any]:
 
 def resource_name(path: str) -> str:
     """Return a name as the standard wants it; of files it holds one of each."""
-    stem = path.removesuffix(CSV_SUFFIX).lower()
+    stem = path.removesuffix(GZIP_SUFFIX).removesuffix(CSV_SUFFIX).lower()
     name = re.sub(r"[^a-z0-9._-]", "-", stem)
     return name if name == stem else f"{name}-{sha256(path.encode()).hexdigest()[:8]}"
 
@@ -1378,10 +1431,10 @@ def parsed_manifest(package: Mapping[str, Any]) -> Manifest:
     """Return the manifest that a Data Package holds."""
     server = package["postgresql"]
     return Manifest(
-        created=package["created"],
-        tool_version=server["tool"],
-        server_version=server["server"],
-        database=server["database"],
+        created=worded(package["created"]),
+        tool_version=worded(server["tool"]),
+        server_version=worded(server["server"]),
+        database=worded(server["database"]),
         resources=tuple(map(parsed_resource, package["resources"])),
         sequences={
             parsed_relation(each): SequenceState(
@@ -1418,6 +1471,13 @@ def whole(value: object) -> int:
     return value
 
 
+def worded(value: object) -> str:
+    """Return the value if it is a text; raise TypeError if it is none."""
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
 def parsed_relation(entry: Mapping[str, str]) -> Relation:
     return Relation(entry["schema"], entry["name"])
 
@@ -1426,7 +1486,7 @@ def parsed_resource(entry: Mapping[str, Any]) -> Resource:
     """Return one table's part of a manifest; its path must stay in the folder."""
     table = entry["postgresql"]
     path = entry["path"]
-    if not re.fullmatch(r"[^/\\.][^/\\]*\.csv", path):
+    if not re.fullmatch(r"[^/\\.][^/\\]*\.csv(\.gz)?", path):
         raise ValueError(f"unsafe path {path}")
     schema = entry.get("schema", {"fields": []})
     fields = [
@@ -1439,6 +1499,7 @@ def parsed_resource(entry: Mapping[str, Any]) -> Resource:
         rows=whole(table["rows"]),
         size=whole(entry["bytes"]),
         sha256=entry["hash"].removeprefix("sha256:"),
+        text_sha256=table.get("text", entry["hash"]).removeprefix("sha256:"),
         fields=tuple(fields),
         key=tuple(schema.get("primaryKey", ())),
         references=tuple(
@@ -1778,6 +1839,8 @@ LIST_FOREIGN_KEYS = f"""
 # partitions: a parent's index would otherwise make new ones of names of its own.
 # What else may depend on an index or its constraint: views that group by a primary key,
 # rules and functions with ON CONFLICT. A foreign key does, too, but rests meanwhile.
+# A function of the user's that calls another by its bare name works for an INSERT, and
+# not where an index is built: since 17 that happens under a search_path of its own.
 LIST_INDEXES = f"""
     SELECT i.indexrelid, coalesce(pg_partition_root(i.indexrelid)::oid, i.indexrelid),
            n.nspname, c.relname,
@@ -1791,7 +1854,11 @@ LIST_INDEXES = f"""
                WHERE (d.refclassid, d.refobjid) IN (
                          ('pg_class'::regclass, i.indexrelid),
                          ('pg_constraint'::regclass, k.oid))
-                 AND d.deptype = 'n' AND f.contype IS DISTINCT FROM 'f'),
+                 AND d.deptype = 'n' AND f.contype IS DISTINCT FROM 'f')
+           AND NOT EXISTS (
+               SELECT FROM pg_depend AS d
+               WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
+                 AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass)),
            CASE WHEN k.oid IS NULL THEN format('DROP INDEX %%s', x.oid::regclass)
                 ELSE format('ALTER TABLE %%s DROP CONSTRAINT %%I',
                             c.oid::regclass, k.conname) END,
@@ -2282,6 +2349,15 @@ def connected(settings: Settings) -> Iterator[Connection]:
 
     Raises SnapshotError with a hint if the server cannot be reached or says no.
     """
+    db = connect(settings)
+    try:
+        yield db
+    finally:
+        db.close()
+
+
+def connect(settings: Settings) -> Connection:
+    """Return a connection; raise SnapshotError with a hint if there is none."""
     try:
         with libpq_environment_hidden():
             db = psycopg2.connect(
@@ -2303,10 +2379,7 @@ def connected(settings: Settings) -> Iterator[Connection]:
     # Transactions begin and end by statement: one round trip less each, and no
     # session state that psycopg2 would set on its own.
     db.autocommit = True
-    try:
-        yield db
-    finally:
-        db.close()
+    return db
 
 
 @contextlib.contextmanager
@@ -2368,6 +2441,39 @@ def begin_export(db: Connection, tables: Collection[Table]) -> None:
     if tables:
         execute(db, sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(names))
     execute(db, PIN_SETTINGS, [json.dumps(PINNED_SETTINGS)])
+
+
+def export_snapshot(db: Connection) -> str:
+    """Return the name by which other connections can join our transaction snapshot."""
+    return str(fetch(db, "SELECT pg_export_snapshot()")[0][0])
+
+
+def join_snapshot(db: Connection, name: str) -> None:
+    """Begin a transaction that sees what the one that exported its snapshot sees."""
+    execute(db, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    execute(db, sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(name)))
+    execute(db, PIN_SETTINGS, [json.dumps(PINNED_SETTINGS)])
+
+
+def fetch_sizes(db: Connection, tables: Iterable[Table]) -> dict[int, int]:
+    """Return how many bytes the server keeps each table in, by its oid."""
+    query = """
+        SELECT t.oid, coalesce(sum(pg_table_size(part.relid)), pg_table_size(t.oid))
+        FROM unnest(%s::oid[]) AS t(oid)
+        LEFT JOIN LATERAL pg_partition_tree(t.oid) AS part ON part.isleaf
+        GROUP BY t.oid
+    """
+    oids = [table.oid for table in tables]
+    return {oid: int(size) for oid, size in fetch(db, query, [oids])}
+
+
+def fetch_ends(db: Connection, table: Table) -> tuple[int, int] | None:
+    """Return the least and the greatest value of a table's first key column."""
+    query = sql.SQL("SELECT min({0})::bigint, max({0})::bigint FROM {1}").format(
+        sql.Identifier(table.key[0]), itself(table)
+    )
+    [(least, greatest)] = fetch(db, query)
+    return None if least is None else (least, greatest)
 
 
 def rollback(db: Connection) -> None:
@@ -2597,10 +2703,12 @@ def column_list(names: Iterable[str]) -> sql.Composable:
     return sql.SQL(", ").join(map(sql.Identifier, names))
 
 
-COPY_TO_CLIENT = sql.SQL(" TO STDOUT (FORMAT csv, HEADER)")
+COPY_TO_CLIENT = sql.SQL(" TO STDOUT (FORMAT csv, HEADER {})")
 
 
-def copy_out(db: Connection, table: Table, stream: Any) -> int:
+def copy_out(
+    db: Connection, table: Table, stream: Any, rows: KeyRange | None = None
+) -> int:
     """Stream a table's rows as CSV in key order; return how many they were.
 
     libpq gives one record, the header first, for each `stream.write`.
@@ -2609,8 +2717,8 @@ def copy_out(db: Connection, table: Table, stream: Any) -> int:
     """
     names = [column.name for column in table.stored_columns]
     if table.key or table.partitioned:
-        query = sql.SQL("COPY (SELECT {} FROM {} ORDER BY {})").format(
-            column_list(names), itself(table), order_terms(table)
+        query = sql.SQL("COPY (SELECT {} FROM {} {} ORDER BY {})").format(
+            column_list(names), itself(table), in_range(table, rows), order_terms(table)
         )
     else:  # reads the heap from front to back; a query might read it in parallel
         query = sql.SQL("COPY {} {}").format(
@@ -2618,13 +2726,28 @@ def copy_out(db: Connection, table: Table, stream: Any) -> int:
         )
     with db.cursor() as cursor:
         try:
-            cursor.copy_expert(query + COPY_TO_CLIENT, stream)
+            first = rows is None or rows.after is None
+            way = COPY_TO_CLIENT.format(sql.SQL("on" if first else "off"))
+            cursor.copy_expert(query + way, stream)
         except psycopg2.Error as error:
             plain = database_failure(error)
             raise SnapshotError(
                 f"table {table.relation}: {plain}", hint=plain.hint
             ) from error
         return int(cursor.rowcount)
+
+
+def in_range(table: Table, rows: KeyRange | None) -> sql.Composable:
+    """Return the condition on a table's key that gives a range of its rows."""
+    if rows is None:
+        return sql.SQL("")
+    key = sql.Identifier(table.key[0])
+    bounds = [
+        sql.SQL("{} {} {}").format(key, sql.SQL(sign), sql.Literal(bound))
+        for sign, bound in ((">", rows.after), ("<=", rows.upto))
+        if bound is not None
+    ]
+    return sql.SQL("WHERE ") + sql.SQL(" AND ").join(bounds)
 
 
 def in_parentheses(names: Collection[str]) -> sql.Composable:
@@ -2661,7 +2784,7 @@ def copy_in(
         relation.ident, in_parentheses(columns), sql.Literal(null)
     )
     with db.cursor() as cursor:
-        cursor.copy_expert(query, stream, size=CHUNK_BYTES)
+        cursor.copy_expert(query, stream, size=SEND_BYTES)
         return int(cursor.rowcount)
 
 
@@ -3184,7 +3307,12 @@ def opened_snapshot(folder: Path, *, accept_edits: bool = False) -> Iterator[Sna
 def read_snapshot(folder: Path, *, accept_edits: bool) -> Snapshot:
     """Read everything of a snapshot but the rows; raise if it has faults."""
     manifest = read_manifest(folder / MANIFEST_FILE)
-    paths = sorted(p for p in folder.glob("*" + CSV_SUFFIX) if p.name[0] != ".")
+    paths = sorted(
+        path
+        for path in folder.iterdir()
+        if path.name.removesuffix(GZIP_SUFFIX).endswith(CSV_SUFFIX)
+        and not path.name.startswith(".")
+    )
     if not paths or not (folder / SCHEMA_FILE).is_file():
         raise SnapshotError(
             f"{folder} holds no snapshot: it has no "
@@ -3233,22 +3361,25 @@ def check_files(
     sizes = {each.path: each.size for each in manifest.resources}
     unexpected = sorted({path.name for path in csvs} - hashes.keys())
     faults = [f"{name} is not part of the snapshot" for name in unexpected]
-    edited: set[str] = set()
-    for name, digest in hashes.items():
+    plain: list[Path] = []
+    for name in hashes:
         path = folder / name
         if path.is_symlink() or not path.is_file():
-            faults.append(
-                f"{name} is {'no plain file' if path.exists() else 'missing'}"
-            )
-        elif (
-            sizes.get(name, path.stat().st_size) != path.stat().st_size
-            or file_hash(path) != digest
-        ):
-            edited.add(name)
+            what = "no plain file" if path.exists() else "missing"
+            faults.append(f"{name} is {what}")
+        else:
+            plain.append(path)
+    edited = {
+        path.name
+        for path, digest in zip(plain, file_hashes(plain), strict=True)
+        if digest != hashes[path.name]
+        or path.stat().st_size != sizes.get(path.name, path.stat().st_size)
+    }
     changed = [
-        f"{name} was changed since the export (sha256 differs)" for name in edited
+        f"{name} was changed since the export (sha256 differs)"
+        for name in sorted(edited)
     ]
-    faults += [] if accept_edits else sorted(changed)
+    faults += [] if accept_edits else changed
     if faults:
         raise SnapshotError(
             "; ".join(faults),
@@ -3258,6 +3389,16 @@ def check_files(
             code=EXIT_DAMAGED,
         )
     return edited
+
+
+def file_hashes(paths: Seq[Path]) -> list[str]:
+    """Return the sha256 of each file, on all cores: hashing leaves Python's lock."""
+    if sum(path.stat().st_size for path in paths) < LARGE_FILE:
+        return list(map(file_hash, paths))
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(file_hash, paths))
 
 
 def file_hash(path: Path) -> str:
@@ -3272,7 +3413,7 @@ def file_hash(path: Path) -> str:
 def read_csv_header(path: Path, resource: Resource | None) -> CsvFile:
     """Read a CSV's column names; raise if they are no UTF-8 text."""
     try:
-        with path.open("rb") as file:
+        with opened_csv(path) as file:
             skip_byte_order_mark(file)
             # Line by line: what follows the header is COPY's to judge.
             lines = (
@@ -3281,10 +3422,10 @@ def read_csv_header(path: Path, resource: Resource | None) -> CsvFile:
             header = next(csv.reader(lines, strict=True), [])
             size = path.stat().st_size
             rows, digest = (
-                (resource.rows, resource.sha256) if resource else (None, None)
+                (resource.rows, resource.text_sha256) if resource else (None, None)
             )
             return CsvFile(path, size, tuple(header), rows, digest)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise SnapshotError(
             f"{path.name}, line 1: the column names cannot be read: {reason(error)}",
             hint="save the file as CSV in UTF-8, or export again",
@@ -3292,7 +3433,16 @@ def read_csv_header(path: Path, resource: Resource | None) -> CsvFile:
         ) from error
 
 
-def skip_byte_order_mark(file: IO[bytes] | io.FileIO) -> None:
+def opened_csv(path: Path) -> IO[bytes]:
+    """Open a CSV, gzip'ed or not, for reading its text."""
+    if path.name.endswith(GZIP_SUFFIX):
+        import gzip
+
+        return io.BufferedReader(gzip.open(path), CHUNK_BYTES)
+    return path.open("rb", buffering=CHUNK_BYTES)
+
+
+def skip_byte_order_mark(file: IO[bytes]) -> None:
     """Go to the first byte that counts: spreadsheets begin UTF-8 with a mark."""
     if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
         file.seek(0)
@@ -3302,12 +3452,12 @@ class CsvReader(io.RawIOBase):
     """A CSV's bytes for COPY, without a byte-order mark; tells how many went by."""
 
     def __init__(self, path: Path, advance: Callable[[int], object]) -> None:
-        self._file = path.open("rb", buffering=0)
+        self._file = opened_csv(path)
         self._advance = advance
         skip_byte_order_mark(self._file)
 
     def read(self, size: int = -1) -> bytes:
-        chunk = self._file.read(size) or b""
+        chunk = self._file.read(size)
         self._advance(len(chunk))
         return chunk
 
@@ -3318,7 +3468,7 @@ class CsvReader(io.RawIOBase):
 
 def read_records(path: Path, advance: Callable[[int], object]) -> Iterator[bytes]:
     """Yield a CSV's records, the header first."""
-    with path.open("rb", buffering=CHUNK_BYTES) as file:
+    with opened_csv(path) as file:
         for record in split_records(file):
             advance(len(record))
             yield record
@@ -3347,7 +3497,7 @@ class Hasher(io.RawIOBase):
 
 
 class CsvWriter(Hasher):
-    """A new CSV, readable by its owner alone; reaches the disk when it is closed."""
+    """A new CSV, readable by its owner alone."""
 
     def __init__(self, path: Path, advance: Callable[[int], object]) -> None:
         super().__init__(advance)
@@ -3358,20 +3508,110 @@ class CsvWriter(Hasher):
 
     def close(self) -> None:
         if not self.closed:
-            os.fsync(self._file)
+            super().close()
             os.close(self._file)
-        super().close()
+
+
+class GzipWriter(Hasher):
+    """A new CSV in a gzip file.
+
+    A thread of its own compresses and writes what comes, so that the receiver need not
+    wait. Errors of the disk come up at the next write, or at the end. The file holds
+    neither a name nor a time: the same rows are the same bytes.
+    """
+
+    def __init__(self, path: Path, advance: Callable[[int], object]) -> None:
+        super().__init__(advance)
+        self.file = CsvWriter(path, lambda size: None)
+        self._gzip = zlib.compressobj(GZIP_LEVEL, wbits=16 + zlib.MAX_WBITS)
+        self._chunks: queue.Queue[bytes | None] = queue.Queue(WRITE_AHEAD)
+        self._error: OSError | None = None
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def write(self, chunk: Any) -> int:
+        self._raise_error()
+        self._chunks.put(bytes(chunk))
+        return super().write(chunk)
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _work(self) -> None:
+        """Take chunks until there are no more; after an error, in vain."""
+        while (chunk := self._chunks.get()) is not None:
+            self._compress(chunk)
+        self._compress(None)
+
+    def _compress(self, chunk: bytes | None) -> None:
+        gzip = self._gzip
+        data = gzip.flush() if chunk is None else gzip.compress(chunk)
+        try:
+            while data and self._error is None:
+                data = data[self.file.write(data) :]
+        except OSError as error:
+            self._error = error
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            self._chunks.put(None)
+            self._thread.join()
+            self.file.close()
+            self._raise_error()
+
+
+def sync_file(path: Path) -> None:
+    """Make sure that a file's bytes are on the disk."""
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+
+
+class Stage:
+    """A snapshot in the making; its files reach the disk while others are written."""
+
+    def __init__(self, folder: Path) -> None:
+        from concurrent.futures import ThreadPoolExecutor
+
+        self.folder = folder
+        self._pool = ThreadPoolExecutor(SYNC_THREADS)
+        self._syncs: list[Any] = []
+
+    def sync(self, path: Path) -> None:
+        """Begin to bring a file that is complete to the disk."""
+        self._syncs.append(self._pool.submit(sync_file, path))
+
+    def write_file(self, name: str, content: bytes) -> str:
+        """Write a small file; return its sha256."""
+        digest = write_file(self.folder / name, content)
+        self.sync(self.folder / name)
+        return digest
+
+    def settle(self) -> None:
+        """Wait until everything is on the disk; raise what went wrong."""
+        for each in self._syncs:
+            each.result()
+        sync_folder(self.folder)
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
 
 
 def write_file(path: Path, content: bytes) -> str:
-    """Write a new file, readable by its owner alone, to the disk; return its sha256."""
-    with (
-        CsvWriter(path, lambda size: None) as writer,
-        io.BufferedWriter(writer) as file,
-    ):
+    """Write a new file, readable by its owner alone; return its sha256."""
+    with os.fdopen(
+        os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb"
+    ) as file:
         file.write(content)
-        file.flush()
-        return writer.sha256
+    return sha256(content).hexdigest()
+
+
+def append_file(path: Path, part: Path) -> None:
+    """Move what is in a part of a file to the file's end."""
+    with path.open("ab") as whole, part.open("rb") as file:
+        shutil.copyfileobj(file, whole, CHUNK_BYTES)
+    part.unlink()
 
 
 @contextlib.contextmanager
@@ -3415,24 +3655,24 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def staged(folder: Path) -> Iterator[Path]:
-    """Give a new folder inside `folder`; at the end its files replace those outside.
+def staged(folder: Path) -> Iterator[Stage]:
+    """Give a stage inside `folder`; at the end its files replace those outside.
 
     Whatever instant the process dies in, the old snapshot or the new one can be
     opened. Raises SnapshotError if the disk does not play along.
     """
     with telling_of_disk(folder), lockable_folder(folder) as lock:
         remove_abandoned(folder)
-        stage = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=folder))
+        made = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=folder))
         try:
-            with lockable(stage) as claim:
+            with lockable(made) as claim, contextlib.closing(Stage(made)) as stage:
                 claim("LOCK_EX")
                 yield stage
-                sync_folder(stage)
+                stage.settle()
                 lock("LOCK_EX")
-                publish(stage, folder)
+                publish(made, folder)
         finally:
-            shutil.rmtree(stage, ignore_errors=True)
+            shutil.rmtree(made, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -3513,6 +3753,8 @@ class ExportPlan:
     schema_file: Path
     only: tuple[str, ...] = ()  # patterns of tables; none: all
     exclude: tuple[str, ...] = ()
+    jobs: int | None = None  # None: as many as make sense
+    compressed: bool = False
 
 
 def export(settings: Settings, plan: ExportPlan, report: Report) -> list[Copied]:
@@ -3523,29 +3765,35 @@ def export(settings: Settings, plan: ExportPlan, report: Report) -> list[Copied]
         connected(server) as db,
         staged(plan.folder) as stage,
     ):
-        catalog, chosen = begin_with_locks(
-            db, lambda tables: select_tables(tables, plan.only, plan.exclude)
+        catalog, chosen, shared = begin_shared(
+            db,
+            lambda tables: select_tables(tables, plan.only, plan.exclude),
+            plan,
+            report,
         )
         check_exportable(db, catalog, chosen, report)
         sequences = list(chosen_sequences(catalog, chosen, partial=False))
         check_blueprint(chosen, sequences, script, plan.schema_file)
-        hashes = {SCHEMA_FILE: write_file(stage / SCHEMA_FILE, script.raw)}
-        planned = plan_files(catalog, chosen)
-        files = {table.relation: name for table, name in planned}
-        references = plan_references(catalog, files)
-        exported = [
-            export_table(db, table, stage / name, references[table.relation], report)
-            for table, name in planned
+        hashes = {SCHEMA_FILE: stage.write_file(SCHEMA_FILE, script.raw)}
+        suffix = CSV_SUFFIX + (GZIP_SUFFIX if plan.compressed else "")
+        files = plan_files(catalog, chosen, suffix)
+        sizes = fetch_sizes(db, chosen)
+        tasks = [
+            CopyTask(table, stage.folder / name, sizes[table.oid], plan.compressed)
+            for table, name in files
         ]
+        with report.progress("exporting", sum(sizes.values())) as advance:
+            jobs = Jobs(server, shared, plan.jobs or sensible_jobs(tasks), report)
+            written = export_tables(db, tasks, jobs, stage, advance)
         sequence_states = fetch_sequence_states(db, sequences)
         facts = "".join(f"{fact.line}\n" for fact in fetch_facts(db))
-        hashes[CATALOG_FILE] = write_file(stage / CATALOG_FILE, facts.encode())
+        hashes[CATALOG_FILE] = stage.write_file(CATALOG_FILE, facts.encode())
         manifest = Manifest(
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             tool_version=VERSION,
             server_version=server_version(db),
             database=settings.dbname,
-            resources=tuple(resource for _, resource in exported),
+            resources=tuple(made_resources(catalog, files, written)),
             sequences=sequence_states,
             materialized_views={
                 view.relation: view.populated for view in catalog.materialized_views
@@ -3553,8 +3801,11 @@ def export(settings: Settings, plan: ExportPlan, report: Report) -> list[Copied]
             left_out=tuple(sorted(names_of(catalog.tables) - names_of(chosen))),
             hashes=hashes,
         )
-        write_file(stage / MANIFEST_FILE, render_manifest(manifest).encode())
-        return [copied for copied, _ in exported]
+        stage.write_file(MANIFEST_FILE, render_manifest(manifest).encode())
+        return [
+            Copied(table.relation, each.rows, each.size, each.seconds)
+            for (table, _), each in zip(files, written, strict=True)
+        ]
 
 
 def begin_with_locks(
@@ -3643,43 +3894,293 @@ def check_blueprint(
         )
 
 
-def plan_files(catalog: Catalog, tables: Iterable[Table]) -> list[tuple[Table, str]]:
+def plan_files(
+    catalog: Catalog, tables: Iterable[Table], suffix: str = CSV_SUFFIX
+) -> list[tuple[Table, str]]:
     """Return each table with the name of its CSV, in load order."""
     known = {table.relation: table for table in tables}
-    names = csv_names(known)
+    names = csv_names(known, suffix)
     order = load_order(known, catalog.foreign_keys, catalog.roots)
     return [(known[each], names[each]) for each in order]
 
 
-def export_table(
+def begin_shared(
     db: Connection,
-    table: Table,
-    path: Path,
-    references: Iterable[Reference],
+    choose: Callable[[Seq[Table]], list[Table]],
+    plan: ExportPlan,
     report: Report,
-) -> tuple[Copied, Resource]:
-    """Copy one table to its file."""
+) -> tuple[Catalog, list[Table], str]:
+    """Begin as begin_with_locks does; return the transaction snapshot's name, too.
+
+    It is empty if one connection is all that is wanted, or all that the server allows.
+    """
+    catalog, chosen = begin_with_locks(db, choose)
+    if plan.jobs == 1:
+        return catalog, chosen, ""
+    try:
+        return catalog, chosen, export_snapshot(db)
+    except psycopg2.Error as error:
+        why = excerpt(str(database_failure(error)))
+        report.note(f"no transaction snapshot to share, going on with one job: {why}")
+        rollback(db)
+        return *begin_with_locks(db, choose), ""
+
+
+def export_tables(
+    db: Connection,
+    tasks: Seq[CopyTask],
+    jobs: Jobs,
+    stage: Stage,
+    advance: Callable[[int], object],
+) -> list[Written]:
+    """Copy every table to its file, several at once; return them in the order given."""
+    split = {
+        task.path: list(split_task(db, task, parts))
+        for task, parts in plan_parts(tasks, jobs.count)
+    }
+    parts = [part for task in tasks for part in split[task.path]]
+    done = copy_parts(db, parts, jobs, advance)
+    written = []
+    for task in tasks:
+        written.append(
+            joined([(part.path, done[part.path]) for part in split[task.path]])
+        )
+        stage.sync(task.path)
+    return written
+
+
+def sensible_jobs(tasks: Iterable[CopyTask]) -> int:
+    """Return how many connections pay: one for each large table or part of one."""
+    worth = sum(max(1, task.size // LARGE_TABLE) for task in tasks if is_large(task))
+    return max(1, min(os.cpu_count() or 1, MOST_JOBS, worth))
+
+
+def is_large(task: CopyTask) -> bool:
+    return task.size >= LARGE_TABLE
+
+
+def plan_parts(tasks: Iterable[CopyTask], jobs: int) -> Iterator[tuple[CopyTask, int]]:
+    """Yield into how many parts each table goes.
+
+    One that would keep the others waiting goes in several; to join them costs a copy.
+    """
+    every = list(tasks)
+    share = sum(task.size for task in every) / jobs
+    for task in every:
+        numbered = bool(task.table.key) and is_integer(task.table, task.table.key[0])
+        splits = (
+            is_large(task)
+            and numbered
+            and not task.compressed  # a gzip file is one stream
+            and task.size > 1.2 * share
+        )
+        yield task, min(jobs, round(task.size / share) + 1) if splits else 1
+
+
+def is_integer(table: Table, name: str) -> bool:
+    [kind] = [column.type for column in table.columns if column.name == name]
+    return kind in ("smallint", "integer", "bigint")
+
+
+def split_task(db: Connection, task: CopyTask, parts: int) -> Iterator[CopyTask]:
+    """Yield tasks for ranges of a table's key, which together are the table."""
+    ends = fetch_ends(db, task.table) if parts > 1 else None
+    if ends is None:
+        yield task
+        return
+    least, greatest = ends
+    bounds = [least + (greatest - least) * part // parts for part in range(1, parts)]
+    ranges = zip([None, *bounds], [*bounds, None], strict=True)
+    for number, (after, upto) in enumerate(ranges):
+        path = task.path if number == 0 else Path(f"{task.path}.{number}")
+        size = task.size // parts
+        yield dataclasses.replace(
+            task, path=path, size=size, rows=KeyRange(after, upto)
+        )
+
+
+def copy_parts(
+    db: Connection,
+    parts: Iterable[CopyTask],
+    jobs: Jobs,
+    advance: Callable[[int], object],
+) -> dict[Path, Written]:
+    """Copy tables and parts of tables, the largest first, by as many jobs."""
+    largest_first = sorted(parts, key=lambda part: -part.size)
+    done: dict[Path, Written] = {}
+    if jobs.count > 1 and jobs.snapshot and len(largest_first) > 1:
+        done = copy_in_processes(jobs, largest_first, advance)
+    for part in largest_first:
+        if part.path not in done:
+            done[part.path] = copy_to_file(db, part, advance)
+    return done
+
+
+def copy_to_file(
+    db: Connection, task: CopyTask, advance: Callable[[int], object]
+) -> Written:
+    """Copy a table, or a part of it, to its file."""
     start = time.monotonic()
-    with report.progress(str(table.relation), None) as advance:
-        raw = CsvWriter(path, advance)
-        # COPY gives a row at a time; the buffer gathers them without Python code.
-        with io.BufferedWriter(raw, CHUNK_BYTES) as stream:
-            rows = copy_out(db, table, stream)
-    copied = Copied(table.relation, rows, raw.size, time.monotonic() - start)
-    resource = Resource(
-        path=path.name,
-        relation=table.relation,
-        rows=rows,
-        size=raw.size,
-        sha256=raw.sha256,
-        fields=tuple(
-            Field(column.name, column.type, column.required)
-            for column in table.stored_columns
-        ),
-        key=table.key,
-        references=tuple(sorted(references)),
+    raw: CsvWriter | GzipWriter
+    if task.compressed:
+        raw = GzipWriter(task.path, advance)
+        file = raw.file
+    else:
+        raw = file = CsvWriter(task.path, advance)
+    # COPY gives a row at a time; the buffer gathers them without Python code.
+    with io.BufferedWriter(raw, CHUNK_BYTES) as stream:
+        rows = copy_out(db, task.table, stream, task.rows)
+    return Written(rows, raw.sha256, file.size, file.sha256, time.monotonic() - start)
+
+
+def joined(pieces: Seq[tuple[Path, Written]]) -> Written:
+    """Make one file of a table's parts, all but the first without their header."""
+    [(path, first), *rest] = pieces
+    if not rest:
+        return first
+    for part, _ in rest:
+        append_file(path, part)
+    digest = file_hash(path)
+    return Written(
+        rows=sum(each.rows for _, each in pieces),
+        text_sha256=digest,
+        size=sum(each.size for _, each in pieces),
+        sha256=digest,
+        seconds=max(each.seconds for _, each in pieces),
     )
-    return copied, resource
+
+
+def made_resources(
+    catalog: Catalog, files: Iterable[tuple[Table, str]], written: Iterable[Written]
+) -> Iterator[Resource]:
+    """Yield what the manifest says of each file."""
+    planned = list(files)
+    references = plan_references(
+        catalog, {table.relation: name for table, name in planned}
+    )
+    for (table, name), each in zip(planned, written, strict=True):
+        yield Resource(
+            path=name,
+            relation=table.relation,
+            rows=each.rows,
+            size=each.size,
+            sha256=each.sha256,
+            text_sha256=each.text_sha256,
+            fields=tuple(
+                Field(column.name, column.type, column.required)
+                for column in table.stored_columns
+            ),
+            key=table.key,
+            references=tuple(sorted(references[table.relation])),
+        )
+
+
+# ---- Jobs — processes that copy beside this one --------------------------------------
+
+# Not threads: psycopg2 takes Python's lock for every row, and two threads that do so
+# wait for each other longer than they work.
+
+
+@dataclass(frozen=True, slots=True)
+class Jobs:
+    """How many processes are to copy, and how they join the transaction snapshot."""
+
+    server: Settings
+    snapshot: str  # its name; empty: it is not to be shared
+    count: int
+    report: Report
+
+
+def copy_in_processes(
+    jobs: Jobs, tasks: Seq[CopyTask], advance: Callable[[int], object]
+) -> dict[Path, Written]:
+    """Copy tasks in processes of their own; return what they wrote, by path.
+
+    A process that gets no connection into the transaction snapshot does nothing, which
+    is noted; what is missing in the answer is left to do.
+    """
+    import concurrent.futures
+    import multiprocessing
+
+    way = "fork" if sys.platform == "linux" else "spawn"
+    context = multiprocessing.get_context(way)
+    copied = context.Value("q", 0)
+    beginning = (jobs.server, jobs.snapshot, copied)
+    with concurrent.futures.ProcessPoolExecutor(
+        min(jobs.count, len(tasks)), context, start_job, beginning
+    ) as pool:
+        try:
+            waiting = {pool.submit(run_job, task): task for task in tasks}
+            done = gather(waiting, copied, advance)
+        except BaseException:
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+    if len(done) < len(tasks):
+        jobs.report.note("no more connections to be had: going on with one job")
+    return done
+
+
+def gather(
+    waiting: dict[Any, CopyTask], copied: Any, advance: Callable[[int], object]
+) -> dict[Path, Written]:
+    """Wait for every task, telling of the bytes that were copied meanwhile."""
+    import concurrent.futures
+
+    done: dict[Path, Written] = {}
+    told = 0
+    while waiting:
+        ready, _ = concurrent.futures.wait(
+            waiting, 0.1, concurrent.futures.FIRST_COMPLETED
+        )
+        for future in ready:
+            task = waiting.pop(future)
+            written = future.result()
+            if written is not None:
+                done[task.path] = written
+        advance(copied.value - told)
+        told = copied.value
+    return done
+
+
+class Job:
+    """What a copying process has: a connection in the transaction snapshot, or none."""
+
+    db: Connection | None = None
+    copied: Any = None
+
+
+def start_job(server: Settings, snapshot: str, copied: Any) -> None:
+    """Connect, and join the transaction snapshot. Dies when the parent process does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process decides
+    threading.Thread(target=die_with_parent, daemon=True).start()
+    Job.copied = copied
+    with contextlib.suppress(SnapshotError, psycopg2.Error):
+        db = connect(server)
+        join_snapshot(db, snapshot)
+        Job.db = db
+
+
+def die_with_parent() -> None:
+    """Wait for the end of the parent process, and follow it."""
+    import multiprocessing.connection
+
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(EXIT_FAILED)
+
+
+def run_job(task: CopyTask) -> Written | None:
+    """Copy one table or part; None: there is no connection to do it with."""
+    if Job.db is None:
+        return None
+
+    def advance(size: int) -> None:
+        with Job.copied.get_lock():
+            Job.copied.value += size
+
+    return copy_to_file(Job.db, task, advance)
 
 
 # ---- Restore — the order of the job; no SQL, no open() -------------------------------
@@ -3913,7 +4414,7 @@ def check_content(db: Connection, loads: Iterable[Load], report: Report) -> None
     """
     differing: list[str] = []
     for load in loads:
-        if load.file.sha256 is None:
+        if load.file.text_sha256 is None:
             continue
         with report.progress(
             f"{load.table.relation}, again", load.file.size
@@ -3921,7 +4422,7 @@ def check_content(db: Connection, loads: Iterable[Load], report: Report) -> None
             raw = Hasher(advance)
             with io.BufferedWriter(raw, CHUNK_BYTES) as stream:
                 copy_out(db, load.table, stream)
-        if raw.sha256 != load.file.sha256:
+        if raw.sha256 != load.file.text_sha256:
             differing.append(str(load.table.relation))
     if differing:
         raise SnapshotError(
@@ -4007,6 +4508,7 @@ def plan_loads(
     files = {file.path.name: file for file in snapshot.csv_files}
     planned = plan_files(catalog, catalog.tables)
     if snapshot.manifest is None:
+        planned = [(table, present(name, files)) for table, name in planned]
         needed = {name for table, name in planned if table.oid not in known}
         faults = [f"{name} is missing" for name in sorted(needed - files.keys())]
         orphans = sorted(files.keys() - {name for _, name in planned})
@@ -4025,6 +4527,11 @@ def plan_loads(
             code=EXIT_DAMAGED,
         )
     return loads
+
+
+def present(name: str, files: Collection[str]) -> str:
+    """Return the name under which a CSV is there: gzip'ed or not."""
+    return name + GZIP_SUFFIX if name + GZIP_SUFFIX in files else name
 
 
 def header_faults(load: Load) -> Iterator[str]:
@@ -4493,6 +5000,10 @@ def build_parser() -> argparse.ArgumentParser:
            help="export these alone: leads, 'sales.*'")  # fmt: skip
     option("--exclude", nargs="+", default=[], metavar="PATTERN",
            help="leave these out")  # fmt: skip
+    option("--jobs", type=job_count, metavar="N",
+           help="connections to copy with (default: as many as pay)")  # fmt: skip
+    option("--gzip", action="store_true",
+           help="write .csv.gz files, a fifth of the size")  # fmt: skip
     option("--rehearse", action="store_true",
            help="prove on a private server that it can be restored")  # fmt: skip
     command = add_command(commands, "restore", command_restore, RESTORE_EPILOG,
@@ -4516,6 +5027,13 @@ def build_parser() -> argparse.ArgumentParser:
                           "prove that the folder can be restored")  # fmt: skip
     command.set_defaults(env_file=None)
     return parser
+
+
+def job_count(text: str) -> int:
+    """Return the number of jobs that an argument says."""
+    if not re.fullmatch(r"[1-9][0-9]?", text):
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 to 99")
+    return int(text)
 
 
 def add_command(
@@ -4553,6 +5071,8 @@ def command_export(arguments: argparse.Namespace) -> int:
         schema_file=find_schema_file(arguments.schema_file),
         only=tuple(arguments.tables),
         exclude=tuple(arguments.exclude),
+        jobs=arguments.jobs,
+        compressed=arguments.gzip,
     )
     report.note(f"exporting {settings} to {arguments.dir}")
     copied = export(settings, plan, report)

@@ -72,6 +72,51 @@ line" text, "{brace}" text);
         INSERT INTO covering VALUES (2, 1), (1, 2);
         """,
     ),
+    "indexes of every kind": (
+        """
+        CREATE TABLE ix (id int PRIMARY KEY, a int NOT NULL, b text, r int4range,
+            CONSTRAINT "Odd unique" UNIQUE (a, b) DEFERRABLE INITIALLY DEFERRED,
+            CONSTRAINT apart EXCLUDE USING gist (r WITH &&) WHERE (a > 0),
+            UNIQUE NULLS NOT DISTINCT (b, r), UNIQUE (a) INCLUDE (b));
+        CREATE INDEX "Odd index" ON ix (b DESC NULLS LAST, a) WHERE a < 50;
+        CREATE INDEX ix_lower ON ix (lower(b), a) WITH (fillfactor = 60);
+        ALTER INDEX ix_lower ALTER COLUMN 1 SET STATISTICS 500;
+        CREATE UNIQUE INDEX ix_identity ON ix (a);
+        ALTER TABLE ix REPLICA IDENTITY USING INDEX ix_identity;
+        CREATE INDEX ix_cluster ON ix (b);
+        ALTER TABLE ix CLUSTER ON ix_cluster;
+        COMMENT ON INDEX ix_lower IS 'it''s a comment';
+        COMMENT ON CONSTRAINT "Odd unique" ON ix IS 'and another';
+        CREATE INDEX ix_hash ON ix USING hash (b);
+        CREATE INDEX ix_brin ON ix USING brin (id) WITH (pages_per_range = 4);
+        CREATE TABLE ix_grouped (id int PRIMARY KEY, a int);
+        CREATE VIEW ix_view AS SELECT id, a FROM ix_grouped GROUP BY id;
+        CREATE TABLE ix_filled (id int PRIMARY KEY WITH (fillfactor = 50));
+        CREATE TABLE ix_rule (id int CONSTRAINT ix_rule_key UNIQUE);
+        CREATE RULE again AS ON UPDATE TO ix_rule DO INSTEAD
+            INSERT INTO ix_rule VALUES (1) ON CONFLICT ON CONSTRAINT ix_rule_key DO NOTHING;
+        CREATE TABLE ix_part (id int, a int, b text, CONSTRAINT top_key PRIMARY KEY (id, a))
+            PARTITION BY LIST (a);
+        CREATE TABLE ix_part_1 (id int NOT NULL, a int NOT NULL, b text,
+            CONSTRAINT own_name PRIMARY KEY (id, a), CONSTRAINT alone UNIQUE (b));
+        ALTER TABLE ix_part ATTACH PARTITION ix_part_1 FOR VALUES IN (1);
+        CREATE TABLE ix_part_2 PARTITION OF ix_part FOR VALUES IN (2) PARTITION BY RANGE (id);
+        CREATE TABLE ix_part_2a PARTITION OF ix_part_2 FOR VALUES FROM (0) TO (100);
+        CREATE INDEX own_index ON ix_part_1 (b, a);
+        CREATE INDEX top_index ON ix_part (b, a);
+        COMMENT ON INDEX own_index IS 'attached';
+        CREATE TABLE ix_ref (id int, a int, FOREIGN KEY (id, a) REFERENCES ix_part,
+            k int REFERENCES ix (a));
+        """,
+        """
+        INSERT INTO ix SELECT i, i, 'B' || i, int4range(i * 10, i * 10 + 5)
+            FROM generate_series(1, 30) AS i;
+        INSERT INTO ix_grouped VALUES (1, 2), (2, 2);
+        INSERT INTO ix_filled VALUES (2), (1); INSERT INTO ix_rule VALUES (3);
+        INSERT INTO ix_part SELECT i, 1 + i % 2, 'x' || i FROM generate_series(1, 40) AS i;
+        INSERT INTO ix_ref VALUES (2, 1, 5), (3, 2, 6), (NULL, NULL, NULL);
+        """,
+    ),
     "foreign keys of every kind": (
         """
         CREATE TABLE fk_a (id int PRIMARY KEY, parent int REFERENCES fk_a ON DELETE CASCADE,
