@@ -2180,6 +2180,14 @@ PIN_SETTINGS = """
       ON pg_catalog.lower(known.name) = pg_catalog.lower(pin.key)
 """
 
+# What sorts of index builds may take: a small server has small buffers.
+RAISE_WORK_MEMORY = """
+    SELECT set_config('maintenance_work_mem', greatest(
+        pg_size_bytes(current_setting('maintenance_work_mem')),
+        least(pg_size_bytes(current_setting('shared_buffers')), 256 * 1024 * 1024)
+    ) / 1024 || 'kB', true)
+"""
+
 
 # ---- Env file — the env file alone ---------------------------------------------------
 
@@ -3037,7 +3045,7 @@ def force_policies(db: Connection, tables: Iterable[Table], how: str) -> None:
 def rebuild(db: Connection, statements: Iterable[sql.Composable]) -> None:
     """Bring back what was set aside; raise if the rows do not allow it."""
     try:
-        execute_all(db, list(statements))
+        execute_all(db, [sql.SQL(RAISE_WORK_MEMORY), *statements])
     except psycopg2.IntegrityError as error:
         raise SnapshotError(
             str(database_failure(error)),
