@@ -19,12 +19,11 @@ import codecs
 import contextlib
 import csv
 import dataclasses
-import difflib
 import fnmatch
 import graphlib
 import heapq
+import importlib.util
 import io
-import ipaddress
 import itertools
 import json
 import os
@@ -52,17 +51,32 @@ try:
 except ModuleNotFoundError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-try:
-    import psycopg2
-    from psycopg2 import errorcodes, sql
-except ModuleNotFoundError as missing:
+if importlib.util.find_spec("psycopg2") is None:
     sys.exit(
-        f"export_restore: error: the Python package {missing.name} is not installed\n"
+        "export_restore: error: the Python package psycopg2 is not installed\n"
         "hint: python -m pip install -r requirements.txt"
     )
 
+
+class ImportedWhenUsed:
+    """A module that --help need not wait for."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        value = getattr(importlib.import_module(self._name), attribute)
+        setattr(self, attribute, value)
+        return value
+
+
 if TYPE_CHECKING:
+    import psycopg2
+    from psycopg2 import sql
     from psycopg2.extensions import connection as Connection
+else:
+    psycopg2 = ImportedWhenUsed("psycopg2")
+    sql = ImportedWhenUsed("psycopg2.sql")
 
 # ---- Constants — no code ------------------------------------------------------------
 
@@ -161,16 +175,16 @@ CONNECTION_HINTS = (
 
 # SQLSTATEs that a user can do something about, and what.
 SQLSTATE_HINTS = {
-    errorcodes.INSUFFICIENT_PRIVILEGE: "connect as the owner of the tables (DB_USER)",
-    errorcodes.DUPLICATE_TABLE: "schema.sql needs DROP statements before its CREATEs",
-    errorcodes.DUPLICATE_OBJECT: "schema.sql needs DROP statements before its CREATEs",
-    errorcodes.DEPENDENT_OBJECTS_STILL_EXIST: "add CASCADE to that DROP in schema.sql",
-    errorcodes.DISK_FULL: "free some disk space on the server",
-    errorcodes.READ_ONLY_SQL_TRANSACTION: "connect to the primary server",
-    errorcodes.CHARACTER_NOT_IN_REPERTOIRE: (
+    "42501": "connect as the owner of the tables (DB_USER)",
+    "42P07": "schema.sql needs DROP statements before its CREATEs",
+    "42710": "schema.sql needs DROP statements before its CREATEs",
+    "2BP01": "add CASCADE to that DROP in schema.sql",
+    "53100": "free some disk space on the server",
+    "25006": "connect to the primary server",
+    "22021": (
         "a CSV is UTF-8: correct the text, which the database keeps in no encoding"
     ),
-    errorcodes.ADMIN_SHUTDOWN: "run the command again when the server is back",
+    "57P01": "run the command again when the server is back",
 }
 
 
@@ -1537,6 +1551,8 @@ VERSION_BOUND = ("view ", "materialized view ", "function ", "rule ")
 
 def drift(expected: Iterable[str], found: Iterable[str]) -> list[str]:
     """Return a unified diff of catalog lines; empty if they are equal."""
+    import difflib
+
     lines = difflib.unified_diff(
         sorted(expected), sorted(found), "snapshot", "database", lineterm="", n=0
     )
@@ -2332,6 +2348,8 @@ def default_sslmode(host: str) -> str:
 
 def is_near(host: str) -> bool:
     """Tell whether a host is a socket, a private address or a one-word name."""
+    import ipaddress
+
     if host.startswith(("/", "@")) or not {".", ":"} & set(host):
         return True
     try:
@@ -2711,7 +2729,7 @@ def column_list(names: Iterable[str]) -> sql.Composable:
     return sql.SQL(", ").join(map(sql.Identifier, names))
 
 
-COPY_TO_CLIENT = sql.SQL(" TO STDOUT (FORMAT csv, HEADER {})")
+COPY_TO_CLIENT = " TO STDOUT (FORMAT csv, HEADER {})"
 
 
 def copy_out(
@@ -2735,8 +2753,8 @@ def copy_out(
     with db.cursor() as cursor:
         try:
             first = rows is None or rows.after is None
-            way = COPY_TO_CLIENT.format(sql.SQL("on" if first else "off"))
-            cursor.copy_expert(query + way, stream)
+            way = COPY_TO_CLIENT.format("on" if first else "off")
+            cursor.copy_expert(query + sql.SQL(way), stream)
         except psycopg2.Error as error:
             plain = database_failure(error)
             raise SnapshotError(

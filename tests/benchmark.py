@@ -224,6 +224,7 @@ def export_jobs(server: Server, folder: Path, db: str) -> list[Job]:
     ]
     return [
         ours("export, 1 job", "e1", "--jobs", "1"),
+        Job("verify", [[*PROGRAM, "verify", "-q", "--env-file", env, "--dir", "e1"]]),
         ours("export, 2 jobs", "e2", "--jobs", "2"),
         ours("export --gzip, 1 job", "g1", "--jobs", "1", "--gzip"),
         ours("export --gzip, 2 jobs", "g2", "--jobs", "2", "--gzip"),
@@ -257,10 +258,8 @@ def restore_jobs(server: Server, folder: Path) -> list[Job]:
     ]
     plain = ["-q", "-1", "-f", str(ROOT / "schema.sql"), *by_command(loads)]
     restore = [*PROGRAM, "restore", "-q", "--env-file", env, "--dir", "e1"]
-    verify = [*PROGRAM, "verify", "-q", "--env-file", env, "--dir", "e1"]
     return [
         Job("restore", [restore], made("r_ours")),
-        Job("verify", [verify]),
         pg_restore("pg_restore --single-transaction", "r_one", "-1"),
         pg_restore("pg_restore -j1", "r_j1", "-j1"),
         pg_restore("pg_restore -j2", "r_j2", "-j2"),

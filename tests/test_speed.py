@@ -173,8 +173,11 @@ def test_an_error_in_a_job_is_told_in_two_lines(
 
 
 @pytest.mark.parametrize("server", [18], indirect=True)
-def test_jobs_die_with_their_parent(source: Database, work: Path) -> None:
-    """No process goes on writing when the export was killed."""
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT])
+def test_jobs_die_with_their_parent(
+    source: Database, work: Path, blow: signal.Signals
+) -> None:
+    """No process goes on writing when the export was killed or interrupted."""
     schema = "CREATE TABLE t (id int PRIMARY KEY, a text); CREATE TABLE u (a text)"
     (work / "schema.sql").write_text(schema)
     source.execute(schema)
@@ -189,10 +192,16 @@ def test_jobs_die_with_their_parent(source: Database, work: Path) -> None:
     while len(children := parent.children()) < 2 and time.monotonic() < deadline:
         time.sleep(0.005)
     assert len(children) == 2
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.send_signal(blow)
+    start = time.monotonic()
+    _, err = process.communicate(timeout=30)
     gone, alive = psutil.wait_procs(children, timeout=10)
     assert (len(gone), alive) == (2, [])
+    if blow == signal.SIGINT:
+        assert time.monotonic() - start < 2
+        assert process.returncode == 130
+        assert err.splitlines()[1:] == ["export_restore: interrupted"]
+        assert list((work / "exports").iterdir()) == []
 
 
 def test_how_many_jobs_pay(monkeypatch: pytest.MonkeyPatch) -> None:
