@@ -29,6 +29,7 @@ import json
 import os
 import queue
 import re
+import select
 import shutil
 import signal
 import string
@@ -85,6 +86,7 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_DAMAGED = 3
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
 EXIT_BROKEN_PIPE = 141
 
 VERSION = "1.0"
@@ -99,7 +101,7 @@ CATALOG_FILE = "catalog.txt"
 STAGING_PREFIX = ".export-"
 STAGE_GRACE = 60  # seconds that a new stage has to be locked by its export
 READY_FOLDER = ".ready"
-PRIVATE_PREFIX = "export_restore-"
+PRIVATE_PREFIX = "export_restore-rehearsal-"
 SCRATCH_PREFIX = "export_restore_rehearsal_"
 
 CHUNK_BYTES = 1 << 18
@@ -1029,8 +1031,16 @@ def roles_named(script: Script) -> Iterator[str]:
     for statement in script.statements:
         yield from owners_of(statement)
         yield from grantees_of(statement)
-        if statement.begins("CREATE POLICY") and "TO" in statement.words:
+        policy = statement.begins("CREATE POLICY", "ALTER POLICY")
+        if policy and "TO" in statement.words:
             yield from role_names(statement, statement.words.index("TO") + 1)
+
+
+def roles_created(script: Script) -> Iterator[str]:
+    """Yield the roles that a script makes itself."""
+    for statement in script.statements:
+        if statement.begins("CREATE ROLE", "CREATE USER", "CREATE GROUP"):
+            yield from (token.name for token in statement.tokens[2:3])
 
 
 def extensions_named(script: Script) -> Iterator[str]:
@@ -1396,7 +1406,7 @@ def plan_references(
     """Return each table's foreign keys to tables of the snapshot, for the manifest.
 
     The standard compares cells, so both sides need to be written alike; and it knows no
-    MATCH SIMPLE, so of several columns none may be NULL.
+    MATCH SIMPLE, so of several columns none may be NULL; nor PERIOD.
     """
     tables = {each.relation: each for each in catalog.tables}
     found: dict[Relation, list[Reference]] = {name: [] for name in files}
@@ -1407,7 +1417,8 @@ def plan_references(
         theirs = columns_named(tables[key.references], key.referenced)
         alike = [column.type for column in mine] == [column.type for column in theirs]
         certain = len(mine) == 1 or all(column.required for column in mine)
-        if mine and alike and certain:
+        whole = len(mine) == len(key.columns) and "PERIOD" not in key.definition
+        if mine and alike and certain and whole:
             path = files[key.references]
             found[key.table].append(Reference(key.columns, path, key.referenced))
     return found
@@ -1567,6 +1578,7 @@ CELL_AND_COMMA = re.compile(rb"(%b)(?:,|\n?\Z)" % CELL)
 SHOWN_ROWS = 5
 # What rows that wait for their like may take before a comparison goes in parts.
 WAITING_BYTES = 24_000_000
+MOST_PARTS = 4096
 ROW_OVERHEAD = 300  # bytes that a waiting row takes beside its own
 WaitingRows = dict[bytes, list[tuple[int, bytes]]]  # by key: place and record
 
@@ -1611,9 +1623,7 @@ class RowComparison:
             return
         found = self._waiting[1 - side].get(key)
         if found is None:
-            self._waiting[side].setdefault(key, []).append((self._place, record))
-            self._held += len(record) + ROW_OVERHEAD
-            self.overflowed = self._held > WAITING_BYTES
+            self._wait(side, key, record)
             return
         _, other = found.pop()
         if not found:
@@ -1625,6 +1635,17 @@ class RowComparison:
             if len(self.changed) < SHOWN_ROWS:
                 label = f"{self._label(record)}: {', '.join(names)}"
                 self.changed.append((self._place, label))
+
+    def _wait(self, side: int, key: bytes, record: bytes) -> None:
+        """Keep a row until its like comes by."""
+        like = self._waiting[side].setdefault(key, [])
+        # Without a key the rows of a group are all the same: one object will do.
+        kept = record if self._key_columns or not like else like[0][1]
+        like.append((self._place, kept))
+        self._held += len(record) + ROW_OVERHEAD
+        several = sum(map(len, self._waiting)) > 1  # one cannot be parted
+        divisible = several and self._parts < MOST_PARTS
+        self.overflowed = divisible and self._held > WAITING_BYTES
 
     def _key_of(self, record: bytes) -> bytes:
         found = self._key_pattern.match(record) if self._key_columns else None
@@ -1863,6 +1884,7 @@ LIST_INDEXES = f"""
            i.indisvalid AND x.reltablespace = 0
            AND (k.oid IS NULL OR x.reloptions IS NULL)
            AND has_schema_privilege(n.oid, 'CREATE')
+           AND pg_has_role(c.relowner, 'USAGE')
            AND NOT EXISTS (
                SELECT FROM pg_depend AS d
                LEFT JOIN pg_constraint AS f
@@ -1873,8 +1895,11 @@ LIST_INDEXES = f"""
                  AND d.deptype = 'n' AND f.contype IS DISTINCT FROM 'f')
            AND NOT EXISTS (
                SELECT FROM pg_depend AS d
+               LEFT JOIN pg_type AS t
+                      ON d.refclassid = 'pg_type'::regclass AND t.oid = d.refobjid
                WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
-                 AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass)),
+                 AND (d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass)
+                      OR t.typtype = 'd')),
            CASE WHEN k.oid IS NULL THEN format('DROP INDEX %%s', x.oid::regclass)
                 ELSE format('ALTER TABLE %%s DROP CONSTRAINT %%I',
                             c.oid::regclass, k.conname) END,
@@ -2437,7 +2462,7 @@ def connection_failure(settings: Settings, error: psycopg2.Error) -> SnapshotErr
 
 def execute(db: Connection, query: str | sql.Composable, values: Any = None) -> int:
     """Run statements in one round trip; return the last one's row count."""
-    with db.cursor() as cursor:
+    with db.cursor() as cursor, interruptible():
         cursor.execute(query, values)
         return int(cursor.rowcount)
 
@@ -2446,9 +2471,35 @@ def fetch(
     db: Connection, query: str | sql.Composable, values: Any = None
 ) -> list[tuple[Any, ...]]:
     """Return the rows of a query that gives few."""
-    with db.cursor() as cursor:
+    with db.cursor() as cursor, interruptible():
         cursor.execute(query, values)
         return cursor.fetchall()
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C end a statement; COPY, which cannot wait this way, sees it by itself.
+
+    libpq waits for an answer without looking up; here Python waits, and asks libpq.
+    """
+    psycopg2.extensions.set_wait_callback(wait_for_server)
+    try:
+        yield
+    finally:
+        psycopg2.extensions.set_wait_callback(None)
+
+
+def wait_for_server(db: Connection) -> None:
+    """Wait until a statement is done; cancel it if the user has had enough."""
+    while (state := db.poll()) != psycopg2.extensions.POLL_OK:
+        reading = state == psycopg2.extensions.POLL_READ
+        sockets = [db.fileno()]
+        try:
+            select.select(*((sockets, [], []) if reading else ([], sockets, [])))
+        except KeyboardInterrupt:
+            with contextlib.suppress(psycopg2.Error):
+                db.cancel()
+            raise
 
 
 def begin(db: Connection, mode: str) -> None:
@@ -2710,13 +2761,15 @@ def scratch_database(server: Settings) -> Iterator[Settings]:
     """Make a database on a server, and drop it at the end, whatever happens."""
     name = f"{SCRATCH_PREFIX}{os.getpid()}_{time.time_ns() // 1000}"
     ident = sql.Identifier(name)
-    with connected(server) as db:
-        execute(db, sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(ident))
+    create = sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(ident)
+    drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(ident)
     try:
+        with connected(server) as db:
+            execute(db, create)
         yield dataclasses.replace(server, dbname=name)
     finally:
-        with connected(server) as db:
-            execute(db, sql.SQL("DROP DATABASE {} WITH (FORCE)").format(ident))
+        with uninterrupted(), connected(server) as db:
+            execute(db, drop)
 
 
 def server_version(db: Connection) -> str:
@@ -3000,10 +3053,20 @@ def indexes_to_build(indexes: Iterable[Index], tables: Iterable[Table]) -> list[
     """Return the tables' indexes that can be set aside: all of a tree, or none."""
     names = {name for table in tables for name in (table.relation, *table.partitions)}
     known = list(indexes)
+    tops = {index.oid: index for index in known}
     unsafe = {
-        index.top for index in known if not index.safe or index.table not in names
+        index.top
+        for index in known
+        if not index.safe
+        or index.table not in names
+        # An index cannot take a partition's constraint with it.
+        or is_constraint(index) != is_constraint(tops[index.top])
     }
     return [index for index in known if index.top not in unsafe]
+
+
+def is_constraint(index: Index) -> bool:
+    return index.drop.startswith("ALTER TABLE")
 
 
 def execute_all(db: Connection, statements: Seq[sql.Composable]) -> None:
@@ -3061,9 +3124,13 @@ def force_policies(db: Connection, tables: Iterable[Table], how: str) -> None:
 
 
 def rebuild(db: Connection, statements: Iterable[sql.Composable]) -> None:
-    """Bring back what was set aside; raise if the rows do not allow it."""
+    """Bring back what was set aside; raise if the rows do not allow it.
+
+    What the catalog printed means the same under the search_path it was printed under.
+    """
+    prepared = f"SET LOCAL search_path TO pg_catalog; {RAISE_WORK_MEMORY}"
     try:
-        execute_all(db, [sql.SQL(RAISE_WORK_MEMORY), *statements])
+        execute_all(db, [sql.SQL(prepared), *statements])
     except psycopg2.IntegrityError as error:
         raise SnapshotError(
             str(database_failure(error)),
@@ -3184,21 +3251,49 @@ def embedded_server(data: Path, version: int | None = None) -> Iterator[dict[str
     A new one is of `version`, a major version, else of the newest there is.
     It goes on running at the end only if another process still uses it.
     """
-    pgserver = import_pgserver()
-    version = version or embedded_version(data)
+    with contextlib.ExitStack() as stack:
+        with uninterrupted():
+            server = start_embedded(data, version or embedded_version(data))
+            stack.callback(stop_embedded, server)
+        forget_dead_users(server)
+        info = server.get_postmaster_info()
+        yield {"host": str(info.socket_dir or info.hostname), "port": info.port}
+
+
+def start_embedded(data: Path, version: int) -> Any:
+    """Start the server in `data`; raise SnapshotError if it does not."""
     try:
-        server = pgserver.get_server(data, postgres_version=version)
+        return import_pgserver().get_server(data, postgres_version=version)
     except Exception as error:
         raise SnapshotError(
             f"the embedded server in {data} did not start: {reason(error)}",
             hint=f"see {data / 'log'}, or set DB_HOST to a server of your own",
         ) from error
-    forget_dead_users(server)
-    info = server.get_postmaster_info()
-    try:
-        yield {"host": str(info.socket_dir or info.hostname), "port": info.port}
-    finally:
+
+
+def stop_embedded(server: Any) -> None:
+    with uninterrupted():
         server.cleanup()
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Put Ctrl-C and SIGTERM off to the end of what must not stop half-way."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    seen: list[int] = []
+    before = {
+        each: signal.signal(each, lambda number, _: seen.append(number))
+        for each in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        for number in seen[:1]:
+            signal.raise_signal(number)
 
 
 def embedded_version(data: Path) -> int:
@@ -3217,29 +3312,37 @@ def private_server(like: str) -> Iterator[Settings]:
     major = int(re.sub(r"\D.*", "", like) or 0)
     for left in Path(tempfile.gettempdir()).glob(PRIVATE_PREFIX + "*"):
         remove_private(left)
-    home = Path(tempfile.mkdtemp(prefix=PRIVATE_PREFIX))
-    with lockable(home) as lock:
-        lock("LOCK_EX")
-        try:
-            data = home / EMBEDDED_FOLDER
-            with embedded_server(data, major if major in known else None) as address:
-                yield Settings(
-                    **address, dbname="postgres", user="postgres", password="",
-                    sslmode="prefer", sslrootcert="", home=home,
-                )  # fmt: skip
-        finally:
-            shutil.rmtree(home, ignore_errors=True)
+    with contextlib.ExitStack() as stack:
+        with uninterrupted():
+            home = Path(tempfile.mkdtemp(prefix=PRIVATE_PREFIX))
+            stack.callback(remove_tree, home)
+        stack.enter_context(lockable(home))("LOCK_EX")
+        version = major if major in known else None
+        address = stack.enter_context(embedded_server(home / EMBEDDED_FOLDER, version))
+        yield Settings(
+            **address, dbname="postgres", user="postgres", password="",
+            sslmode="prefer", sslrootcert="", home=home,
+        )  # fmt: skip
+
+
+def remove_tree(folder: Path) -> None:
+    with uninterrupted():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_private(home: Path) -> None:
     """Stop and remove a throw-away server of ours whose process is gone."""
     with contextlib.suppress(OSError, SnapshotError), lockable(home) as lock:
         new = time.time() - home.stat().st_mtime < STAGE_GRACE
-        if new or home.stat().st_uid != os.getuid() or not lock("LOCK_NB"):
+        # Without flock nobody can tell whether it is in use.
+        ours = fcntl is not None and home.stat().st_uid == os.getuid()
+        only = {path.name for path in home.iterdir()} <= {EMBEDDED_FOLDER}
+        if new or not ours or not only or not lock("LOCK_NB"):
             return
-        with embedded_server(home / EMBEDDED_FOLDER):
-            pass
-        shutil.rmtree(home, ignore_errors=True)
+        if (home / EMBEDDED_FOLDER).exists():
+            with embedded_server(home / EMBEDDED_FOLDER):
+                pass
+        remove_tree(home)
 
 
 def import_pgserver() -> Any:
@@ -3333,12 +3436,7 @@ def opened_snapshot(folder: Path, *, accept_edits: bool = False) -> Iterator[Sna
 def read_snapshot(folder: Path, *, accept_edits: bool) -> Snapshot:
     """Read everything of a snapshot but the rows; raise if it has faults."""
     manifest = read_manifest(folder / MANIFEST_FILE)
-    paths = sorted(
-        path
-        for path in folder.iterdir()
-        if path.name.removesuffix(GZIP_SUFFIX).endswith(CSV_SUFFIX)
-        and not path.name.startswith(".")
-    )
+    paths = csv_paths(folder)
     if not paths or not (folder / SCHEMA_FILE).is_file():
         raise SnapshotError(
             f"{folder} holds no snapshot: it has no "
@@ -3760,6 +3858,22 @@ def roll_forward(folder: Path) -> None:
     ready.rmdir()
 
 
+def strangers(folder: Path, names: Collection[str]) -> list[str]:
+    """Return the CSVs in a folder that are neither to be written nor to be replaced."""
+    found = {path.name for path in csv_paths(folder)}
+    return sorted(found - set(names) - files_of(folder))
+
+
+def csv_paths(folder: Path) -> list[Path]:
+    """Return the CSVs in a folder, gzip'ed or not."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.name.removesuffix(GZIP_SUFFIX).endswith(CSV_SUFFIX)
+        and not path.name.startswith(".")
+    )
+
+
 def files_of(folder: Path) -> set[str]:
     """Return the CSVs that a folder's manifest names; a damaged one names none."""
     with contextlib.suppress(SnapshotError):
@@ -3828,6 +3942,11 @@ def export(settings: Settings, plan: ExportPlan, report: Report) -> list[Copied]
             hashes=hashes,
         )
         stage.write_file(MANIFEST_FILE, render_manifest(manifest).encode())
+        for name in strangers(plan.folder, {name for _, name in files}):
+            report.note(
+                f"note: {plan.folder / name} is not of this snapshot;"
+                " restore and verify refuse the folder until you move it away"
+            )
         return [
             Copied(table.relation, each.rows, each.size, each.seconds)
             for (table, _), each in zip(files, written, strict=True)
@@ -4096,9 +4215,15 @@ def made_resources(
                 Field(column.name, column.type, column.required)
                 for column in table.stored_columns
             ),
-            key=table.key,
+            key=key_in_file(table),
             references=tuple(sorted(references[table.relation])),
         )
+
+
+def key_in_file(table: Table) -> tuple[str, ...]:
+    """Return a table's key; a CSV without generated columns may lack a part of it."""
+    stored = {column.name for column in table.stored_columns}
+    return table.key if set(table.key) <= stored else ()
 
 
 # ---- Jobs — processes that copy beside this one --------------------------------------
@@ -4125,7 +4250,7 @@ def copy_in_processes(
     A process that gets no connection into the transaction snapshot does nothing, which
     is noted; what is missing in the answer is left to do.
     """
-    import concurrent.futures
+    import concurrent.futures.process
     import multiprocessing
 
     way = "fork" if sys.platform == "linux" else "spawn"
@@ -4138,6 +4263,11 @@ def copy_in_processes(
         try:
             waiting = {pool.submit(run_job, task): task for task in tasks}
             done = gather(waiting, copied, advance)
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise SnapshotError(
+                "a copying process died before it was done",
+                hint="see whether memory ran out, or export with --jobs 1",
+            ) from error
         except BaseException:
             for process in multiprocessing.active_children():
                 process.terminate()
@@ -4179,6 +4309,7 @@ class Job:
 def start_job(server: Settings, snapshot: str, copied: Any) -> None:
     """Connect, and join the transaction snapshot. Dies when the parent process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=die_with_parent, daemon=True).start()
     Job.copied = copied
     with contextlib.suppress(SnapshotError, psycopg2.Error):
@@ -4335,6 +4466,7 @@ def load(
     copied = [restore_table(db, load, report) for load in loads]
     check_rows(snapshot, copied)
     rebuild(db, aside)
+    use_search_path_of_role(db)
     return copied
 
 
@@ -4689,11 +4821,15 @@ def compare_table(
         obstacle = f"has no column {', '.join(absent)}; its rows were not compared"
         return Compared(resource.relation, obstacle=obstacle)
     # As the export saw it; columns that came later are the catalog's business.
-    alike = dataclasses.replace(
-        table, columns=tuple(known[name] for name in file.header), key=resource.key
-    )
+    stored = [known[name] for name in file.header]
+    others = [
+        dataclasses.replace(column, generated=True)
+        for column in table.columns
+        if column.name not in file.header
+    ]
+    alike = dataclasses.replace(table, columns=(*stored, *others), key=resource.key)
     rows, digest = hash_rows(db, alike, report, file.size)
-    if digest == resource.sha256:
+    if digest == resource.text_sha256:
         return Compared(resource.relation, rows)
     missing, extra, changed = compare_rows(db, alike, file, report)
     return Compared(resource.relation, rows, "", missing, extra, changed)
@@ -4824,7 +4960,8 @@ def prepare_private(server: Settings, snapshot: Snapshot) -> None:
                 f"the private server lacks the extensions {', '.join(absent)}",
                 hint="rehearse on a server that has them: rehearse --env-file FILE",
             )
-        create_roles(db, roles_named(snapshot.script))
+        made = set(roles_created(snapshot.script))
+        create_roles(db, set(roles_named(snapshot.script)) - made)
 
 
 def check_equal(verification: Verification, folder: Path) -> None:
@@ -5166,37 +5303,74 @@ def run_rehearsal(arguments: argparse.Namespace, settings: Settings | None) -> i
     return EXIT_DONE
 
 
+@contextlib.contextmanager
+def ending_on_signals() -> Iterator[list[int]]:
+    """Let SIGTERM end a command as Ctrl-C does; give the signals that came."""
+    seen: list[int] = []
+
+    def end(number: int, _: object) -> None:
+        seen.append(number)
+        raise KeyboardInterrupt
+
+    before = {
+        each: signal.signal(each, end) for each in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def run_command(program: str, command: Callable[[], int]) -> int:
     """Run a command and return its exit status; tell a failure in two lines."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names may be in any script
             stream.reconfigure(errors="backslashreplace")
-    try:
-        status = command()
-        sys.stdout.flush()
-        return status
-    except psycopg2.Error as error:
-        return tell_failure(program, database_failure(error))
-    except SnapshotError as error:
-        return tell_failure(program, error)
-    except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read stdout is gone; keep the interpreter from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_BROKEN_PIPE
-    except OSError as error:
-        hint = "see whether the file or folder is there and yours"
-        return tell_failure(program, SnapshotError(str(error), hint=hint))
+    with ending_on_signals() as signals:
+        try:
+            status = command()
+            sys.stdout.flush()
+            return status
+        except KeyboardInterrupt:
+            return tell_end(program, signals)
+        except BrokenPipeError:
+            # Nobody reads stdout any more; let the interpreter not complain at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return EXIT_BROKEN_PIPE
+        except (psycopg2.Error, SnapshotError, OSError) as error:
+            # What ends a COPY comes back as an error of the server.
+            return (
+                tell_end(program, signals) if signals else tell_failure(program, error)
+            )
 
 
-def tell_failure(program: str, error: SnapshotError) -> int:
+def tell_end(program: str, signals: Collection[int]) -> int:
+    """Print that somebody ended the command; return the exit status."""
+    terminated = signal.SIGTERM in signals
+    print(
+        f"{program}: {'terminated' if terminated else 'interrupted'}", file=sys.stderr
+    )
+    return EXIT_TERMINATED if terminated else EXIT_INTERRUPTED
+
+
+def tell_failure(program: str, error: Exception) -> int:
     """Print what happened and what to do; return the exit status."""
-    print(f"{program}: error: {error}", file=sys.stderr)
-    if error.hint:
-        print(f"hint: {error.hint}", file=sys.stderr)
-    return error.code
+    plain = in_plain_words(error)
+    print(f"{program}: error: {plain}", file=sys.stderr)
+    if plain.hint:
+        print(f"hint: {plain.hint}", file=sys.stderr)
+    return plain.code
+
+
+def in_plain_words(error: Exception) -> SnapshotError:
+    """Return what the user is told of an error."""
+    if isinstance(error, SnapshotError):
+        return error
+    if isinstance(error, psycopg2.Error):
+        return database_failure(error)
+    hint = "see whether the file or folder is there and yours"
+    return SnapshotError(str(error), hint=hint)
 
 
 def main(argv: Seq[str] | None = None) -> int:

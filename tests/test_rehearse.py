@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -23,16 +24,16 @@ Run = Callable[..., Result]
 
 
 @pytest.fixture(autouse=True)
-def own_temp(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def own_temp(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder for temporary files that no other test uses; short, for sockets."""
     with tempfile.TemporaryDirectory(prefix="er") as folder:
         monkeypatch.setenv("TMPDIR", folder)
         monkeypatch.setattr(tempfile, "tempdir", folder)
-        yield
+        yield Path(folder)
 
 
-def private_folders() -> set[Path]:
-    return set(Path(tempfile.gettempdir()).glob(er.PRIVATE_PREFIX + "*"))
+def private_folders(temp: Path | None = None) -> set[Path]:
+    return set((temp or Path(tempfile.gettempdir())).glob(er.PRIVATE_PREFIX + "*"))
 
 
 def databases(server: Server) -> set[tuple[str]]:
@@ -95,7 +96,8 @@ def test_roles_of_the_blueprint_are_made_up(
     """A private server has no role authenticated; policies need it."""
     schema = (
         "CREATE TABLE t (a int); ALTER TABLE t ENABLE ROW LEVEL SECURITY;"
-        'CREATE POLICY "to x" ON t FOR SELECT TO app_reader, "Odd Role" USING (true);'
+        'CREATE POLICY "to x" ON t FOR SELECT TO app_reader USING (true);'
+        'ALTER POLICY "to x" ON t TO app_reader, "Odd Role";'
         "GRANT SELECT ON t TO app_writer; ALTER TABLE t OWNER TO app_owner;"
     )
     (work / "schema.sql").write_text(schema)
@@ -170,16 +172,40 @@ def test_the_next_one_cleans_up_behind_one_that_was_killed(
     os.utime(folder, (0, 0))
     succeed("rehearse")
     assert private_folders() == before
-    assert not psutil.pid_exists(server)
+    assert is_dead(server)
 
 
-def wait_for_private_server(before: set[Path], process: subprocess.Popen[str]) -> int:
+@pytest.mark.parametrize("server", [18], indirect=True)
+def test_folders_of_others_stay(
+    exported: Database, own_temp: Path, succeed: Succeed
+) -> None:
+    for name in ("export_restore-main", f"{er.PRIVATE_PREFIX}mine"):
+        (own_temp / name).mkdir()
+        (own_temp / name / "precious.txt").write_text("x")
+        os.utime(own_temp / name, (0, 0))
+    succeed("rehearse")
+    assert len(list(own_temp.glob("*/precious.txt"))) == 2
+
+
+def is_dead(pid: int) -> bool:
+    """Tell whether a process has ended, be it that nobody has asked how."""
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
+def wait_for_private_server(
+    before: set[Path], process: subprocess.Popen[str], temp: Path | None = None
+) -> int:
     """Return the process id of a rehearsal's server once there is one."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and process.poll() is None:
-        for folder in private_folders() - before:
+        for folder in private_folders(temp) - before:
             pid_file = folder / er.EMBEDDED_FOLDER / "postmaster.pid"
-            if pid_file.exists() and "ready" in pid_file.read_text():
-                return int(pid_file.read_text().split()[0])
+            with contextlib.suppress(FileNotFoundError):
+                text = pid_file.read_text()
+                if "ready" in text:
+                    return int(text.split()[0])
         time.sleep(0.002)
     raise AssertionError("no private server was seen")

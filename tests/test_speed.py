@@ -426,3 +426,80 @@ def test_without_the_right_to_make_indexes_they_stay(
         assert exported.fetch("SELECT count(*) FROM feedback") == [(90,)]
     finally:
         exported.execute("REASSIGN OWNED BY keeper TO postgres; DROP ROLE keeper")
+
+
+TRICKY = {
+    "a partition's constraint under a plain index": (
+        "CREATE TABLE p (id int NOT NULL, x int) PARTITION BY LIST (id);"
+        "CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1);"
+        "ALTER TABLE p1 ADD CONSTRAINT p1u UNIQUE (id);"
+        "CREATE TABLE p2 PARTITION OF p FOR VALUES IN (2);"
+        "CREATE UNIQUE INDEX pu ON p (id);",
+        "INSERT INTO p VALUES (1, 1), (2, 2)",
+    ),
+    "a domain whose check calls by bare names": (
+        "CREATE FUNCTION okk(x text) RETURNS bool LANGUAGE sql IMMUTABLE"
+        " AS 'SELECT true';"
+        "CREATE FUNCTION ok(x text) RETURNS bool LANGUAGE plpgsql IMMUTABLE"
+        " AS 'BEGIN RETURN okk(x); END';"
+        "CREATE DOMAIN dd AS text CHECK (ok(VALUE));"
+        "CREATE TABLE a (id int PRIMARY KEY, t text);"
+        "CREATE INDEX ai ON a (((t)::dd));",
+        "INSERT INTO a VALUES (1, 'x')",
+    ),
+    "a function of a name that PostgreSQL has, too": (
+        "CREATE TABLE a (id int PRIMARY KEY, t text);"
+        "CREATE INDEX ai ON a (lower(t));"
+        "CREATE FUNCTION public.lower(text) RETURNS text LANGUAGE sql IMMUTABLE"
+        " AS 'SELECT ''Q''::text';"
+        "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = public,"
+        " pg_catalog', current_database()); END $$;",
+        "INSERT INTO a VALUES (1, 'x')",
+    ),
+}
+
+
+@pytest.mark.usefixtures("all_aside")
+@pytest.mark.parametrize(("schema", "rows"), TRICKY.values(), ids=TRICKY)
+def test_tricky_indexes_come_back(
+    source: Database, work: Path, succeed: Succeed, schema: str, rows: str
+) -> None:
+    (work / "schema.sql").write_text(schema)
+    source.execute(schema)
+    source.execute(rows)
+    env = source.env_file(work)
+    succeed("export", "--env-file", env)
+    before = source.state()
+    succeed("restore", "--env-file", env, "--data-only")
+    assert source.state() == before
+
+
+@pytest.mark.parametrize("server", [18], indirect=True)
+def test_a_job_that_is_killed_is_told_in_two_lines(
+    seeded: Database, work: Path, fail: Fail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel does so when memory runs out."""
+    parent = os.getpid()
+
+    def die(*_: object) -> er.Written:
+        assert os.getpid() != parent
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+    monkeypatch.setattr(er, "copy_to_file", die)
+    env = seeded.env_file(work)
+    message = fail(1, "export", "--env-file", env, "--jobs", "2")
+    assert "a copying process died" in message
+    assert list((work / "exports").iterdir()) == []
+
+
+@pytest.mark.parametrize("server", [18], indirect=True)
+def test_a_stranger_in_the_folder_is_named(
+    exported: Database, work: Path, run: Run
+) -> None:
+    """Without the manifest nobody knows that it was ours."""
+    (work / "exports/datapackage.json").unlink()
+    result = run("export", "--env-file", exported.env_file(work), "--gzip")
+    assert result.status == 0
+    assert "note: exports/agents.csv is not of this snapshot" in result.err
+    assert (work / "exports/agents.csv").exists()

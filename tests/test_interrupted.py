@@ -1,0 +1,161 @@
+"""Ctrl-C and SIGTERM: within a second or two, one line, and nothing is left."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import run_process
+from servers import Database
+from test_rehearse import is_dead, wait_for_private_server
+
+import export_restore as er
+
+Succeed = Callable[..., str]
+
+pytestmark = pytest.mark.parametrize("server", [18], indirect=True)
+
+BLUEPRINT = """
+    DROP TABLE IF EXISTS t CASCADE;
+    CREATE TABLE t (id int PRIMARY KEY, a text);
+    CREATE INDEX ON t (a);
+"""
+ROWS = (
+    "INSERT INTO t SELECT i, repeat(md5(i::text), 8) FROM generate_series(1, 300000) i"
+)
+ENDS = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}
+
+
+@pytest.fixture
+def env(source: Database, work: Path, succeed: Succeed) -> Path:
+    """A database that a restore takes a while for, and its snapshot."""
+    (work / "schema.sql").write_text(BLUEPRINT)
+    source.execute(BLUEPRINT)
+    source.execute(ROWS)
+    succeed("export", "--env-file", source.env_file(work))
+    return source.env_file(work)
+
+
+@pytest.fixture(autouse=True)
+def own_temp(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for temporary files, short because of sockets, empty at the end."""
+    with tempfile.TemporaryDirectory(prefix="er") as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        yield Path(folder)
+
+
+def busy(database: Database, like: str) -> None:
+    """Wait until a command runs such a statement."""
+    query = (
+        "SELECT FROM pg_stat_activity WHERE datname = current_database()"
+        " AND application_name = 'export_restore' AND state = 'active'"
+        " AND query LIKE %s"
+    )
+    deadline = time.monotonic() + 30
+    while not database.fetch(query, [like]):
+        assert time.monotonic() < deadline, f"no {like} was seen"
+
+
+def end(process: subprocess.Popen[str], how: signal.Signals) -> None:
+    """End a command; it has to say so in one line, and soon."""
+    start = time.monotonic()
+    process.send_signal(how)
+    out, err = process.communicate(timeout=30)
+    assert time.monotonic() - start < 2
+    status, word = ENDS[how]
+    assert (process.returncode, out) == (status, ""), err
+    assert err.splitlines()[1:] == [f"export_restore: {word}"]
+
+
+@pytest.mark.parametrize("how", ENDS)
+@pytest.mark.parametrize("phase", ["COPY % FROM STDIN%", "%ADD CONSTRAINT%"])
+def test_a_restore(
+    source: Database, env: Path, how: signal.Signals, phase: str
+) -> None:
+    source.execute("DELETE FROM t WHERE id < 9")
+    before = source.fetch("SELECT count(*), max(id) FROM t")
+    process = run_process("restore", "--env-file", env)
+    busy(source, phase)
+    end(process, how)
+    assert source.fetch("SELECT count(*), max(id) FROM t") == before
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_an_export(
+    source: Database, work: Path, env: Path, how: signal.Signals
+) -> None:
+    files = {path.name: path.read_bytes() for path in (work / "exports").iterdir()}
+    source.execute("DELETE FROM t WHERE id < 9")
+    process = run_process("export", "--env-file", env)
+    busy(source, "COPY % TO STDOUT%")
+    end(process, how)
+    assert files == {
+        path.name: path.read_bytes() for path in (work / "exports").iterdir()
+    }
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_a_verification(source: Database, env: Path, how: signal.Signals) -> None:
+    process = run_process("verify", "--env-file", env)
+    busy(source, "COPY % TO STDOUT%")
+    end(process, how)
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_a_wait_for_a_lock(source: Database, env: Path, how: signal.Signals) -> None:
+    """The server answers nothing, and libpq would not look up."""
+    with source.connect() as other, other.cursor() as cursor:
+        cursor.execute("BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
+        for command in ("export", "restore", "verify"):
+            process = run_process(command, "--env-file", env)
+            busy(source, "%t%")
+            time.sleep(0.3)
+            end(process, how)
+        cursor.execute("ROLLBACK")
+    other.close()
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_a_rehearsal(
+    source: Database, env: Path, how: signal.Signals, own_temp: Path
+) -> None:
+    """Neither a private server nor a scratch database is left."""
+    process = run_process("rehearse")
+    server = wait_for_private_server(set(), process, own_temp)
+    time.sleep(0.3)
+    process.send_signal(how)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == ENDS[how][0], err
+    assert list(own_temp.glob(er.PRIVATE_PREFIX + "*")) == []
+    assert is_dead(server)
+    names = "SELECT datname FROM pg_database WHERE datname LIKE 'export_restore%'"
+    process = run_process("rehearse", "--env-file", env)
+    deadline = time.monotonic() + 30
+    while not source.fetch(names):
+        assert time.monotonic() < deadline
+    time.sleep(0.2)
+    process.send_signal(how)
+    process.communicate(timeout=30)
+    assert process.returncode == ENDS[how][0]
+    assert source.fetch(names) == []
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_a_rehearsal_at_any_moment(
+    env: Path, how: signal.Signals, own_temp: Path
+) -> None:
+    """While its server starts, works and stops."""
+    assert env.exists()
+    for step in range(12):
+        process = run_process("rehearse")
+        time.sleep(0.2 + step * 0.2)
+        process.send_signal(how)
+        _, err = process.communicate(timeout=30)
+        assert process.returncode in (ENDS[how][0], 0, -how), err
+        assert process.returncode != 0 or step > 6
+        assert list(own_temp.glob(er.PRIVATE_PREFIX + "*")) == [], step
