@@ -151,11 +151,11 @@ def test_a_rehearsal_at_any_moment(
 ) -> None:
     """While its server starts, works and stops."""
     assert env.exists()
-    for step in range(12):
+    for step in range(6):
         process = run_process("rehearse")
-        time.sleep(0.2 + step * 0.2)
+        time.sleep(0.2 + step * 0.4)
         process.send_signal(how)
         _, err = process.communicate(timeout=30)
         assert process.returncode in (ENDS[how][0], 0, -how), err
-        assert process.returncode != 0 or step > 6
+        assert process.returncode != 0 or step > 3
         assert list(own_temp.glob(er.PRIVATE_PREFIX + "*")) == [], step
