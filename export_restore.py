@@ -2521,15 +2521,29 @@ def begin_export(db: Connection, tables: Collection[Table]) -> None:
 
 
 def export_snapshot(db: Connection) -> str:
-    """Return the name by which other connections can join our transaction snapshot."""
-    return str(fetch(db, "SELECT pg_export_snapshot()")[0][0])
+    """Return the name by which other connections can join our transaction snapshot.
+
+    Raises SnapshotError, with the transaction broken, if the server does not share it.
+    """
+    try:
+        return str(fetch(db, "SELECT pg_export_snapshot()")[0][0])
+    except psycopg2.Error as error:
+        raise database_failure(error) from error
 
 
-def join_snapshot(db: Connection, name: str) -> None:
-    """Begin a transaction that sees what the one that exported its snapshot sees."""
-    execute(db, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-    execute(db, sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(name)))
-    execute(db, PIN_SETTINGS, [json.dumps(PINNED_SETTINGS)])
+def join_snapshot(server: Settings, name: str) -> Connection:
+    """Connect, and begin a transaction that sees what the one of that name sees.
+
+    Raises SnapshotError if the server has no connection to give, or not for that.
+    """
+    db = connect(server)
+    try:
+        execute(db, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        execute(db, sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(name)))
+        execute(db, PIN_SETTINGS, [json.dumps(PINNED_SETTINGS)])
+    except psycopg2.Error as error:
+        raise database_failure(error) from error
+    return db
 
 
 def fetch_sizes(db: Connection, tables: Iterable[Table]) -> dict[int, int]:
@@ -3914,20 +3928,14 @@ def export(settings: Settings, plan: ExportPlan, report: Report) -> list[Copied]
         check_exportable(db, catalog, chosen, report)
         sequences = list(chosen_sequences(catalog, chosen, partial=False))
         check_blueprint(chosen, sequences, script, plan.schema_file)
-        hashes = {SCHEMA_FILE: stage.write_file(SCHEMA_FILE, script.raw)}
         suffix = CSV_SUFFIX + (GZIP_SUFFIX if plan.compressed else "")
         files = plan_files(catalog, chosen, suffix)
-        sizes = fetch_sizes(db, chosen)
-        tasks = [
-            CopyTask(table, stage.folder / name, sizes[table.oid], plan.compressed)
-            for table, name in files
-        ]
-        with report.progress("exporting", sum(sizes.values())) as advance:
-            jobs = Jobs(server, shared, plan.jobs or sensible_jobs(tasks), report)
-            written = export_tables(db, tasks, jobs, stage, advance)
+        note_strangers(plan.folder, files, report)
+        tasks = plan_tasks(db, files, stage, compressed=plan.compressed)
+        jobs = Jobs(server, shared, plan.jobs or sensible_jobs(tasks), report)
+        written = export_tables(db, tasks, jobs, stage)
         sequence_states = fetch_sequence_states(db, sequences)
         facts = "".join(f"{fact.line}\n" for fact in fetch_facts(db))
-        hashes[CATALOG_FILE] = stage.write_file(CATALOG_FILE, facts.encode())
         manifest = Manifest(
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             tool_version=VERSION,
@@ -3939,18 +3947,38 @@ def export(settings: Settings, plan: ExportPlan, report: Report) -> list[Copied]
                 view.relation: view.populated for view in catalog.materialized_views
             },
             left_out=tuple(sorted(names_of(catalog.tables) - names_of(chosen))),
-            hashes=hashes,
+            hashes={
+                SCHEMA_FILE: stage.write_file(SCHEMA_FILE, script.raw),
+                CATALOG_FILE: stage.write_file(CATALOG_FILE, facts.encode()),
+            },
         )
         stage.write_file(MANIFEST_FILE, render_manifest(manifest).encode())
-        for name in strangers(plan.folder, {name for _, name in files}):
-            report.note(
-                f"note: {plan.folder / name} is not of this snapshot;"
-                " restore and verify refuse the folder until you move it away"
-            )
         return [
             Copied(table.relation, each.rows, each.size, each.seconds)
             for (table, _), each in zip(files, written, strict=True)
         ]
+
+
+def note_strangers(
+    folder: Path, files: Iterable[tuple[Table, str]], report: Report
+) -> None:
+    """Name the CSVs in the folder that no export has made, as far as anybody knows."""
+    for name in strangers(folder, {name for _, name in files}):
+        report.note(
+            f"note: {folder / name} is not of this snapshot;"
+            " restore and verify refuse the folder until you move it away"
+        )
+
+
+def plan_tasks(
+    db: Connection, files: Seq[tuple[Table, str]], stage: Stage, *, compressed: bool
+) -> list[CopyTask]:
+    """Return what is to be copied where, with the size that each table has."""
+    sizes = fetch_sizes(db, [table for table, _ in files])
+    return [
+        CopyTask(table, stage.folder / name, sizes[table.oid], compressed)
+        for table, name in files
+    ]
 
 
 def begin_with_locks(
@@ -4064,19 +4092,15 @@ def begin_shared(
         return catalog, chosen, ""
     try:
         return catalog, chosen, export_snapshot(db)
-    except psycopg2.Error as error:
-        why = excerpt(str(database_failure(error)))
+    except SnapshotError as error:
+        why = excerpt(str(error))
         report.note(f"no transaction snapshot to share, going on with one job: {why}")
         rollback(db)
         return *begin_with_locks(db, choose), ""
 
 
 def export_tables(
-    db: Connection,
-    tasks: Seq[CopyTask],
-    jobs: Jobs,
-    stage: Stage,
-    advance: Callable[[int], object],
+    db: Connection, tasks: Seq[CopyTask], jobs: Jobs, stage: Stage
 ) -> list[Written]:
     """Copy every table to its file, several at once; return them in the order given."""
     split = {
@@ -4084,7 +4108,9 @@ def export_tables(
         for task, parts in plan_parts(tasks, jobs.count)
     }
     parts = [part for task in tasks for part in split[task.path]]
-    done = copy_parts(db, parts, jobs, advance)
+    total = sum(task.size for task in tasks)
+    with jobs.report.progress("exporting", total) as advance:
+        done = copy_parts(db, parts, jobs, advance)
     written = []
     for task in tasks:
         written.append(
@@ -4312,10 +4338,8 @@ def start_job(server: Settings, snapshot: str, copied: Any) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=die_with_parent, daemon=True).start()
     Job.copied = copied
-    with contextlib.suppress(SnapshotError, psycopg2.Error):
-        db = connect(server)
-        join_snapshot(db, snapshot)
-        Job.db = db
+    with contextlib.suppress(SnapshotError):
+        Job.db = join_snapshot(server, snapshot)
 
 
 def die_with_parent() -> None:
@@ -4349,10 +4373,6 @@ class Load:
 
     table: Table
     file: CsvFile
-
-
-def table_of(load: Load) -> Table:
-    return load.table
 
 
 @dataclass(frozen=True, slots=True)
@@ -4430,7 +4450,7 @@ def replace_rows(
     known = frozenset(catalog.relations.values())
     loads = plan_loads(snapshot, catalog, known)
     if plan.only:
-        chosen = names_of(select_tables(map(table_of, loads), plan.only, ()))
+        chosen = names_of(select_tables([load.table for load in loads], plan.only, ()))
         loads = [load for load in loads if load.table.relation in chosen]
     tables = [load.table for load in loads]
     force_policies(db, tables, "NO FORCE")
@@ -4574,13 +4594,8 @@ def check_content(db: Connection, loads: Iterable[Load], report: Report) -> None
     for load in loads:
         if load.file.text_sha256 is None:
             continue
-        with report.progress(
-            f"{load.table.relation}, again", load.file.size
-        ) as advance:
-            raw = Hasher(advance)
-            with io.BufferedWriter(raw, CHUNK_BYTES) as stream:
-                copy_out(db, load.table, stream)
-        if raw.sha256 != load.file.text_sha256:
+        _, digest = hash_rows(db, load.table, report, load.file.size)
+        if digest != load.file.text_sha256:
             differing.append(str(load.table.relation))
     if differing:
         raise SnapshotError(
@@ -5156,6 +5171,18 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    add_export(commands)
+    add_restore(commands)
+    add_command(commands, "verify", command_verify, VERIFY_EPILOG,
+                "compare the database with the folder, row by row")  # fmt: skip
+    command = add_command(commands, "rehearse", command_rehearse, REHEARSE_EPILOG,
+                          "prove that the folder can be restored")  # fmt: skip
+    command.set_defaults(env_file=None)
+    return parser
+
+
+def add_export(commands: Any) -> None:
+    """Add the subcommand export."""
     command = add_command(commands, "export", command_export, EXPORT_EPILOG,
                           "take the database to a folder")  # fmt: skip
     option = command.add_argument
@@ -5171,6 +5198,10 @@ def build_parser() -> argparse.ArgumentParser:
            help="write .csv.gz files, an eighth of the size or so")  # fmt: skip
     option("--rehearse", action="store_true",
            help="prove on a private server that it can be restored")  # fmt: skip
+
+
+def add_restore(commands: Any) -> None:
+    """Add the subcommand restore."""
     command = add_command(commands, "restore", command_restore, RESTORE_EPILOG,
                           "bring the folder back into a database")  # fmt: skip
     option = command.add_argument
@@ -5186,12 +5217,6 @@ def build_parser() -> argparse.ArgumentParser:
            help="files were changed since the export on purpose")  # fmt: skip
     option("--accept-drift", action="store_true",
            help="schema.sql differs from the exported database on purpose")  # fmt: skip
-    add_command(commands, "verify", command_verify, VERIFY_EPILOG,
-                "compare the database with the folder, row by row")  # fmt: skip
-    command = add_command(commands, "rehearse", command_rehearse, REHEARSE_EPILOG,
-                          "prove that the folder can be restored")  # fmt: skip
-    command.set_defaults(env_file=None)
-    return parser
 
 
 def job_count(text: str) -> int:

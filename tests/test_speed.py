@@ -138,8 +138,9 @@ def test_a_server_that_exports_no_snapshot(
     seeded: Database, work: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(db: psycopg2.extensions.connection) -> str:
-        er.execute(db, "SELECT no_such_function()")
-        return ""
+        with pytest.raises(psycopg2.Error):  # breaks the transaction, as it would
+            er.execute(db, "SELECT no_such_function()")
+        raise er.SnapshotError("no")
 
     monkeypatch.setattr(er, "LARGE_TABLE", 1)
     monkeypatch.setattr(er, "export_snapshot", refuse)
