@@ -116,6 +116,16 @@ def test_roles_of_the_blueprint_are_made_up(
             source.execute(f"DROP ROLE {role}")
 
 
+def test_roles_that_the_blueprint_makes_are_not_made_up() -> None:
+    script = er.parse_script(
+        b'CREATE ROLE mine; CREATE USER "My User" LOGIN; CREATE TABLE t ();'
+        b'GRANT SELECT ON t TO mine, other; ALTER TABLE t OWNER TO "My User"',
+        "schema.sql",
+    )
+    assert set(er.roles_created(script)) == {"mine", "My User"}
+    assert set(er.roles_named(script)) == {"mine", "My User", "other"}
+
+
 def test_extensions_that_are_absent_are_named(
     server17: Server,
     work: Path,
