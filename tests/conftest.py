@@ -33,6 +33,14 @@ def pytest_report_header() -> str:
     return f"PostgreSQL: embedded {' and '.join(map(str, VERSIONS))}, 17 with contrib"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the user that servers run as, as root: two workers would both try."""
+    if not hasattr(config, "workerinput") and hasattr(os, "geteuid"):
+        utils = er.import_pgserver().utils
+        if os.geteuid() == 0:
+            utils.ensure_user_exists("pgserver")
+
+
 def start_server(version: int) -> Iterator[Server]:
     server = Server(version)
     server.start()
