@@ -2596,10 +2596,11 @@ def join_snapshot(server: Settings, name: str) -> Connection:
 def fetch_sizes(db: Connection, tables: Iterable[Table]) -> dict[int, int]:
     """Return how many bytes the server keeps each table in, by its oid."""
     query = """
-        SELECT t.oid, coalesce(sum(pg_table_size(part.relid)), pg_table_size(t.oid))
-        FROM unnest(%s::oid[]) AS t(oid)
-        LEFT JOIN LATERAL pg_partition_tree(t.oid) AS part ON part.isleaf
-        GROUP BY t.oid
+        SELECT c.oid, CASE c.relkind
+            WHEN 'p' THEN (SELECT coalesce(sum(pg_table_size(part.relid)), 0)
+                           FROM pg_partition_tree(c.oid) AS part WHERE part.isleaf)
+            ELSE pg_table_size(c.oid) END
+        FROM pg_class AS c WHERE c.oid = ANY (%s::oid[])
     """
     oids = [table.oid for table in tables]
     return {oid: int(size) for oid, size in fetch(db, query, [oids])}
@@ -2725,16 +2726,21 @@ def fetch_sequence_states(
     db: Connection, sequences: Iterable[Sequence]
 ) -> dict[Relation, SequenceState]:
     """Return the state of each sequence; sequences are not part of any snapshot."""
-    names = [sequence.relation for sequence in sequences]
+    names = {sequence.oid: sequence.relation for sequence in sequences}
+    # NULL: never called, and what it is to begin with only the sequence itself tells.
+    query = "SELECT oid, pg_sequence_last_value(oid) FROM unnest(%s::oid[]) AS s(oid)"
+    last = dict(fetch(db, query, [list(names)]))
     probes = [
-        sql.SQL("SELECT {}, last_value, is_called FROM {}").format(
-            sql.Literal(place), name.ident
+        sql.SQL("SELECT {}::oid, last_value, is_called FROM {}").format(
+            sql.Literal(oid), names[oid].ident
         )
-        for place, name in enumerate(names)
+        for oid, value in last.items()
+        if value is None
     ]
-    return {
-        names[place]: SequenceState(*state) for place, *state in fetch_union(db, probes)
-    }
+    states = {oid: SequenceState(value, True) for oid, value in last.items()}
+    for oid, *state in fetch_union(db, probes):
+        states[oid] = SequenceState(*state)
+    return {name: states[oid] for oid, name in names.items()}
 
 
 def fetch_used_ids(
