@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -114,7 +115,7 @@ def wait_for(address: str) -> str:
 
 def show_rows(page: Any) -> None:
     """Open the tree down to the table, and its rows beside it."""
-    for parent, child in zip(TREE, TREE[1:], strict=False):
+    for parent, child in itertools.pairwise(TREE):
         while not entry(page, child).count():
             entry(page, parent).dblclick()
             page.wait_for_timeout(4000)
