@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import bisect
-import calendar
 import codecs
 import contextlib
 import contextvars
@@ -2737,7 +2736,8 @@ def pauses_to_look(watch: LockWatch | None, pid: int) -> Iterator[float | None]:
         yield from rests(LOOK_SECONDS, answer)
         holders = None if answer.empty() else answer.get()
         watch.seen = render_holders(holders or (), time.monotonic() - start)
-        text = watch.seen if holders is not None else CANNOT_LOOK
+        text = watch.seen and f"waiting for a lock, {watch.seen}"
+        text = CANNOT_LOOK if holders is None else text
         if text not in ("", told):
             told = text
             watch.say(text)
@@ -2787,7 +2787,7 @@ def render_holders(holders: Iterable[Holder], waited: float) -> str:
         for each in holders
         if not each.automatic or waited > AUTOVACUUM_PATIENCE
     ]
-    return f"waiting for a lock, held by {'; '.join(known)}" if known else ""
+    return f"held by {'; '.join(known)}" if known else ""
 
 
 def lock_timeout() -> int:
@@ -2830,7 +2830,10 @@ def lock_tables(db: Connection, tables: Collection[Table], mode: str) -> None:
 
 
 def fetch_origin(db: Connection, settings: Settings) -> Origin:
-    """Return which database this is. Outside of transactions: it may be refused."""
+    """Return which database this is; not in a transaction, which a refusal would break.
+
+    Everybody may ask pg_control_system(), unless a provider has revoked that.
+    """
     query = "SELECT system_identifier::text FROM pg_catalog.pg_control_system()"
     system = None
     with contextlib.suppress(psycopg2.DatabaseError):
@@ -4824,11 +4827,7 @@ def agreed(
         if sure or not report.can_ask():
             yield db, before
             return
-    report.confirm(
-        f"Replace {len(replaced):,} table{'s'[: len(replaced) > 1]} in {settings}? "
-        f"To go on, type the database's name, {settings.dbname}: ",
-        settings.dbname,
-    )
+    report.confirm(render_question(replaced, settings), settings.dbname)
     with connected(server) as db:
         begin_restore(db)
         yield db, fetch_catalog(db)
@@ -5624,7 +5623,16 @@ def render_replacement(
         for each in replaced
     ]
     table = render_table(("table", "rows now", "rows then"), rows)
-    return f"{first}\nto be replaced in {where}:\n{table}"
+    return f"{first}\nto be replaced in {where}:\n{table}\n"
+
+
+def render_question(replaced: Seq[Replaced], settings: Settings) -> str:
+    """Return what a person has to answer with the database's name."""
+    tables = f"{len(replaced):,} table{'' if len(replaced) == 1 else 's'}"
+    return (
+        f"Replace {tables} in {settings}? "
+        f"To go on, type the database's name, {settings.dbname}: "
+    )
 
 
 def rows_of(file: CsvFile) -> str:
@@ -5634,6 +5642,8 @@ def rows_of(file: CsvFile) -> str:
 
 def age(created: str) -> str:
     """Return how old a snapshot is: 2 days old."""
+    import calendar
+
     try:
         seconds = time.time() - calendar.timegm(time.strptime(created, TIME_FORMAT))
     except ValueError:
@@ -5913,11 +5923,13 @@ def way_back(plan: RestorePlan, env_file: Path) -> str:
     """Return how to undo a restore; empty if the state before it was not kept."""
     if plan.keep is None or not (plan.keep / MANIFEST_FILE).exists():
         return ""
-    rows_alone = " --data-only" if plan.data_only else ""
+    import shlex
+
+    options = ["--env-file", str(env_file), "--dir", str(plan.keep)]
+    options += ["--data-only"] if plan.data_only else []
     return (
         f"What was there before is in {plan.keep}. Bring it back with:\n"
-        f"  python export_restore.py restore --env-file {env_file}"
-        f" --dir {plan.keep}{rows_alone}"
+        f"  python export_restore.py restore {shlex.join(options)}"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,8 @@ def test_the_rows_now_and_then(changed: Database, work: Path, run: Run) -> None:
     feedback = changed.fetch("SELECT count(*) FROM feedback")[0][0]
     place = f"{changed.name} on {changed.server.host}"
     result = run("restore", "--env-file", changed.env_file(work))
-    first, second, third, *table = result.err.splitlines()
+    first, second, third, *table, blank = result.err.splitlines()
+    assert blank == ""
     assert first == f"restoring exports into {place}"
     assert second.startswith(
         f"the snapshot in exports is less than a minute old, from {place} "
@@ -121,7 +123,7 @@ def test_a_table_that_only_goes(changed: Database, work: Path, run: Run) -> None
     options = ("--accept-edits", "--accept-drift", "--dry-run")
     err = run("restore", "--env-file", changed.env_file(work), *options).err
     lines = [line.split() for line in err.splitlines()]
-    assert [line for line in lines if line[-1] == "-"] == [
+    assert [line for line in lines if line[-1:] == ["-"]] == [
         ["old.c", "1", "-"], ["b", "1", "-"], ["s.a", "1", "-"],
     ]  # fmt: skip
 
@@ -129,7 +131,7 @@ def test_a_table_that_only_goes(changed: Database, work: Path, run: Run) -> None
 def test_rows_alone(changed: Database, work: Path, run: Run) -> None:
     options = ("--data-only", "--tables", "leads", "feedback")
     err = run("restore", "--env-file", changed.env_file(work), *options).err
-    assert [line.split()[0] for line in err.splitlines()[3:]] == [
+    assert [line.split()[0] for line in err.splitlines()[3:-1]] == [
         "table", "feedback", "leads",
     ]  # fmt: skip
 
@@ -139,6 +141,44 @@ def test_a_snapshot_of_unknown_origin(changed: Database, work: Path, run: Run) -
     err = run("restore", "--env-file", changed.env_file(work)).err
     assert "the snapshot in exports is of unknown age and origin\n" in err
     assert ["agents", "8", "?"] in [line.split() for line in err.splitlines()]
+
+
+def test_the_readme_shows_the_question(exported: Database, work: Path) -> None:
+    pooler = {
+        "DB_HOST": "aws-0-eu-central-1.pooler.supabase.com",
+        "DB_NAME": "postgres",
+        "DB_USER": "postgres.abcdefghijklmnopqrst",
+    }
+    lines = [f"{key}={value}\n" for key, value in pooler.items()]
+    (work / "supabase.env").write_text("".join(lines) + "DB_PORT=5432\nDB_PASSWORD=x")
+    settings = er.read_settings(work / "supabase.env")
+    with (
+        er.opened_snapshot(work / "exports") as snapshot,
+        er.connected(er.read_settings(exported.env_file(work))) as db,
+    ):
+        tables = er.fetch_catalog(db).tables
+    assert snapshot.manifest is not None
+    two_days_ago = time.strftime(er.TIME_FORMAT, time.gmtime(time.time() - 200_000))
+    manifest = dataclasses.replace(
+        snapshot.manifest,
+        created=two_days_ago,
+        server_version="18.1",
+        origin=er.Origin("localhost", 5432, "sales", "1"),
+    )
+    rows = {"agents": (20, 20), "feedback": (1_204_117, 800), "leads": (812, 500)}
+    replaced = [
+        er.Replaced(
+            table,
+            er.RowCount(now, exact=now < er.COUNTED_ROWS),
+            dataclasses.replace(snapshot.csv_files[0], rows=then),
+        )
+        for table in tables
+        for now, then in [rows[table.relation.name]]
+    ]
+    snapshot = dataclasses.replace(snapshot, folder=Path("exports"), manifest=manifest)
+    shown = er.render_replacement(replaced, snapshot, settings, home=False)
+    shown += "\n" + er.render_question(replaced, settings)
+    assert shown in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 # ---- where a snapshot comes from -----------------------------------------------------
