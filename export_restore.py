@@ -18,6 +18,7 @@ import argparse
 import bisect
 import codecs
 import contextlib
+import contextvars
 import csv
 import dataclasses
 import fnmatch
@@ -116,6 +117,13 @@ LARGE_TABLE = 32 << 20
 MOST_JOBS = 4  # unless the user says otherwise: a pooler has few connections to give
 WRITE_AHEAD = 16  # chunks that wait to be hashed, compressed and written
 SYNC_THREADS = 8
+COUNTED_ROWS = 100_000  # up to here rows are counted, beyond it they are estimated
+LOCK_PATIENCE = 2.0  # seconds without an answer before we look who keeps the server
+# Beyond this it is no autovacuum that the server would cancel for us (seconds).
+AUTOVACUUM_PATIENCE = 10.0
+LOOK_SECONDS = 5.0  # to see who holds a lock
+LONGEST_PAUSE = 30.0  # between two looks
+APPLICATION = "export_restore"
 IDENTIFIER_BYTES = 63  # NAMEDATALEN - 1: PostgreSQL cuts longer names
 FILE_NAME_BYTES = 200  # below every file system's 255, with room for a suffix
 
@@ -179,6 +187,8 @@ CONNECTION_HINTS = (
      "close other connections, or try again later"),
 )  # fmt: skip
 
+LOCK_NOT_AVAILABLE = "55P03"
+
 # SQLSTATEs that a user can do something about, and what.
 SQLSTATE_HINTS = {
     "42501": "connect as the owner of the tables (DB_USER)",
@@ -190,6 +200,7 @@ SQLSTATE_HINTS = {
     "22021": (
         "a CSV is UTF-8: correct the text, which the database keeps in no encoding"
     ),
+    LOCK_NOT_AVAILABLE: "end that process (pg_terminate_backend), or try again later",
     "57P01": "run the command again when the server is back",
 }
 
@@ -221,6 +232,14 @@ def excerpt(text: str, width: int = 60) -> str:
     """Return a text's beginning on one line."""
     line = " ".join(text.split())
     return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def span(seconds: float) -> str:
+    """Return a length of time in its largest unit: 2 days."""
+    units = (("day", 86_400), ("hour", 3600), ("minute", 60), ("second", 1))
+    unit, length = next((each for each in units if seconds >= each[1]), units[-1])
+    number = max(0, int(seconds // length))
+    return f"{number:,} {unit}{'' if number == 1 else 's'}"
 
 
 # ---- Model — pure: no database, no files ---------------------------------------------
@@ -425,6 +444,29 @@ class Resource:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """Which database: how it is reached, and what its server calls itself."""
+
+    host: str
+    port: int
+    database: str
+    system: str | None  # the server's system identifier; None: it does not say
+
+    def is_same(self, other: Origin) -> bool:
+        """Tell whether both are one database, as far as anybody can know."""
+        if self.database != other.database:
+            return False
+        if self.system and other.system:
+            return self.system == other.system
+        place = (self.host, self.port)
+        # There is an embedded server in many a folder.
+        return place == (other.host, other.port) and self.host != EMBEDDED
+
+    def __str__(self) -> str:
+        return called(self.database, self.host, self.port)
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """What a snapshot holds; see render_manifest for how it is written."""
 
@@ -432,6 +474,7 @@ class Manifest:
     tool_version: str
     server_version: str
     database: str
+    origin: Origin | None  # None: an older version of this program wrote it
     resources: tuple[Resource, ...]
     sequences: Mapping[Relation, SequenceState]
     materialized_views: Mapping[Relation, bool]  # was it populated?
@@ -456,6 +499,50 @@ class Snapshot:
     csv_files: tuple[CsvFile, ...]
     manifest: Manifest | None  # a folder made by hand has none
     facts: tuple[str, ...]  # the lines of catalog.txt
+
+
+@dataclass(frozen=True, slots=True)
+class RowCount:
+    """How many rows a table has; of many only about how many."""
+
+    rows: int
+    exact: bool = True
+
+    def __str__(self) -> str:
+        if self.exact:
+            return f"{self.rows:,}"
+        return f"{'about' if self.rows > COUNTED_ROWS else 'over'} {self.rows:,}"
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """A table of the target that a restore empties or drops."""
+
+    table: Table
+    now: RowCount | None  # None: we may not see its rows
+    file: CsvFile | None  # None: the snapshot does not bring it back
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds a lock that we wait for; what we may not see is None."""
+
+    pid: int  # 0: a prepared transaction
+    user: str | None
+    application: str | None
+    state: str | None
+    since: float | None  # seconds that its transaction is old
+    query: str | None
+    automatic: bool  # an autovacuum
+
+    def __str__(self) -> str:
+        if not self.pid:
+            return "a prepared transaction (see pg_prepared_xacts)"
+        open_for = self.since is not None and f"its transaction {span(self.since)} old"
+        facts = (self.user and f"user {self.user}", self.application, self.state)
+        known = ", ".join(fact for fact in (*facts, open_for) if fact)
+        query = f": {excerpt(self.query)}" if self.query else ""
+        return f"process {self.pid}{f' ({known})' if known else ''}{query}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -560,11 +647,16 @@ class Settings:
         return self.home / EMBEDDED_FOLDER
 
     def __str__(self) -> str:
-        if self.host == EMBEDDED:
-            return f"{self.dbname} on the embedded server"
-        if self.host.startswith(("/", "@")):
-            return f"{self.dbname} on {self.host}"
-        return f"{self.dbname} on {self.host}:{self.port}"
+        return called(self.dbname, self.host, self.port)
+
+
+def called(database: str, host: str, port: int) -> str:
+    """Return what people call a database."""
+    if host == EMBEDDED:
+        return f"{database} on the embedded server"
+    if host.startswith(("/", "@")):
+        return f"{database} on {host}"
+    return f"{database} on {host}:{port}"
 
 
 # ---- Dependency order — pure: no database, no files ----------------------------------
@@ -952,6 +1044,39 @@ def about(statement: Statement) -> tuple[str, str] | None:
     return None
 
 
+def names_dropped(statements: Iterable[Statement]) -> Iterator[tuple[str, str]]:
+    """Yield what DROP statements name: the schema, empty if none is said, and it."""
+    for statement in statements:
+        texts = [token.text for token in statement.tokens]
+        for place, token in enumerate(statement.tokens):
+            named = token.kind in ("word", "name") and texts[place + 1 :][:1] != ["."]
+            if named and statement.words[place] not in DROP_SYNTAX:
+                qualified = texts[place - 1] == "."
+                yield statement.tokens[place - 2].name if qualified else "", token.name
+
+
+DROP_SYNTAX = ("DROP", "TABLE", "SCHEMA", "IF", "EXISTS", "CASCADE", "RESTRICT")
+
+
+def dropped(relations: Iterable[Relation], script: Script) -> set[Relation]:
+    """Return those of the tables that the script drops, as far as it says so."""
+    drops = [each for each in script.statements if each.begins("DROP")]
+    tables = set(names_dropped(each for each in drops if each.begins("DROP TABLE")))
+    schemas = set(
+        names_dropped(
+            each
+            for each in drops
+            if each.begins("DROP SCHEMA") and "CASCADE" in each.words
+        )
+    )
+    return {
+        each
+        for each in relations
+        if {("", each.name), (each.schema, each.name)} & tables
+        or ("", each.schema) in schemas
+    }
+
+
 # ---- What to skip — pure: a statement and facts of the server in, a reason out -------
 
 # Names that SET takes and pg_settings does not list.
@@ -1330,6 +1455,7 @@ def distinct_stem(relation: Relation, stem: str, *, alone: bool) -> str:
 # ---- Manifest and catalog.txt — pure: to and from text -------------------------------
 
 FORMAT_VERSION = 1
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 # Stands where the manifest's own checksum goes while that is computed.
 NO_CHECKSUM = "0" * 64
 
@@ -1350,6 +1476,7 @@ def render_manifest(manifest: Manifest) -> str:
             "tool": manifest.tool_version,
             "server": manifest.server_version,
             "database": manifest.database,
+            **({"origin": origin_entry(manifest.origin)} if manifest.origin else {}),
             "sequences": [
                 {**relation_entry(name), "last_value": state.last_value,
                  "is_called": state.is_called}
@@ -1372,6 +1499,15 @@ def render_manifest(manifest: Manifest) -> str:
 def checksum(text: str, present: str) -> str:
     """Return the checksum that a manifest should have where it has the present one."""
     return sha256(text.replace(present, NO_CHECKSUM).encode()).hexdigest()
+
+
+def origin_entry(origin: Origin) -> dict[str, Any]:
+    return {
+        "host": origin.host,
+        "port": origin.port,
+        "database": origin.database,
+        "system_identifier": origin.system,
+    }
 
 
 def relation_entry(relation: Relation) -> dict[str, Any]:
@@ -1532,6 +1668,7 @@ def parsed_manifest(package: Mapping[str, Any]) -> Manifest:
         tool_version=worded(server["tool"]),
         server_version=worded(server["server"]),
         database=worded(server["database"]),
+        origin=parsed_origin(server["origin"]) if "origin" in server else None,
         resources=tuple(map(parsed_resource, package["resources"])),
         sequences={
             parsed_relation(each): SequenceState(
@@ -1548,6 +1685,16 @@ def parsed_manifest(package: Mapping[str, Any]) -> Manifest:
             file: digest.removeprefix("sha256:")
             for file, digest in server["files"].items()
         },
+    )
+
+
+def parsed_origin(entry: Mapping[str, Any]) -> Origin:
+    system = entry["system_identifier"]
+    return Origin(
+        host=worded(entry["host"]),
+        port=whole(entry["port"]),
+        database=worded(entry["database"]),
+        system=None if system is None else worded(system),
     )
 
 
@@ -2300,6 +2447,41 @@ LIST_FACTS = f"""
                       AND d.objid = p.oid AND d.deptype IN ('e', 'i'))
 """
 
+# A table that was never analyzed has reltuples -1: nobody knows.
+ESTIMATE_ROWS = """
+    SELECT t.oid, sum(greatest(c.reltuples, 0)::float8 / greatest(c.relpages, 1)
+                      * pg_relation_size(c.oid)
+                      / current_setting('block_size')::int)::bigint
+    FROM unnest(%s::oid[]) AS t(oid)
+    LEFT JOIN LATERAL pg_partition_tree(t.oid) AS part ON part.isleaf
+    JOIN pg_class AS c ON c.oid = coalesce(part.relid, t.oid)
+    GROUP BY t.oid
+"""
+
+# A pooler does not tell its clients which process of the server works for them: then
+# any of ours may be it.
+LIST_HOLDERS = """
+    WITH ours AS (
+        SELECT pid FROM pg_catalog.pg_stat_activity
+        WHERE datname = pg_catalog.current_database() AND usename = session_user
+          AND application_name = %(application)s
+          AND pid <> pg_catalog.pg_backend_pid()
+    ), waiting AS (
+        SELECT pid FROM ours
+        WHERE pid = %(pid)s OR NOT EXISTS (SELECT FROM ours WHERE pid = %(pid)s)
+    )
+    SELECT DISTINCT holder.pid, a.usename, nullif(a.application_name, ''), a.state,
+           extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start)::float8,
+           nullif(a.query, '<insufficient privilege>'),
+           coalesce(a.backend_type = 'autovacuum worker',
+                    a.pid IS NOT NULL AND a.usename IS NULL)
+    FROM waiting
+    CROSS JOIN LATERAL
+        unnest(pg_catalog.pg_blocking_pids(waiting.pid)) AS holder(pid)
+    LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = holder.pid
+    ORDER BY holder.pid
+"""
+
 ASK_SERVER_FACTS = """
     SELECT ARRAY(SELECT lower(name) FROM pg_settings),
            ARRAY(SELECT rolname::text FROM pg_roles),
@@ -2559,7 +2741,7 @@ def connect(settings: Settings) -> Connection:
                 sslmode=settings.sslmode,
                 sslrootcert=settings.sslrootcert or None,
                 client_encoding="UTF8",
-                application_name="export_restore",
+                application_name=APPLICATION,
                 connect_timeout=15,
                 keepalives_idle=30,
                 gssencmode="disable",  # poolers answer it with an error
@@ -2629,22 +2811,138 @@ def interruptible() -> Iterator[None]:
 
 
 def wait_for_server(db: Connection) -> None:
-    """Wait until a statement is done; cancel it if the user has had enough."""
-    while (state := db.poll()) != psycopg2.extensions.POLL_OK:
-        reading = state == psycopg2.extensions.POLL_READ
-        sockets = [db.fileno()]
-        try:
+    """Wait until a statement is done; cancel it if the user has had enough.
+
+    If it takes long, tell who holds the lock that it waits for.
+    """
+    pauses = pauses_to_look(LOCK_WATCH.get(), db.info.backend_pid)
+    try:
+        while (state := db.poll()) != psycopg2.extensions.POLL_OK:
+            reading = state == psycopg2.extensions.POLL_READ
+            sockets = [db.fileno()]
             readers, writers = (sockets, []) if reading else ([], sockets)
-            select.select(readers, writers, [], WAKE_UP)
-        except KeyboardInterrupt:
-            with contextlib.suppress(psycopg2.Error):
-                db.cancel()
-            raise
+            while not any(select.select(readers, writers, [], next(pauses))):
+                pass
+    except (KeyboardInterrupt, OSError):
+        with contextlib.suppress(psycopg2.Error):
+            db.cancel()
+        raise
+
+
+@dataclass(slots=True)
+class LockWatch:
+    """What to do while the server waits for a lock."""
+
+    server: Settings
+    say: Callable[[str], object]
+    timeout: float | None  # seconds; None: wait as long as it takes
+    seen: str = ""  # who was last seen to hold one
+
+
+LOCK_WATCH: contextvars.ContextVar[LockWatch | None] = contextvars.ContextVar(
+    "lock watch", default=None
+)
+
+
+@contextlib.contextmanager
+def watching_locks(
+    server: Settings, say: Callable[[str], object], timeout: float | None = None
+) -> Iterator[None]:
+    """Tell who holds a lock that a statement waits for; give up after `timeout`."""
+    token = LOCK_WATCH.set(LockWatch(server, say, timeout))
+    try:
+        yield
+    except psycopg2.errors.LockNotAvailable as error:
+        raise database_failure(error) from error
+    finally:
+        LOCK_WATCH.reset(token)
+
+
+def pauses_to_look(watch: LockWatch | None, pid: int) -> Iterator[float]:
+    """Yield how long to wait for the answer of a server process, again and again.
+
+    In between see who holds the lock that it waits for, and tell when that changes.
+    """
+    if watch is None:
+        yield from itertools.repeat(WAKE_UP)
+        return
+    start = time.monotonic()
+    told = watch.seen = ""
+    pause = min(LOCK_PATIENCE, (watch.timeout or LONGEST_PAUSE) / 2)
+    while True:
+        yield from rests(pause)
+        answer = begin_to_look(watch.server, pid)
+        yield from rests(LOOK_SECONDS, answer)
+        holders = None if answer.empty() else answer.get()
+        watch.seen = render_holders(holders or (), time.monotonic() - start)
+        text = watch.seen and f"waiting for a lock, {watch.seen}"
+        text = CANNOT_LOOK if holders is None else text
+        if text not in ("", told):
+            told = text
+            watch.say(text)
+        pause = min(pause * 2, LONGEST_PAUSE)
+
+
+CANNOT_LOOK = """\
+the server is still at work, or waits for a lock; no second connection shows which"""
+
+
+def rests(
+    length: float, answer: queue.SimpleQueue[Any] | None = None
+) -> Iterator[float]:
+    """Yield short times to wait, for so long, or until there is an answer."""
+    end = time.monotonic() + length
+    while (rest := end - time.monotonic()) > 0 and (answer is None or answer.empty()):
+        yield min(rest, WAKE_UP if answer is None else 0.1)
+
+
+def begin_to_look(server: Settings, pid: int) -> queue.SimpleQueue[list[Holder] | None]:
+    """See by another connection who keeps a server process; None: nobody can see."""
+    answer: queue.SimpleQueue[list[Holder] | None] = queue.SimpleQueue()
+
+    def look() -> None:
+        try:
+            answer.put(fetch_holders(server, pid))
+        except (psycopg2.Error, SnapshotError):
+            answer.put(None)
+
+    threading.Thread(target=look, daemon=True).start()
+    return answer
+
+
+def fetch_holders(server: Settings, pid: int) -> list[Holder]:
+    """Return who holds the lock that a server process waits for, if it does."""
+    values = {"pid": pid, "application": APPLICATION}
+    # Not by fetch(): how statements wait is the business of another thread just now.
+    with connected(server) as db, db.cursor() as cursor:
+        cursor.execute(LIST_HOLDERS, values)
+        return [Holder(*row) for row in cursor.fetchall()]
+
+
+def render_holders(holders: Iterable[Holder], waited: float) -> str:
+    """Return who holds a lock; nothing about what the server sees to by itself."""
+    known = [
+        str(each)
+        for each in holders
+        if not each.automatic or waited > AUTOVACUUM_PATIENCE
+    ]
+    return f"held by {'; '.join(known)}" if known else ""
+
+
+def lock_timeout() -> int:
+    """Return how long the server may wait for a lock, as it wants it; 0: for ever."""
+    watch = LOCK_WATCH.get()
+    return int(watch.timeout * 1000) if watch and watch.timeout else 0
+
+
+def pinned_settings() -> list[str]:
+    """Return what PIN_SETTINGS asks for."""
+    return [json.dumps({**PINNED_SETTINGS, "lock_timeout": str(lock_timeout())})]
 
 
 def begin(db: Connection, mode: str) -> None:
     """Begin a transaction of that mode, with every setting that matters pinned."""
-    execute(db, f"BEGIN {mode}; {PIN_SETTINGS}", [json.dumps(PINNED_SETTINGS)])
+    execute(db, f"BEGIN {mode}; {PIN_SETTINGS}", pinned_settings())
 
 
 def begin_export(db: Connection, tables: Collection[Table]) -> None:
@@ -2653,11 +2951,56 @@ def begin_export(db: Connection, tables: Collection[Table]) -> None:
     The tables are locked before it is taken: TRUNCATE and rewriting ALTERs by others
     would show an older snapshot empty tables (see "13.6 Caveats" of the manual).
     """
-    execute(db, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    execute(
+        db,
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; "
+        f"SET LOCAL lock_timeout = {lock_timeout()}; SET LOCAL statement_timeout = 0",
+    )
+    lock_tables(db, tables, "ACCESS SHARE")
+    execute(db, PIN_SETTINGS, pinned_settings())
+
+
+def lock_tables(db: Connection, tables: Collection[Table], mode: str) -> None:
+    """Lock the tables until the transaction ends."""
     names = sql.SQL(", ").join(table.relation.ident for table in tables)
     if tables:
-        execute(db, sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(names))
-    execute(db, PIN_SETTINGS, [json.dumps(PINNED_SETTINGS)])
+        query = sql.SQL("LOCK TABLE {} IN {} MODE").format(names, sql.SQL(mode))
+        execute(db, query)
+
+
+def fetch_origin(db: Connection, settings: Settings) -> Origin:
+    """Return which database this is; not in a transaction, which a refusal would break.
+
+    Everybody may ask pg_control_system(), unless a provider has revoked that.
+    """
+    query = "SELECT system_identifier::text FROM pg_catalog.pg_control_system()"
+    system = None
+    with contextlib.suppress(psycopg2.DatabaseError):
+        system = next((each for (each,) in fetch(db, query)), None)
+    return Origin(settings.host, settings.port, settings.dbname, system)
+
+
+def fetch_row_counts(db: Connection, tables: Iterable[Table]) -> dict[int, RowCount]:
+    """Return how many rows those of the tables have that we may see, by oid.
+
+    Of large tables that is what the server reckons.
+    """
+    numbered = [each for each in tables if each.readable and not each.hides_rows]
+    probes = [
+        sql.SQL("SELECT {}::oid, count(*) FROM (SELECT FROM {} LIMIT {}) AS r").format(
+            sql.Literal(table.oid), itself(table), sql.Literal(COUNTED_ROWS + 1)
+        )
+        for table in numbered
+    ]
+    counted = dict(fetch_union(db, probes))
+    large = [oid for oid, rows in counted.items() if rows > COUNTED_ROWS]
+    estimates = dict(fetch(db, ESTIMATE_ROWS, [large])) if large else {}
+    return {
+        oid: RowCount(max(COUNTED_ROWS, int(estimates[oid])), exact=False)
+        if oid in estimates
+        else RowCount(rows)
+        for oid, rows in counted.items()
+    }
 
 
 def export_snapshot(db: Connection) -> str:
@@ -2680,7 +3023,7 @@ def join_snapshot(server: Settings, name: str) -> Connection:
     try:
         execute(db, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         execute(db, sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(name)))
-        execute(db, PIN_SETTINGS, [json.dumps(PINNED_SETTINGS)])
+        execute(db, PIN_SETTINGS, pinned_settings())
     except psycopg2.Error as error:
         raise database_failure(error) from error
     return db
@@ -3063,7 +3406,7 @@ def run_script(db: Connection, statements: Seq[Statement], name: str) -> None:
         raise script_failure(error, statements, lines, name) from error
     # A table that deferred checks wait for can be neither altered nor emptied.
     checks = f"SET CONSTRAINTS ALL IMMEDIATE; {PIN_SETTINGS}"
-    execute(db, checks, [json.dumps(PINNED_SETTINGS)])
+    execute(db, checks, pinned_settings())
 
 
 def use_search_path_of_role(db: Connection) -> None:
@@ -3074,6 +3417,11 @@ def use_search_path_of_role(db: Connection) -> None:
 # pg_dump --clean drops the inherited key of a partition, too, which is an error where
 # the partition is there; the DROP TABLE that follows takes it.
 TOLERATE_INHERITED = "EXCEPTION WHEN invalid_table_definition THEN NULL;"
+
+
+def sets_lock_timeout(statement: Statement) -> bool:
+    names = ("SET LOCK_TIMEOUT", "SET LOCAL LOCK_TIMEOUT", "SET SESSION LOCK_TIMEOUT")
+    return statement.begins(*names)
 
 
 def drops_constraint_if_exists(statement: Statement) -> bool:
@@ -3128,7 +3476,10 @@ def database_failure(error: psycopg2.Error) -> SnapshotError:
     said = error.diag.message_primary
     if said is None:
         return connection_lost(error)
-    detail = f" ({error.diag.message_detail})" if error.diag.message_detail else ""
+    more = error.diag.message_detail
+    if error.pgcode == LOCK_NOT_AVAILABLE and (watch := LOCK_WATCH.get()):
+        more = watch.seen
+    detail = f" ({more})" if more else ""
     hint = SQLSTATE_HINTS.get(error.pgcode or "") or error.diag.message_hint
     return SnapshotError(
         excerpt(said + detail, 400), hint=excerpt(hint or "nothing was changed", 400)
@@ -4191,6 +4542,22 @@ def staged(folder: Path) -> Iterator[Stage]:
             shutil.rmtree(made, ignore_errors=True)
 
 
+def check_apart(folder: Path, snapshot: Path) -> None:
+    """Raise if what is to be kept would go into the snapshot, or replace another."""
+    there = folder.resolve()
+    inside = snapshot.exists() and any(
+        each.exists() and each.samefile(snapshot) for each in (there, *there.parents)
+    )
+    if inside or any((there / each).exists() for each in (MANIFEST_FILE, READY_FOLDER)):
+        raise SnapshotError(
+            f"{folder} is part of the snapshot that is to be restored"
+            if inside
+            else f"{folder} holds a snapshot, which would be lost",
+            hint="name a new folder with --keep",
+            code=EXIT_USAGE,
+        )
+
+
 @contextlib.contextmanager
 def telling_of_disk(folder: Path) -> Iterator[None]:
     """Turn the system's errors into two lines."""
@@ -4303,16 +4670,34 @@ class ExportPlan:
     exclude: tuple[str, ...] = ()
     jobs: int | None = None  # None: as many as make sense
     compressed: bool = False
+    lock_timeout: float | None = None
+    # What to do about a blueprint that is not the database's.
+    hint: str = (
+        "bring it up to date (export_restore.py schema writes one), or --exclude"
+    )
 
 
 def export(settings: Settings, plan: ExportPlan, report: Report) -> list[Copied]:
     """Take a database to a folder; return what was copied, in load order."""
     script = read_script(plan.schema_file)
+    with reachable(settings) as server:
+        return export_from(server, settings, script, plan, report)
+
+
+def export_from(
+    server: Settings,
+    settings: Settings,
+    script: Script,
+    plan: ExportPlan,
+    report: Report,
+) -> list[Copied]:
+    """Take a database of a server that runs to a folder, as export does."""
     with (
-        reachable(settings) as server,
         connected(server) as db,
+        watching_locks(server, report.note, plan.lock_timeout),
         staged(plan.folder) as stage,
     ):
+        origin = fetch_origin(db, settings)
         catalog, chosen, shared = begin_shared(
             db,
             lambda tables: select_tables(tables, plan.only, plan.exclude),
@@ -4321,7 +4706,7 @@ def export(settings: Settings, plan: ExportPlan, report: Report) -> list[Copied]
         )
         check_exportable(db, catalog, chosen, report)
         sequences = list(chosen_sequences(catalog, chosen, partial=False))
-        check_blueprint(chosen, sequences, script, plan.schema_file)
+        check_blueprint(chosen, sequences, script, plan)
         suffix = CSV_SUFFIX + (GZIP_SUFFIX if plan.compressed else "")
         files = plan_files(catalog, chosen, suffix)
         note_strangers(plan.folder, files, report)
@@ -4331,10 +4716,11 @@ def export(settings: Settings, plan: ExportPlan, report: Report) -> list[Copied]
         sequence_states = fetch_sequence_states(db, sequences)
         facts = "".join(f"{fact.line}\n" for fact in fetch_facts(db))
         manifest = Manifest(
-            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            created=time.strftime(TIME_FORMAT, time.gmtime()),
             tool_version=VERSION,
             server_version=server_version(db),
             database=settings.dbname,
+            origin=origin,
             resources=tuple(made_resources(catalog, files, written)),
             sequences=sequence_states,
             materialized_views={
@@ -4450,15 +4836,16 @@ def chosen_sequences(
 
 
 def check_blueprint(
-    tables: Iterable[Table], sequences: Iterable[Sequence], script: Script, file: Path
+    tables: Iterable[Table],
+    sequences: Iterable[Sequence],
+    script: Script,
+    plan: ExportPlan,
 ) -> None:
     """Raise if the database has tables, columns or sequences unknown to schema.sql."""
     missing = missing_from_script(tables, sequences, script.names)
     if missing:
         raise SnapshotError(
-            f"{file} does not mention {', '.join(missing)}",
-            hint="bring it up to date (export_restore.py schema writes one), "
-            "or --exclude",
+            f"{plan.schema_file} does not mention {', '.join(missing)}", hint=plan.hint
         )
 
 
@@ -4785,32 +5172,145 @@ class RestorePlan:
     checksum: bool = False
     data_only: bool = False
     only: tuple[str, ...] = ()  # patterns of tables, with data_only; none: all
+    agreed: bool = False  # go on without a question
+    scratch: bool = False  # the target was made for this and has nothing to lose
+    keep: Path | None = None  # where the target's present state goes first
+    keep_schema_file: Path | None = None  # its blueprint, if not the snapshot's
+    lock_timeout: float | None = None
 
 
 def restore(settings: Settings, plan: RestorePlan, report: Report) -> list[Copied]:
     """Bring a snapshot back in one transaction; return what came, in load order."""
+    if plan.keep:
+        check_apart(plan.keep, plan.folder)
     with (
         opened_snapshot(plan.folder, accept_edits=plan.accept_edits) as snapshot,
         reachable(settings) as server,
-        connected(server) as db,
+        watching_locks(server, report.note, plan.lock_timeout),
     ):
         if snapshot.manifest is None:
             report.note("no manifest: checksums, row counts and catalog go unchecked")
-        begin_restore(db)
-        replace = replace_rows if plan.data_only else replace_schema
-        copied = replace(db, snapshot, plan, report)
-        if plan.dry_run:
-            return copied
-        commit(db)
-        analyze(db, [each.relation for each in copied])
+        with agreed(settings, server, snapshot, plan, report) as (db, before):
+            keep_present(db, before, settings, server, snapshot, plan, report)
+            replace = replace_rows if plan.data_only else replace_schema
+            copied = replace(db, snapshot, plan, before, report)
+            if not plan.dry_run:
+                commit(db)
+                analyze(db, [each.relation for each in copied])
     return copied
 
 
+@contextlib.contextmanager
+def agreed(
+    settings: Settings,
+    server: Settings,
+    snapshot: Snapshot,
+    plan: RestorePlan,
+    report: Report,
+) -> Iterator[tuple[Connection, Catalog]]:
+    """Say what goes, and ask; give the transaction to do it in, and the catalog.
+
+    While a person thinks there is no connection: it would hold locks, and poolers
+    close those that wait.
+    """
+    with connected(server) as db:
+        origin = fetch_origin(db, settings)
+        begin_restore(db)
+        before = fetch_catalog(db)
+        replaced = fetch_replaced(db, tables_going(snapshot, before, plan))
+        home = comes_from(snapshot, origin)
+        if not plan.scratch:
+            report.note(render_replacement(replaced, snapshot, settings, home=home))
+        sure = plan.scratch or plan.agreed or plan.dry_run
+        sure = sure or not replaced or (home and is_local(settings))
+        if sure or not report.can_ask():
+            yield db, before
+            return
+    report.confirm(render_question(replaced, settings), settings.dbname)
+    with connected(server) as db:
+        begin_restore(db)
+        yield db, fetch_catalog(db)
+
+
+def comes_from(snapshot: Snapshot, origin: Origin) -> bool:
+    """Tell whether the snapshot is known to come from that very database."""
+    source = snapshot.manifest and snapshot.manifest.origin
+    return bool(source and source.is_same(origin))
+
+
+def tables_going(
+    snapshot: Snapshot, catalog: Catalog, plan: RestorePlan
+) -> list[tuple[Table, CsvFile | None]]:
+    """Return the tables of the target that a restore empties or drops.
+
+    Each has the CSV that fills it again, if there is one. What a script drops in other
+    ways than DROP TABLE and DROP SCHEMA is only seen when it was done.
+    """
+    files = {file.path.name: file for file in snapshot.csv_files}
+    if snapshot.manifest is None:
+        named = {
+            table.relation: present(name, files)
+            for table, name in plan_files(catalog, catalog.tables)
+        }
+    else:
+        named = {each.relation: each.path for each in snapshot.manifest.resources}
+    found = [(t, files.get(named.get(t.relation, ""))) for t in catalog.tables]
+    if plan.data_only:
+        return [(t, f) for t, f in found if f and is_chosen(t.relation, plan.only)]
+    gone = dropped(names_of(catalog.tables), snapshot.script)
+    return [(t, f) for t, f in found if f or t.relation in gone]
+
+
+def is_chosen(relation: Relation, patterns: Collection[str]) -> bool:
+    return not patterns or any(matches(relation, each) for each in patterns)
+
+
+def fetch_replaced(
+    db: Connection, going: Seq[tuple[Table, CsvFile | None]]
+) -> list[Replaced]:
+    """Return those of the tables that have rows, or may have some."""
+    counts = fetch_row_counts(db, [table for table, _ in going])
+    found = [Replaced(table, counts.get(table.oid), file) for table, file in going]
+    return [each for each in found if each.now is None or each.now.rows]
+
+
+def keep_present(
+    db: Connection,
+    before: Catalog,
+    settings: Settings,
+    server: Settings,
+    snapshot: Snapshot,
+    plan: RestorePlan,
+    report: Report,
+) -> None:
+    """Export what the target holds, which nobody can change until it is replaced."""
+    if plan.keep is None:
+        return
+    if plan.dry_run or not before.tables:
+        why = "this is a dry run" if plan.dry_run else f"{settings} has no tables"
+        report.note(f"nothing is kept in {plan.keep}: {why}")
+        return
+    report.note(f"keeping what is in {settings} in {plan.keep}")
+    going = [table for table, _ in tables_going(snapshot, before, plan)]
+    lock_tables(db, going, "EXCLUSIVE")
+    file = plan.keep_schema_file or snapshot.folder / SCHEMA_FILE
+    kept = ExportPlan(plan.keep, file, lock_timeout=plan.lock_timeout, hint=KEEP_HINT)
+    export_from(server, settings, read_script(file), kept, report)
+
+
+KEEP_HINT = """\
+nothing was changed; write the blueprint of what is there, export_restore.py schema \
+--output present.sql, and add --keep-schema-file present.sql"""
+
+
 def replace_schema(
-    db: Connection, snapshot: Snapshot, plan: RestorePlan, report: Report
+    db: Connection,
+    snapshot: Snapshot,
+    plan: RestorePlan,
+    before: Catalog,
+    report: Report,
 ) -> list[Copied]:
     """Replay the blueprint, load every CSV, and check that nothing differs."""
-    before = fetch_catalog(db)
     facts_before = fetch_facts(db)
     visible = [each for each in before.tables if each.readable and not each.hides_rows]
     filled = fetch_filled(db, visible)
@@ -4842,10 +5342,13 @@ def replace_schema(
 
 
 def replace_rows(
-    db: Connection, snapshot: Snapshot, plan: RestorePlan, report: Report
+    db: Connection,
+    snapshot: Snapshot,
+    plan: RestorePlan,
+    catalog: Catalog,
+    report: Report,
 ) -> list[Copied]:
     """Replace the rows of the snapshot's tables; the target's schema stays."""
-    catalog = fetch_catalog(db)
     known = frozenset(catalog.relations.values())
     loads = plan_loads(snapshot, catalog, known)
     if plan.only:
@@ -4963,6 +5466,8 @@ def replay(db: Connection, snapshot: Snapshot, before: Catalog, report: Report) 
     )
     for line in render_skips(skipped, SCHEMA_FILE):
         report.note(line)
+    if lock_timeout():  # a dump turns it off
+        statements = [each for each in statements if not sets_lock_timeout(each)]
     run_script(db, statements, f"{snapshot.folder / SCHEMA_FILE}")
 
 
@@ -5184,6 +5689,7 @@ def verify(settings: Settings, folder: Path, report: Report) -> Verification:
     with (
         opened_snapshot(folder) as snapshot,
         reachable(settings) as server,
+        watching_locks(server, report.note),
         connected(server) as db,
     ):
         manifest = manifest_of(snapshot)
@@ -5355,7 +5861,8 @@ def rehearse(settings: Settings | None, folder: Path, report: Report) -> Rehears
         else:
             server = stack.enter_context(reachable(settings))
             scratch = stack.enter_context(scratch_database(server))
-        copied = restore(scratch, RestorePlan(folder, checksum=True), report)
+        plan = RestorePlan(folder, checksum=True, scratch=True)
+        copied = restore(scratch, plan, report)
         if snapshot.manifest:
             check_equal(verify(scratch, folder, report), folder)
         with connected(scratch) as db:
@@ -5438,6 +5945,28 @@ class Report:
         if not self._quiet:
             print(text, file=sys.stderr)
 
+    def can_ask(self) -> bool:
+        """Tell whether a person sees what we say, and can answer."""
+        streams = (sys.stdin, sys.stderr)
+        return all(stream is not None and stream.isatty() for stream in streams)
+
+    def confirm(self, question: str, wanted: str) -> None:
+        """Ask a person to type a word; raise SnapshotError for anything else."""
+        print(question, end="", file=sys.stderr, flush=True)
+        try:
+            answer = sys.stdin.readline()
+        except KeyboardInterrupt:
+            print(file=sys.stderr)
+            raise
+        if not answer.endswith("\n"):
+            print(file=sys.stderr)
+        if answer.strip() != wanted.strip():
+            said = f"{excerpt(answer)!r} is not" if answer.strip() else "nobody typed"
+            raise SnapshotError(
+                f"not restored: {said} the database's name",
+                hint=f"type {wanted} if you mean that database, or add --yes",
+            )
+
     @contextlib.contextmanager
     def progress(
         self, label: str, total: int | None, unit: str = "B"
@@ -5500,6 +6029,63 @@ class Report:
         else:
             sys.stdout.flush()
             sys.stdout.buffer.write(written.text.encode())
+
+
+def render_replacement(
+    replaced: Seq[Replaced], snapshot: Snapshot, settings: Settings, *, home: bool
+) -> str:
+    """Return what a restore takes away, and where what it brings comes from.
+
+    `home` says whether the snapshot comes from that very database.
+    """
+    manifest = snapshot.manifest
+    source = "of unknown age and origin"
+    if manifest is not None:
+        origin = manifest.origin or manifest.database
+        source = f"{age(manifest.created)}, from {origin}"
+        source += f" (PostgreSQL {manifest.server_version})"
+        source += "" if home or not manifest.origin else ", another database than this"
+    where = f"{settings}, as user {settings.user}"
+    first = f"the snapshot in {snapshot.folder} is {source}"
+    if not replaced:
+        return f"{first}\nnothing is lost in {where}: no table that goes has rows"
+    rows = [
+        (
+            str(each.table.relation),
+            "?" if each.now is None else str(each.now),
+            "-" if each.file is None else rows_of(each.file),
+        )
+        for each in replaced
+    ]
+    table = render_table(("table", "rows now", "rows then"), rows)
+    return f"{first}\nto be replaced in {where}:\n{table}\n"
+
+
+def render_question(replaced: Seq[Replaced], settings: Settings) -> str:
+    """Return what a person has to answer with the database's name."""
+    tables = f"{len(replaced):,} table{'' if len(replaced) == 1 else 's'}"
+    return (
+        f"Replace {tables} in {settings}? "
+        f"To go on, type the database's name, {settings.dbname}: "
+    )
+
+
+def rows_of(file: CsvFile) -> str:
+    """Return how many rows a CSV brings, if that is known."""
+    return "?" if file.rows is None else f"{file.rows:,}"
+
+
+def age(created: str) -> str:
+    """Return how old a snapshot is: 2 days old."""
+    import calendar
+
+    try:
+        seconds = time.time() - calendar.timegm(time.strptime(created, TIME_FORMAT))
+    except ValueError:
+        seconds = -1
+    if seconds < 0:  # another machine's clock
+        return f"of {created}"
+    return f"{span(seconds) if seconds >= 60 else 'less than a minute'} old"
 
 
 def render_table(headings: Seq[str], rows: Seq[Seq[str]]) -> str:
@@ -5656,6 +6242,7 @@ def add_export(commands: Any) -> None:
            help="connections to copy with (default: as many as pay)")  # fmt: skip
     option("--gzip", action="store_true",
            help="write .csv.gz files, an eighth of the size or so")  # fmt: skip
+    add_lock_timeout(command)
     option("--rehearse", action="store_true",
            help="prove on a private server that it can be restored")  # fmt: skip
 
@@ -5677,6 +6264,28 @@ def add_restore(commands: Any) -> None:
            help="files were changed since the export on purpose")  # fmt: skip
     option("--accept-drift", action="store_true",
            help="schema.sql differs from the exported database on purpose")  # fmt: skip
+
+    option("--yes", action="store_true",
+           help="do not ask before rows are replaced")  # fmt: skip
+    option("--keep", type=Path, metavar="DIR",
+           help="first export to DIR what the target holds now")  # fmt: skip
+    option("--keep-schema-file", type=Path, metavar="FILE",
+           help="with --keep: its blueprint (default: the snapshot's)")  # fmt: skip
+    add_lock_timeout(command)
+
+
+def add_lock_timeout(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--lock-timeout", type=seconds, metavar="SECONDS",
+        help="give up if another process holds a lock that long (default: wait)",
+    )  # fmt: skip
+
+
+def seconds(text: str) -> float:
+    """Return the positive number of seconds that an argument says."""
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,3})?", text) or float(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds")
+    return float(text)
 
 
 def job_count(text: str) -> int:
@@ -5726,6 +6335,7 @@ def command_export(arguments: argparse.Namespace) -> int:
         exclude=tuple(arguments.exclude),
         jobs=arguments.jobs,
         compressed=arguments.gzip,
+        lock_timeout=arguments.lock_timeout,
     )
     report.note(f"exporting {settings} to {arguments.dir}")
     copied = export(settings, plan, report)
@@ -5746,7 +6356,17 @@ def command_restore(arguments: argparse.Namespace) -> int:
         checksum=arguments.checksum,
         data_only=arguments.data_only,
         only=tuple(arguments.tables),
+        agreed=arguments.yes,
+        keep=arguments.keep,
+        keep_schema_file=arguments.keep_schema_file,
+        lock_timeout=arguments.lock_timeout,
     )
+    if plan.keep_schema_file and not plan.keep:
+        raise SnapshotError(
+            "--keep-schema-file goes with --keep",
+            hint="say with --keep where the present state goes",
+            code=EXIT_USAGE,
+        )
     if plan.only and not plan.data_only:
         raise SnapshotError(
             "--tables goes with --data-only: a blueprint is replayed as a whole",
@@ -5757,8 +6377,23 @@ def command_restore(arguments: argparse.Namespace) -> int:
     if plan.dry_run:
         report.result(copied, f"It would work. Nothing was changed in {settings}.")
     else:
-        report.result(copied, f"Restored into {settings}.")
+        undo = way_back(plan, arguments.env_file)
+        report.result(copied, f"Restored into {settings}. {undo}".rstrip())
     return EXIT_DONE
+
+
+def way_back(plan: RestorePlan, env_file: Path) -> str:
+    """Return how to undo a restore; empty if the state before it was not kept."""
+    if plan.keep is None or not (plan.keep / MANIFEST_FILE).exists():
+        return ""
+    import shlex
+
+    options = ["--env-file", str(env_file), "--dir", str(plan.keep)]
+    options += ["--data-only"] if plan.data_only else []
+    return (
+        f"What was there before is in {plan.keep}. Bring it back with:\n"
+        f"  python export_restore.py restore {shlex.join(options)}"
+    )
 
 
 def command_verify(arguments: argparse.Namespace) -> int:
@@ -5814,7 +6449,7 @@ def command_schema(arguments: argparse.Namespace) -> int:
 
 def run_command(program: str, command: Callable[[], int]) -> int:
     """Run a command and return its exit status; tell a failure in two lines."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names may be in any script
             stream.reconfigure(errors="backslashreplace")
     with ending_on_signals() as signals:

@@ -18,7 +18,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def output(text: str) -> str:
-    """Return output without what differs by run (times) and Faker version (sizes)."""
+    """Return output without what differs by run (times) and by version (sizes)."""
+    text = re.sub(r"PostgreSQL \d+\.\d+", "PostgreSQL #", text)
     return re.sub(r" *(\d+\.\d\d\b|\d+\.\d (s|kB)\b)", " #", text)
 
 

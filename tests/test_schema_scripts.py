@@ -128,7 +128,7 @@ def test_a_foreign_dump(source: Database, work: Path, run: Run, newline: str) ->
     )
     result = run("restore", "--env-file", source.env_file(work))
     assert result.status == 0, result.err
-    assert result.err.splitlines()[2:] == [
+    assert result.err.splitlines()[4:] == [
         "skipped in schema.sql, line 7: no setting no_such_timeout on this server",
         "skipped in schema.sql, lines 10, 23: the restore is a transaction already",
         "skipped in schema.sql, lines 11, 12: the schema public stays; "
