@@ -2867,7 +2867,8 @@ def pauses_to_look(watch: LockWatch | None, pid: int) -> Iterator[float]:
         yield from itertools.repeat(WAKE_UP)
         return
     start = time.monotonic()
-    told = watch.seen = ""
+    watch.seen = ""
+    told: frozenset[int] | None = frozenset()
     pause = min(LOCK_PATIENCE, (watch.timeout or LONGEST_PAUSE) / 2)
     while True:
         yield from rests(pause)
@@ -2877,8 +2878,9 @@ def pauses_to_look(watch: LockWatch | None, pid: int) -> Iterator[float]:
         watch.seen = render_holders(holders or (), time.monotonic() - start)
         text = watch.seen and f"waiting for a lock, {watch.seen}"
         text = CANNOT_LOOK if holders is None else text
-        if text not in ("", told):
-            told = text
+        who = None if holders is None else frozenset(each.pid for each in holders)
+        if text and who != told:
+            told = who
             watch.say(text)
         pause = min(pause * 2, LONGEST_PAUSE)
 
@@ -2960,12 +2962,14 @@ def begin_export(db: Connection, tables: Collection[Table]) -> None:
     execute(db, PIN_SETTINGS, pinned_settings())
 
 
-def lock_tables(db: Connection, tables: Collection[Table], mode: str) -> None:
+def lock_tables(
+    db: Connection, tables: Collection[Table], mode: str, *, wait: bool = True
+) -> None:
     """Lock the tables until the transaction ends."""
     names = sql.SQL(", ").join(table.relation.ident for table in tables)
     if tables:
-        query = sql.SQL("LOCK TABLE {} IN {} MODE").format(names, sql.SQL(mode))
-        execute(db, query)
+        how = f"{mode} MODE" + ("" if wait else " NOWAIT")
+        execute(db, sql.SQL("LOCK TABLE {} IN {}").format(names, sql.SQL(how)))
 
 
 def fetch_origin(db: Connection, settings: Settings) -> Origin:
@@ -3014,16 +3018,19 @@ def export_snapshot(db: Connection) -> str:
         raise database_failure(error) from error
 
 
-def join_snapshot(server: Settings, name: str) -> Connection:
+def join_snapshot(server: Settings, name: str, tables: Collection[Table]) -> Connection:
     """Connect, and begin a transaction that sees what the one of that name sees.
 
-    Raises SnapshotError if the server has no connection to give, or not for that.
+    Somebody who waits for a lock on one of the tables waits for that other transaction,
+    and we would for them, which no server sees through. So we wait for none. Raises
+    SnapshotError if there is a lock to wait for, or no connection to be had.
     """
     db = connect(server)
     try:
         execute(db, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         execute(db, sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(name)))
         execute(db, PIN_SETTINGS, pinned_settings())
+        lock_tables(db, tables, "ACCESS SHARE", wait=False)
     except psycopg2.Error as error:
         raise database_failure(error) from error
     return db
@@ -5067,7 +5074,8 @@ def copy_in_processes(
 
     context = multiprocessing.get_context(START_METHOD)
     copied = context.Value("q", 0)
-    beginning = (jobs.server, jobs.snapshot, copied)
+    tables = list({task.table.oid: task.table for task in tasks}.values())
+    beginning = (jobs.server, jobs.snapshot, tables, copied)
     with concurrent.futures.ProcessPoolExecutor(
         min(jobs.count, len(tasks), MOST_PROCESSES), context, start_job, beginning
     ) as pool:
@@ -5085,7 +5093,7 @@ def copy_in_processes(
                 process.kill()  # SIGTERM may find it before start_job has
             raise
     if len(done) < len(tasks):
-        jobs.report.note("no more connections to be had: going on with one job")
+        jobs.report.note("no connection or lock to be had: going on with one job")
     return done
 
 
@@ -5118,14 +5126,16 @@ class Job:
     copied: Any = None
 
 
-def start_job(server: Settings, snapshot: str, copied: Any) -> None:
+def start_job(
+    server: Settings, snapshot: str, tables: Collection[Table], copied: Any
+) -> None:
     """Connect, and join the transaction snapshot. Dies when the parent process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=die_with_parent, daemon=True).start()
     Job.copied = copied
     with contextlib.suppress(SnapshotError):
-        Job.db = join_snapshot(server, snapshot)
+        Job.db = join_snapshot(server, snapshot, tables)
 
 
 def die_with_parent() -> None:

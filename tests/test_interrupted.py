@@ -154,7 +154,8 @@ def test_a_rehearsal_at_any_moment(
     assert env.exists()
     for step in range(6):
         process = run_process("rehearse")
-        time.sleep(0.2 + step * 0.4)
+        assert process.stderr and process.stderr.readline()
+        time.sleep(step * 0.4)
         process.send_signal(how)
         _, err = process.communicate(timeout=30)
         assert process.returncode in (ENDS[how][0], 0, -how), err

@@ -6,9 +6,11 @@ import gzip
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import psycopg2
@@ -128,10 +130,35 @@ def test_without_more_connections_one_does(
         env = seeded.env_file(work, DB_USER="single")
         result = run("export", "--env-file", env, "--jobs", "2")
         assert result.status == 0, result.err
-        assert "no more connections to be had: going on with one job" in result.err
+        assert "no connection or lock to be had: going on with one job" in result.err
         assert csvs(work / "exports") == csvs(work / "before")
     finally:
         seeded.execute("DROP OWNED BY single; DROP ROLE single")
+
+
+@pytest.mark.usefixtures("tiny_is_large")
+@pytest.mark.parametrize("server", [18], indirect=True)
+def test_jobs_do_not_wait_behind_who_waits_for_the_first(
+    seeded: Database, work: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server would not see that deadlock: its other half is our own process."""
+    copy_in_processes = er.copy_in_processes
+    with seeded.connect() as other, other.cursor() as cursor:
+        pid = other.info.backend_pid
+        lock = "LOCK TABLE leads IN ACCESS EXCLUSIVE MODE"
+        waiter = threading.Thread(target=cursor.execute, args=[f"BEGIN; {lock}"])
+
+        def queue_up_first(*arguments: Any) -> dict[Path, er.Written]:
+            waiter.start()
+            while not seeded.fetch("SELECT pg_blocking_pids(%s) <> '{}'", [pid])[0][0]:
+                time.sleep(0.01)
+            return copy_in_processes(*arguments)
+
+        monkeypatch.setattr(er, "copy_in_processes", queue_up_first)
+        result = run("export", "--env-file", seeded.env_file(work), "--jobs", "2")
+        waiter.join(timeout=30)
+    assert result.status == 0, result.err
+    assert "no connection or lock to be had: going on with one job" in result.err
 
 
 def test_a_server_that_exports_no_snapshot(
