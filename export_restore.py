@@ -471,8 +471,8 @@ class Rights:
     name: str  # for SQL
     oid: int
     owner: str  # for SQL
-    ours: bool  # we are the owner
-    givable: bool  # we may make it its owner's, and not only together with a table
+    ours: bool  # we own it, and not only together with a table
+    givable: bool  # we may make it its owner's
     holders: frozenset[str]  # the roles that the grants name, for SQL
     grants: frozenset[str]
     usual: frozenset[str]  # what a new one gets from default privileges
@@ -2403,13 +2403,11 @@ LIST_RIGHTS = f"""
         GROUP BY kind, oid, name, present, columns, privilege_type, holder
     )
     SELECT o.kind, o.name, o.oid::bigint, o.owner::regrole::text,
-           o.owner = current_user::regrole,
-           o.apart AND pg_has_role(o.owner, CASE
+           o.apart AND o.owner = current_user::regrole,
+           pg_has_role(o.owner, 'USAGE') AND pg_has_role(o.owner, CASE
                WHEN current_setting('server_version_num')::int < 160000 THEN 'MEMBER'
                ELSE 'SET' END)
-           AND CASE o.schema WHEN 0 THEN has_database_privilege(
-                    o.owner, current_database(), 'CREATE')
-               ELSE has_schema_privilege(o.owner, o.schema, 'CREATE') END,
+           AND (o.schema = 0 OR has_schema_privilege(o.owner, o.schema, 'CREATE')),
            array_agg(DISTINCT s.holder) FILTER (WHERE s.present),
            array_agg(s.statement) FILTER (WHERE s.present),
            array_agg(s.statement) FILTER (WHERE NOT s.present)
@@ -3505,24 +3503,33 @@ def bring_back(db: Connection, tie: Tie) -> None:
         ) from error
 
 
-def give_rights(db: Connection, changes: Iterable[tuple[Rights, Rights]]) -> None:
-    """Give objects the owner and grants that they had: pairs of what is and was."""
-    statements = (part for now, then in changes for part in render_rights(now, then))
-    execute_all(db, [sql.SQL(statement) for statement in statements])
-
-
-def render_rights(now: Rights, then: Rights) -> Iterator[str]:
-    """Yield what turns an object's owner and grants into those that it had.
+def give_rights(db: Connection, changes: Collection[tuple[Rights, Rights]]) -> None:
+    """Give objects the owner and grants that they had: pairs of what is and was.
 
     What the blueprint says of them itself, it means.
     """
-    place = f"{now.kind} {now.name}"
-    if gets_owner(now, then):
-        yield f"ALTER {place} OWNER TO {then.owner}"
-    if gets_grants(now, then):
-        holders = ", ".join(sorted({*now.holders, then.owner}))
-        yield f"REVOKE ALL ON {place} FROM {holders}"
-        yield from sorted(then.grants)
+    try:
+        execute_all(db, [sql.SQL(part) for part in render_rights(changes)])
+    except psycopg2.Error as error:
+        raise SnapshotError(
+            f"grants of the target cannot be given again: {database_failure(error)}",
+            hint=f"say in {SCHEMA_FILE} which grants are to hold (GRANT, REVOKE)",
+        ) from error
+
+
+def render_rights(changes: Collection[tuple[Rights, Rights]]) -> Iterator[str]:
+    """Yield statements: a schema's first, for owners need rights there."""
+    schemas = [change for change in changes if change[0].kind == "SCHEMA"]
+    others = [change for change in changes if change[0].kind != "SCHEMA"]
+    for part in (schemas, others):
+        for now, then in part:
+            if gets_owner(now, then):
+                yield f"ALTER {now.kind} {now.name} OWNER TO {then.owner}"
+        for now, then in part:
+            if gets_grants(now, then):
+                holders = ", ".join(sorted({*now.holders, then.owner}))
+                yield f"REVOKE ALL ON {now.kind} {now.name} FROM {holders}"
+                yield from sorted(then.grants)
 
 
 def gets_owner(now: Rights, then: Rights) -> bool:
@@ -5378,13 +5385,14 @@ def compare_catalogs(
 ) -> list[str]:
     """Return a diff of the snapshot's catalog and the database's."""
     same = same_major(manifest.server_version, server_version(db))
-    # What the snapshot has may belong to the provider here: an extension.
+    expected = comparable(snapshot.facts, same_version=same)
     found = {fact.line for fact in fetch_facts(db)}
-    found |= {fact.line for fact in fetch_facts(db, managed=())} & {*snapshot.facts}
-    return drift(
-        comparable(snapshot.facts, same_version=same),
-        comparable(sorted(found), same_version=same),
-    )
+    lines = drift(expected, comparable(sorted(found), same_version=same))
+    if lines:  # it may belong to the provider here: an extension
+        others = {fact.line for fact in fetch_facts(db, managed=())}
+        found |= others & {*snapshot.facts}
+        lines = drift(expected, comparable(sorted(found), same_version=same))
+    return lines
 
 
 def rehearse(settings: Settings | None, folder: Path, report: Report) -> Rehearsal:

@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import itertools
 import os
-import pwd
 import shutil
 import socket
 import subprocess
@@ -303,6 +302,8 @@ def make_certificates(folder: Path) -> trustme.CA:
 def give(folder: Path, user: str | None) -> None:
     """Make a folder and its files another user's, if there is one to be."""
     if user is not None and os.geteuid() == 0:
+        import pwd
+
         entry = pwd.getpwnam(user)
         for path in (folder, *folder.iterdir()):
             os.chown(path, entry.pw_uid, entry.pw_gid)
