@@ -4838,8 +4838,8 @@ def replace_schema(
         check_content(db, loads, report)
     force_policies(db, tables, "FORCE")
     refresh_views(db, snapshot, catalog, known)
-    keep_ties(db, ties, (before, catalog), plan, report)
     keep_rights(db, rights, report)
+    keep_ties(db, ties, (before, catalog), plan, report)
     if not plan.accept_drift:
         facts = fetch_facts(db, managed=())
         check_survivors(facts_before, facts, before, catalog, tables)
@@ -5103,20 +5103,27 @@ def keep_rights(
 ) -> None:
     """Let what the blueprint made anew have the owner and grants of what it replaced.
 
-    Default privileges would open a table again that the target had closed.
+    Default privileges would open a table again that the target had closed. They have
+    to be as the blueprint left them: so one sees what it said itself.
     """
+    after = fetch_rights(db)
     anew = [
         (now, before[key])
-        for key, now in fetch_rights(db).items()
+        for key, now in after.items()
         if key in before and before[key].oid != now.oid
     ]
     give_rights(db, anew)
-    said = [n.name for n, t in anew if n.grants not in (n.usual, t.grants)]
+    said = [
+        now.name for now, then in anew if now.grants not in (now.usual, then.grants)
+    ]
     if said:
         report.note(f"note: the grants of {SCHEMA_FILE} hold on {', '.join(said)}")
     for now, then in anew:
         if now.ours and now.owner != then.owner and not gets_owner(now, then):
             report.note(f"note: {now.name} belongs to {now.owner}, not {then.owner}")
+    gone = [name for kind, name in before.keys() - after.keys() if kind == "ROUTINE"]
+    if gone:
+        report.note(f"dropped by {SCHEMA_FILE}: {', '.join(sorted(gone))}")
 
 
 def plan_loads(

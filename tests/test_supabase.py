@@ -279,6 +279,35 @@ def test_owners_stay(app: Project, work: Path, run: Run) -> None:
     assert everything(app) == before
 
 
+def test_a_schema_made_anew(app: Project, work: Path, run: Run) -> None:
+    """Its grants come first: the owner of a table in it needs them."""
+    schema = "CREATE SCHEMA shop; CREATE TABLE shop.items (id serial PRIMARY KEY);"
+    (work / "schema.sql").write_text(
+        f"{SCHEMA} DROP SCHEMA IF EXISTS shop CASCADE; {schema}"
+    )
+    app.run(schema)
+    app.execute("GRANT authenticated TO postgres")
+    app.run(
+        "GRANT USAGE ON SCHEMA shop TO anon; GRANT ALL ON SCHEMA shop TO authenticated;"
+        "ALTER DEFAULT PRIVILEGES IN SCHEMA shop GRANT SELECT ON TABLES TO anon;"
+        "ALTER TABLE shop.items OWNER TO authenticated"
+    )
+    before = everything(app)
+    result = restored(app, work, run)
+    assert (result.status, "note:" in result.err) == (0, False), result.err
+    assert everything(app) == before
+
+
+def test_a_function_that_goes_is_named(app: Project, work: Path, run: Run) -> None:
+    app.run("CREATE FUNCTION cheer(mood) RETURNS text LANGUAGE sql RETURN 'hey'")
+    text = SCHEMA.replace(
+        "DROP TYPE IF EXISTS mood", "DROP TYPE IF EXISTS mood CASCADE"
+    )
+    (work / "schema.sql").write_text(text)
+    result = restored(app, work, run, "--accept-drift")
+    assert "dropped by schema.sql: public.cheer(public.mood)" in result.err
+
+
 def test_an_owner_that_we_cannot_give_back(app: Project, work: Path, run: Run) -> None:
     """The database's owner may drop what others own in public."""
     app.execute("ALTER TABLE notes OWNER TO supabase_admin")
