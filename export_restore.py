@@ -2465,6 +2465,23 @@ LIST_TIES = f"""
     GROUP BY d.defaclrole, n.nspname
 """
 
+# What keeps rows from people who may read the table.
+LIST_GUARDS = f"""
+    SELECT format('policy %%I of %%s', p.polname, c.oid::regclass), n.nspname, c.relname
+    FROM pg_policy AS p
+    JOIN pg_class AS c ON c.oid = p.polrelid
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE {USER_SCHEMA}
+    UNION ALL
+    SELECT format('%%s of %%s', what, c.oid::regclass), n.nspname, c.relname
+    FROM pg_class AS c
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace,
+         LATERAL (VALUES ('row-level security', c.relrowsecurity),
+                         ('FORCE ROW LEVEL SECURITY', c.relforcerowsecurity)
+                 ) AS v(what, active)
+    WHERE v.active AND {USER_SCHEMA}
+"""
+
 ASK_SERVER_FACTS = """
     SELECT ARRAY(SELECT lower(name) FROM pg_settings),
            ARRAY(SELECT rolname::text FROM pg_roles),
@@ -2863,17 +2880,26 @@ def begin_restore(db: Connection) -> None:
     query = f"BEGIN ISOLATION LEVEL READ COMMITTED; {PIN_SETTINGS};"
     values = [json.dumps(PINNED_SETTINGS)]
     for standby, source in fetch(db, query + ASK_WHETHER_READ_ONLY, values):
-        where = "ROLE" if "user" in source else "DATABASE"
-        name = db.info.user if "user" in source else db.info.dbname
-        raise SnapshotError(
-            "the server is a standby, which only reads"
-            if standby
-            else f"the {where.lower()} {name} is set to read only",
-            hint="set DB_HOST to the primary server"
-            if standby
-            else f"ALTER {where} {quoted_when_needed(name)} SET "
-            "default_transaction_read_only = off; is the disk full?",
-        )
+        raise standby_failure() if standby else read_only_failure(db, source)
+
+
+def standby_failure() -> SnapshotError:
+    return SnapshotError(
+        "the server is a standby, which only reads",
+        hint="set DB_HOST to the primary server",
+    )
+
+
+def read_only_failure(db: Connection, source: str) -> SnapshotError:
+    """Return the error for a role or database that is set to read only."""
+    kind, name = "DATABASE", db.info.dbname
+    if "user" in source:  # user, database user
+        kind, name = "ROLE", db.info.user
+    return SnapshotError(
+        f"the {kind.lower()} {name} is set to read only",
+        hint=f"ALTER {kind} {quoted_when_needed(name)} SET "
+        "default_transaction_read_only = off; is the disk full?",
+    )
 
 
 # What a script may have left in its session, for the next client of a pooler.
@@ -3070,6 +3096,12 @@ def fetch_ties(db: Connection) -> dict[str, Tie]:
         name: Tie(name, Relation(*about) if about[1] else None, survivor, statement)
         for name, *about, survivor, statement in list_catalog(db, query)
     }
+
+
+def fetch_guards(db: Connection) -> dict[str, Relation]:
+    """Return the policies and row-level security by name, with their tables."""
+    execute(db, "SET LOCAL search_path TO pg_catalog")
+    return {name: Relation(*about) for name, *about in list_catalog(db, LIST_GUARDS)}
 
 
 def fetch_server_facts(db: Connection) -> ServerFacts:
@@ -3483,7 +3515,8 @@ def rebuild(db: Connection, statements: Iterable[sql.Composable]) -> None:
     except psycopg2.IntegrityError as error:
         raise SnapshotError(
             str(database_failure(error)),
-            hint="correct the files or export again; the target was not changed",
+            hint="correct the files, or bring the rows that others refer to there "
+            "first; the target was not changed",
             code=EXIT_DAMAGED,
         ) from error
 
@@ -4815,7 +4848,7 @@ def replace_schema(
     """Replay the blueprint, load every CSV, and check that nothing differs."""
     before = fetch_catalog(db)
     facts_before = fetch_facts(db, managed=())
-    rights, ties = fetch_rights(db), fetch_ties(db)
+    rights, ties, guards = fetch_rights(db), fetch_ties(db), fetch_guards(db)
     visible = [each for each in before.tables if each.readable and not each.hides_rows]
     filled = fetch_filled(db, visible)
     replay(db, snapshot, before, report)
@@ -4841,6 +4874,7 @@ def replace_schema(
     keep_rights(db, rights, report)
     keep_ties(db, ties, (before, catalog), plan, report)
     if not plan.accept_drift:
+        check_guards(guards, fetch_guards(db), catalog)
         facts = fetch_facts(db, managed=())
         check_survivors(facts_before, facts, before, catalog, tables)
         check_drift(snapshot, server_version(db), facts_before, facts, before, catalog)
@@ -5051,6 +5085,23 @@ def check_survivors(
             f"{SCHEMA_FILE} took parts of what it does not make:\n"
             + "\n".join(f"  -{line}" for line in lost),
             hint="drop without CASCADE, or lose them with --accept-drift",
+            code=EXIT_DAMAGED,
+        )
+
+
+def check_guards(
+    before: Mapping[str, Relation], now: Collection[str], after: Catalog
+) -> None:
+    """Raise if the blueprint makes tables anew without what guarded their rows."""
+    lost = sorted(
+        name
+        for name, table in before.items()
+        if name not in now and table in after.relations
+    )
+    if lost:
+        raise SnapshotError(
+            f"{SCHEMA_FILE} takes what guards rows: {', '.join(lost)}",
+            hint=f"add it to {SCHEMA_FILE}, or lose it with --accept-drift",
             code=EXIT_DAMAGED,
         )
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import shutil
 import socket
 import ssl
+import string
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -193,6 +195,30 @@ def test_direct_host_without_ipv6(
     )
     assert "cannot connect to postgres on db.abcdefghijklmnopqrst" in message
     assert NO_IPV4 in message
+
+
+@pytest.mark.parametrize(
+    "host, said, hint",
+    [
+        (POOLER, "timeout expired", "see whether your network lets port 6543 out"),
+        (POOLER, "SSL error: certificate verify failed", "prod-ca-2021.crt"),
+        (NEON, 'root certificate file "/root/.postgresql/root.crt" does not exist',
+         "DB_SSLROOTCERT=/etc/ssl/certs/ca-certificates.crt"),
+        (RDS, "timeout expired", "its security group to let this machine's address in"),
+        (RDS, "SSL error: certificate verify failed", "DB_SSLROOTCERT=global-bundle"),
+    ],
+)  # fmt: skip
+def test_what_libpq_says(host: str, said: str, hint: str) -> None:
+    settings = er.Settings(host, 6543, "d", "me.ref", "x", "require", "", Path())
+    text = f'connection to server at "{host}" (1.2.3.4), port 6543 failed: {said}'
+    assert hint in er.connection_hint(settings, text)
+
+
+def test_every_hint_can_be_told() -> None:
+    for host, said, hint in er.CONNECTION_HINTS:
+        named = {*re.compile(host).groupindex, *re.compile(said).groupindex}
+        asked = {field for _, field, _, _ in string.Formatter().parse(hint) if field}
+        assert asked <= named | {"role", "project", "port"}, hint
 
 
 def refused(work: Path, fail: Fail, host: str, port: int = 5432, **more: str) -> str:

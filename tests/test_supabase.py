@@ -435,6 +435,50 @@ def test_policy_on_storage_that_calls_our_function(
     assert everything(app) == before
 
 
+@pytest.mark.parametrize(
+    "guard, named",
+    [
+        ("CREATE POLICY late ON notes AS RESTRICTIVE USING (id > 0)",
+         "policy late of public.notes"),
+        ("ALTER TABLE plain ENABLE ROW LEVEL SECURITY",
+         "row-level security of public.plain"),
+        ("ALTER TABLE notes FORCE ROW LEVEL SECURITY",
+         "FORCE ROW LEVEL SECURITY of public.notes"),
+    ],
+)  # fmt: skip
+def test_guards_that_the_snapshot_lacks(
+    app: Project, work: Path, succeed: Succeed, fail: Fail, guard: str, named: str
+) -> None:
+    """A table must not come back open because the snapshot is older."""
+    plain = "DROP TABLE IF EXISTS plain; CREATE TABLE plain (a int);"
+    (work / "schema.sql").write_text(SCHEMA + plain)
+    app.run(plain)
+    env = app.env_file(work)
+    succeed("export", "--env-file", env)
+    app.run(guard)
+    before = everything(app)
+    message = fail(3, "restore", "--env-file", env)
+    assert f"takes what guards rows: {named}\n" in message
+    assert everything(app) == before
+    succeed("restore", "--env-file", env, "--data-only")
+    assert everything(app) == before
+    succeed("restore", "--env-file", env, "--accept-drift")
+
+
+def test_users_that_the_new_project_lacks(
+    app: Project, supabase_server: SupabaseServer, work: Path, succeed: Succeed,
+    fail: Fail,
+) -> None:  # fmt: skip
+    succeed("export", "--env-file", app.env_file(work))
+    with supabase_server.project() as other:
+        other.execute("DELETE FROM auth.users WHERE email = 'bob@example.org'")
+        before = everything(other)
+        message = fail(3, "restore", "--env-file", other.env_file(work))
+        assert "profiles_id_fkey" in message
+        assert "bring the rows that others refer to there first" in message
+        assert everything(other) == before
+
+
 def test_drop_schema_public_cascade(app: Project, work: Path, run: Run) -> None:
     """Default privileges of the provider go with it: refused, by name."""
     (work / "schema.sql").write_text(
