@@ -465,7 +465,7 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """Who owns an object and what others may do with it, as GRANT statements."""
+    """Who owns an object, and who may do what with it."""
 
     kind: str  # as GRANT calls it: TABLE, SEQUENCE, ROUTINE, TYPE, SCHEMA
     name: str  # for SQL
@@ -473,9 +473,12 @@ class Rights:
     owner: str  # for SQL
     ours: bool  # we own it, and not only together with a table
     givable: bool  # we may make it its owner's
-    holders: frozenset[str]  # the roles that the grants name, for SQL
-    grants: frozenset[str]
-    usual: frozenset[str]  # what a new one gets from default privileges
+    grants: frozenset[tuple[str, str]]  # a privilege, and to whom; for SQL
+    usual: frozenset[tuple[str, str]]  # what a new one gets from default privileges
+
+    @property
+    def holders(self) -> set[str]:
+        return {whom.removesuffix(" WITH GRANT OPTION") for _, whom in self.grants}
 
 
 @dataclass(frozen=True, slots=True)
@@ -2339,6 +2342,8 @@ LIST_FACTS = f"""
 
 # What DROP and CREATE change in silence: a new object belongs to its maker, and has
 # the default privileges of its maker and schema.
+# Each grant is a pair: the privilege, and to whom. Most objects have the same ones, so
+# they are told for each list of them once.
 LIST_RIGHTS = f"""
     WITH object AS (
         SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind,
@@ -2370,37 +2375,39 @@ LIST_RIGHTS = f"""
         SELECT 'SCHEMA', quote_ident(n.nspname), n.oid, 0, n.nspowner, n.nspacl, 'n',
                true
         FROM pg_namespace AS n WHERE {USER_SCHEMA}
+    ), alike AS (
+        SELECT type, schema, owner, acl::text AS acl,
+               acldefault(CASE type WHEN 'S' THEN 's' ELSE type END::"char", owner)
+               AS inborn
+        FROM object GROUP BY type, schema, owner, acl::text
     ), entry AS (
-        SELECT o.oid, o.kind, o.name, true AS present, '' AS columns, a.*
-        FROM object AS o, aclexplode(coalesce(o.acl, acldefault(
-            CASE o.type WHEN 'S' THEN 's' ELSE o.type END::"char", o.owner))) AS a
+        SELECT l.type, l.schema, l.owner, l.acl, true AS present, a.*
+        FROM alike AS l, aclexplode(CASE WHEN l.acl = '{{}}' THEN NULL
+                                    ELSE coalesce(l.acl::aclitem[], l.inborn) END) AS a
         UNION ALL
-        SELECT o.oid, o.kind, o.name, true, format(' (%%I)', c.attname), a.*
-        FROM object AS o
-        JOIN pg_attribute AS c ON o.type = 'r' AND c.attrelid = o.oid
-                              AND NOT c.attisdropped,
-             aclexplode(c.attacl) AS a
-        UNION ALL
-        SELECT o.oid, o.kind, o.name, false, '', a.*
-        FROM object AS o
+        SELECT l.type, l.schema, l.owner, l.acl, false, a.*
+        FROM alike AS l
         LEFT JOIN pg_default_acl AS every
-               ON (every.defaclrole, every.defaclnamespace) = (o.owner, 0)
-              AND every.defaclobjtype = o.type::"char"
+               ON (every.defaclrole, every.defaclnamespace) = (l.owner, 0)
+              AND every.defaclobjtype = l.type::"char"
         LEFT JOIN pg_default_acl AS here
-               ON (here.defaclrole, here.defaclnamespace) = (o.owner, o.schema)
-              AND here.defaclobjtype = o.type::"char" AND o.schema <> 0,
-             aclexplode(coalesce(every.defaclacl, acldefault(
-                 CASE o.type WHEN 'S' THEN 's' ELSE o.type END::"char", o.owner))
-                 || coalesce(here.defaclacl, '{{}}')) AS a
+               ON (here.defaclrole, here.defaclnamespace) = (l.owner, l.schema)
+              AND here.defaclobjtype = l.type::"char" AND l.schema <> 0,
+             aclexplode(coalesce(every.defaclacl, l.inborn)
+                        || coalesce(here.defaclacl, '{{}}')) AS a
     ), said AS (
-        SELECT kind, oid, present, holder,
-               format('GRANT %%s%%s ON %%s %%s TO %%s%%s', privilege_type, columns,
-                      kind, name, holder,
-                      CASE WHEN bool_or(is_grantable) THEN ' WITH GRANT OPTION'
-                           ELSE '' END) AS statement
-        FROM entry, LATERAL (SELECT CASE grantee WHEN 0 THEN 'PUBLIC'
-                                    ELSE grantee::regrole::text END) AS h(holder)
-        GROUP BY kind, oid, name, present, columns, privilege_type, holder
+        SELECT type, schema, owner, acl, present, privilege_type,
+               CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END
+               || CASE WHEN bool_or(is_grantable) THEN ' WITH GRANT OPTION'
+                       ELSE '' END AS whom
+        FROM entry
+        GROUP BY type, schema, owner, acl, present, privilege_type, grantee
+    ), told AS (
+        SELECT type, schema, owner, acl,
+               array_agg(ARRAY[privilege_type, whom]) FILTER (WHERE present) AS grants,
+               array_agg(ARRAY[privilege_type, whom]) FILTER (WHERE NOT present)
+               AS usual
+        FROM said GROUP BY type, schema, owner, acl
     )
     SELECT o.kind, o.name, o.oid::bigint, o.owner::regrole::text,
            o.apart AND o.owner = current_user::regrole,
@@ -2408,11 +2415,20 @@ LIST_RIGHTS = f"""
                WHEN current_setting('server_version_num')::int < 160000 THEN 'MEMBER'
                ELSE 'SET' END)
            AND (o.schema = 0 OR has_schema_privilege(o.owner, o.schema, 'CREATE')),
-           array_agg(DISTINCT s.holder) FILTER (WHERE s.present),
-           array_agg(s.statement) FILTER (WHERE s.present),
-           array_agg(s.statement) FILTER (WHERE NOT s.present)
-    FROM object AS o LEFT JOIN said AS s ON (s.kind, s.oid) = (o.kind, o.oid)
-    GROUP BY o.kind, o.name, o.oid, o.owner, o.apart, o.schema
+           t.grants || (
+               SELECT array_agg(ARRAY[
+                          format('%%s (%%I)', a.privilege_type, c.attname),
+                          CASE a.grantee WHEN 0 THEN 'PUBLIC'
+                               ELSE a.grantee::regrole::text END
+                          || CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION'
+                                  ELSE '' END])
+               FROM pg_attribute AS c, aclexplode(c.attacl) AS a
+               WHERE o.type = 'r' AND c.attrelid = o.oid AND NOT c.attisdropped
+                 AND c.attacl IS NOT NULL),
+           t.usual
+    FROM object AS o
+    LEFT JOIN told AS t ON (t.type, t.schema, t.owner) = (o.type, o.schema, o.owner)
+                       AND t.acl IS NOT DISTINCT FROM o.acl::text
     ORDER BY o.kind, o.name
 """
 
@@ -3081,10 +3097,15 @@ def fetch_rights(db: Connection) -> dict[tuple[str, str], Rights]:
     """Return owner and grants of every object, by kind and name."""
     execute(db, "SET LOCAL search_path TO pg_catalog")
     return {
-        (kind, name): Rights(*(kind, name, *rest, *map(frozenset, listed)))
-        for kind, name, *rest, holders, now, usual in list_catalog(db, LIST_RIGHTS)
-        for listed in [(holders or (), now or (), usual or ())]
+        (kind, name): Rights(*(kind, name, *rest, *map(as_pairs, listed)))
+        for kind, name, *rest, grants, usual in list_catalog(db, LIST_RIGHTS)
+        for listed in [(grants, usual)]
     }
+
+
+def as_pairs(rows: Iterable[Seq[str]] | None) -> frozenset[tuple[str, str]]:
+    """Return the pairs of an array, which is NULL if there are none."""
+    return frozenset((what, whom) for what, whom in rows or ())
 
 
 def fetch_ties(db: Connection) -> dict[str, Tie]:
@@ -3560,9 +3581,10 @@ def render_rights(changes: Collection[tuple[Rights, Rights]]) -> Iterator[str]:
                 yield f"ALTER {now.kind} {now.name} OWNER TO {then.owner}"
         for now, then in part:
             if gets_grants(now, then):
-                holders = ", ".join(sorted({*now.holders, then.owner}))
+                holders = ", ".join(sorted(now.holders | {then.owner}))
                 yield f"REVOKE ALL ON {now.kind} {now.name} FROM {holders}"
-                yield from sorted(then.grants)
+                for what, whom in sorted(then.grants):
+                    yield f"GRANT {what} ON {now.kind} {now.name} TO {whom}"
 
 
 def gets_owner(now: Rights, then: Rights) -> bool:
