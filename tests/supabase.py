@@ -322,10 +322,17 @@ class Pooler:
     """A PgBouncer before a server, with TLS demanded on both sides."""
 
     def __init__(self, server: SupabaseServer, mode: str, size: int = 20) -> None:
-        program = pgbouncer_program()
+        self.program = pgbouncer_program()
         self.folder = Path(tempfile.mkdtemp(prefix="erpool-", dir=HOME))
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        for _ in range(5):  # another process may take the port meanwhile
+            self.port = free_port()
+            self.configure(server, mode, size)
+            self.process = self.start(server.system_user)
+            if self.listens():
+                return
+        raise AssertionError((self.folder / "log").read_text())
+
+    def configure(self, server: SupabaseServer, mode: str, size: int) -> None:
         tls = server.certificate_folder
         (self.folder / "users").write_text(
             "".join(
@@ -347,24 +354,31 @@ class Pooler:
             f"logfile = {self.folder}/log\n"
         )
         give(self.folder, server.system_user)
-        root = os.geteuid() == 0
-        self.process = subprocess.Popen(
-            [program, "-q", str(self.folder / "pgbouncer.ini")],
-            user=server.system_user if root else None,
+
+    def start(self, user: str | None) -> subprocess.Popen[bytes]:
+        """Start it as a user that it does not refuse: root it does."""
+        return subprocess.Popen(
+            [self.program, "-q", str(self.folder / "pgbouncer.ini")],
+            user=user if os.geteuid() == 0 else None,
             stderr=subprocess.DEVNULL,
         )
-        self.wait()
 
-    def wait(self) -> None:
-        """Wait until it listens."""
-        for _ in range(200):
+    def listens(self) -> bool:
+        """Wait until it listens, or is gone."""
+        while self.process.poll() is None:
+            time.sleep(0.02)
             with contextlib.suppress(OSError):
                 socket.create_connection(("127.0.0.1", self.port)).close()
-                return
-            time.sleep(0.02)
-        raise AssertionError((self.folder / "log").read_text())
+                return self.process.poll() is None
+        return False
 
     def stop(self) -> None:
         self.process.kill()
         self.process.wait()
         shutil.rmtree(self.folder)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
