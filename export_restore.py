@@ -168,23 +168,108 @@ REQUIRED_KEYS = ("DB_HOST", "DB_NAME", "DB_USER", "DB_PASSWORD")
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = ".postgres"
 
-# What libpq says when a connection fails, and what to look at then: first match wins.
+# Hosts of providers. What the groups match goes into the hints.
+SUPABASE_DIRECT = r"db\.(?P<project>\w+)\.supabase\.co$"
+SUPABASE_POOLER = r"\.pooler\.supabase\.com$"
+NEON = r"(?P<compute>ep-[\w-]+?)(-pooler)?(?P<region>\..*neon\.tech)$"
+RDS = r"\.rds\.amazonaws\.com(\.cn)?$"
+ANY_HOST = r""
+
+UNREACHABLE = (
+    r"could not translate host name|unreachable|No route to host|not assign"
+    r"|timeout expired|timed out|[Cc]onnection refused"
+)
+FULL = (
+    r"too many (clients|connections)|remaining connection slots|[Mm]ax client"
+    r"|MaxClients|no more connections allowed|query_wait_timeout"
+)
+
+# What libpq, a server or a pooler says when a connection fails, by host, and the line
+# of the env file to change then: first match wins.
 CONNECTION_HINTS = (
-    (r"could not translate host name", "check DB_HOST and your network's DNS"),
-    (r"password authentication failed|no password supplied|SCRAM",
+    (SUPABASE_DIRECT, UNREACHABLE,
+     "Supabase's direct host has IPv6 alone: use the session pooler, DB_HOST=aws-0-"
+     "<region>.pooler.supabase.com (the dashboard shows it under Connect), "
+     "DB_PORT=5432, DB_USER={role}.{project}; and see that the project is not paused"),
+    (SUPABASE_DIRECT, r"password authentication failed",
+     "DB_USER=postgres at this host, and as DB_PASSWORD the database's own password: "
+     "the dashboard resets it under Database, Settings"),
+    (SUPABASE_DIRECT, FULL,
+     "close other connections, or use the transaction pooler: its DB_HOST is in the "
+     "dashboard under Connect; DB_PORT=6543, DB_USER={role}.{project}"),
+    (SUPABASE_POOLER, r"(?i)tenant.*not found|ENOTFOUND|no tenant identifier",
+     "DB_USER={role}.{project}, and DB_HOST as the dashboard shows it under Connect "
+     "(aws-0, aws-1 and the region differ); see that the project is not paused"),
+    (SUPABASE_POOLER, r"password authentication failed|SASL|SCRAM",
+     "DB_USER={role}.{project}, and as DB_PASSWORD the database's own password, no API "
+     "key: the dashboard resets it under Database, Settings"),
+    (SUPABASE_POOLER, r"ECIRCUITBREAKER|[Cc]ircuit breaker|too many auth",
+     "there were too many wrong passwords: correct DB_PASSWORD, and wait some minutes"),
+    (SUPABASE_POOLER, r"session mode|MaxClientsInSessionMode",
+     "use the transaction pooler: DB_PORT=6543; or close other connections"),
+    (SUPABASE_POOLER, r"allow_list|EADDRNOTALLOWED",
+     "let this machine's address in: dashboard, Database, Settings, Network "
+     "Restrictions"),
+    (SUPABASE_POOLER, UNREACHABLE,
+     "copy DB_HOST and DB_PORT from the dashboard, Connect; see whether your network "
+     "lets port {port} out"),
+    (r"\.supabase\.com?$", r"certificate|root\.crt",
+     "download the certificate from the dashboard, Database, Settings, SSL: "
+     "DB_SSLROOTCERT=prod-ca-2021.crt"),
+    (NEON, r"[Ee]ndpoint.*disabled", "enable the compute in Neon's console, Branches"),
+    (NEON, FULL, "use the pooled host: DB_HOST={compute}-pooler{region}"),
+    (NEON, r"password authentication failed",
+     "copy DB_USER and DB_PASSWORD from Neon's console, Connect: branches differ"),
+    (NEON, r"certificate|root\.crt",
+     "a public CA signed it: DB_SSLROOTCERT=/etc/ssl/certs/ca-certificates.crt, or "
+     "/etc/ssl/cert.pem on macOS"),
+    (ANY_HOST, r"[Ee]ndpoint ID is not specified",
+     "Neon tells databases apart by name, over TLS: DB_HOST=ep-….neon.tech, not an "
+     "address, and DB_SSLMODE=require"),
+    (RDS, r"timeout expired|timed out|unreachable",
+     "the instance has to be publicly accessible, and its security group to let this "
+     "machine's address in at port {port}"),
+    (RDS, r"certificate|root\.crt",
+     "download https://truststore.pki.rds.amazonaws.com/global/global-bundle.pem: "
+     "DB_SSLROOTCERT=global-bundle.pem"),
+    (ANY_HOST, r"could not translate host name",
+     "check DB_HOST and your network's DNS"),
+    (ANY_HOST, r"no password supplied", "the server wants a password: DB_PASSWORD="),
+    (ANY_HOST, r"password authentication failed|SCRAM|SASL",
      "check DB_USER and DB_PASSWORD"),
-    (r'database ".*" does not exist', "check DB_NAME, or create the database first"),
-    (r'role ".*" does not exist', "check DB_USER"),
-    (r"[Cc]onnection refused|No such file or directory|could not connect",
-     "check DB_HOST and DB_PORT, and that the server is running"),
-    (r"timeout expired|timed out|No route to host|unreachable",
-     "check DB_HOST and DB_PORT, the network and the server's firewall"),
-    (r"does not support SSL", "the server has no TLS: set DB_SSLMODE=disable"),
-    (r"certificate|root\.crt", "check DB_SSLMODE and DB_SSLROOTCERT"),
-    (r"no pg_hba\.conf entry",
-     "the server refuses this user, database, address or a connection without TLS"),
-    (r"too many (clients|connections)|remaining connection slots",
+    (ANY_HOST, r'database ".*" does not exist|no such database',
+     "check DB_NAME, or create the database first"),
+    (ANY_HOST, r'role ".*" does not exist|no such user|not permitted to log in',
+     "check DB_USER"),
+    (ANY_HOST, r"system is (starting|shutting)|recovery mode|not yet accepting",
+     "try again when the server is up"),
+    (ANY_HOST, r"does not support SSL",
+     "the server has no TLS; in a network that you trust: DB_SSLMODE=disable"),
+    (ANY_HOST, r"no pg_hba\.conf entry.*(SSL encryption|SSL on)",
+     "the server does not admit this user, database or address: ask for a line in its "
+     "pg_hba.conf, or check DB_USER and DB_NAME"),
+    (ANY_HOST, r"no encryption|SSL off|SSL (connection is )?required|is insecure",
+     "the server wants TLS: DB_SSLMODE=require"),
+    (ANY_HOST, r"no pg_hba\.conf entry|pg_hba\.conf rejects",
+     "the server does not admit this user, database or address: ask for a line in its "
+     "pg_hba.conf, or check DB_USER and DB_NAME"),
+    (ANY_HOST, r'certificate for "(?P<name>.*?)".*does not match',
+     "use the certificate's name: DB_HOST={name}; or check no name: "
+     "DB_SSLMODE=verify-ca"),
+    (ANY_HOST, r"root certificate file .* does not exist|root\.crt",
+     "name the file with the server's CA certificate: DB_SSLROOTCERT=/path/to/ca.crt; "
+     "or encrypt without a check: DB_SSLMODE=require"),
+    (ANY_HOST, r"certificate",
+     "name the CA that signed the server's certificate: DB_SSLROOTCERT=/path/to/ca.crt;"
+     " or encrypt without a check: DB_SSLMODE=require"),
+    (ANY_HOST, FULL,
      "close other connections, or try again later"),
+    (ANY_HOST, r"SSL negotiation|expected authentication|closed the connection",
+     "is that a PostgreSQL server? check DB_HOST and DB_PORT"),
+    (ANY_HOST, r"[Cc]onnection refused|No such file or directory|could not connect",
+     "check DB_HOST and DB_PORT, and that the server is running"),
+    (ANY_HOST, UNREACHABLE,
+     "check DB_HOST and DB_PORT, the network and the server's firewall"),
 )  # fmt: skip
 
 LOCK_NOT_AVAILABLE = "55P03"
@@ -196,13 +281,34 @@ SQLSTATE_HINTS = {
     "42710": "schema.sql needs DROP statements before its CREATEs",
     "2BP01": "add CASCADE to that DROP in schema.sql",
     "53100": "free some disk space on the server",
-    "25006": "connect to the primary server",
+    "25006": "connect to the primary server, or to a database that may be written to",
+    "53300": "close other connections, or try again later",
     "22021": (
         "a CSV is UTF-8: correct the text, which the database keeps in no encoding"
     ),
     LOCK_NOT_AVAILABLE: "end that process (pg_terminate_backend), or try again later",
     "57P01": "run the command again when the server is back",
 }
+
+
+# What schema.sql may want of a server that is not there: first match wins.
+STATEMENT_HINTS = (
+    (r'extension "(?P<name>.+?)" is not available|/(?P<file>[^/"]+)\.control',
+     "install the extension on the server (providers have a list of theirs), or take "
+     "it out of schema.sql"),
+    (r'schema "(?P<name>.+?)" does not exist',
+     "CREATE SCHEMA {name} comes first in schema.sql; one of a provider's (auth) only "
+     "the project itself has: prove the snapshot there with restore --dry-run"),
+    (r"permission denied to create extension",
+     "ask a superuser to create it, or switch it on in the provider's dashboard"),
+    (r'role "(?P<name>.+?)" does not exist',
+     "create it first: CREATE ROLE {name}; or take it out of schema.sql"),
+    (r'(type|function) "?(?P<name>\S+?)"?(\(.*)? does not exist',
+     "if an extension has it: CREATE EXTENSION comes first in schema.sql, and its "
+     "schema in the role's search_path"),
+    (r"not allowed in transaction mode",
+     "use the session pooler: DB_PORT=5432"),
+)  # fmt: skip
 
 
 # ---- The error class — no other is raised on purpose ---------------------------------
@@ -378,6 +484,34 @@ class Fact:
 
     line: str
     about: Relation | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """Who owns an object, and who may do what with it."""
+
+    kind: str  # as GRANT calls it: TABLE, SEQUENCE, ROUTINE, TYPE, SCHEMA
+    name: str  # for SQL
+    oid: int
+    owner: str  # for SQL
+    ours: bool  # we own it, and not only together with a table
+    givable: bool  # we may make it its owner's
+    grants: frozenset[tuple[str, str]]  # a privilege, and to whom; for SQL
+    usual: frozenset[tuple[str, str]]  # what a new one gets from default privileges
+
+    @property
+    def holders(self) -> set[str]:
+        return {whom.removesuffix(" WITH GRANT OPTION") for _, whom in self.grants}
+
+
+@dataclass(frozen=True, slots=True)
+class Tie:
+    """What goes with a table, schema or function though it is no part of one."""
+
+    name: str  # for people
+    about: Relation | None
+    survivor: bool  # a part of a table that a restore does not make
+    statement: str  # what makes it
 
 
 @dataclass(frozen=True, slots=True)
@@ -656,7 +790,8 @@ def called(database: str, host: str, port: int) -> str:
         return f"{database} on the embedded server"
     if host.startswith(("/", "@")):
         return f"{database} on {host}"
-    return f"{database} on {host}:{port}"
+    shown = f"[{host}]" if ":" in host else host
+    return f"{database} on {shown}:{port}"
 
 
 # ---- Dependency order — pure: no database, no files ----------------------------------
@@ -2312,7 +2447,9 @@ LIST_FACTS = f"""
     )
     SELECT NULL, NULL, format('schema %%I', nspname) FROM own
     UNION ALL
-    SELECT NULL, NULL, format('extension %%I', extname) FROM pg_extension
+    SELECT NULL, NULL, format('extension %%I', e.extname)
+    FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
+    WHERE NOT ({IS_MANAGED})
     UNION ALL
     SELECT nspname, relname,
            CASE relkind WHEN 'r' THEN 'table ' WHEN 'p' THEN 'partitioned table '
@@ -2482,6 +2619,164 @@ LIST_HOLDERS = """
     ORDER BY holder.pid
 """
 
+# What DROP and CREATE change in silence: a new object belongs to its maker, and has
+# the default privileges of its maker and schema.
+# Each grant is a pair: the privilege, and to whom. Most objects have the same ones, so
+# they are told for each list of them once.
+LIST_RIGHTS = f"""
+    WITH object AS (
+        SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind,
+               c.oid::regclass::text AS name, c.oid, c.relnamespace AS schema,
+               c.relowner AS owner, c.relacl AS acl,
+               CASE c.relkind WHEN 'S' THEN 'S' ELSE 'r' END AS type,
+               NOT EXISTS (SELECT FROM pg_depend AS d
+                           WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+                             AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0) AS apart
+        FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+          AND {USER_SCHEMA} AND {NOT_OF_AN_EXTENSION}
+        UNION ALL
+        SELECT 'ROUTINE', p.oid::regprocedure::text, p.oid, p.pronamespace, p.proowner,
+               p.proacl, 'f', true
+        FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+        WHERE {USER_SCHEMA}
+          AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = p.oid
+                          AND d.classid = 'pg_proc'::regclass
+                          AND d.deptype IN ('e', 'i'))
+        UNION ALL
+        SELECT 'TYPE', t.oid::regtype::text, t.oid, t.typnamespace, t.typowner,
+               t.typacl, 'T', true
+        FROM pg_type AS t JOIN pg_namespace AS n ON n.oid = t.typnamespace
+        WHERE t.typtype IN ('e', 'd', 'r') AND {USER_SCHEMA}
+          AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = t.oid
+                          AND d.classid = 'pg_type'::regclass AND d.deptype = 'e')
+        UNION ALL
+        SELECT 'SCHEMA', quote_ident(n.nspname), n.oid, 0, n.nspowner, n.nspacl, 'n',
+               true
+        FROM pg_namespace AS n WHERE {USER_SCHEMA}
+    ), alike AS (
+        SELECT type, schema, owner, acl::text AS acl,
+               acldefault(CASE type WHEN 'S' THEN 's' ELSE type END::"char", owner)
+               AS inborn
+        FROM object GROUP BY type, schema, owner, acl::text
+    ), entry AS (
+        SELECT l.type, l.schema, l.owner, l.acl, true AS present, a.*
+        FROM alike AS l, aclexplode(CASE WHEN l.acl = '{{}}' THEN NULL
+                                    ELSE coalesce(l.acl::aclitem[], l.inborn) END) AS a
+        UNION ALL
+        SELECT l.type, l.schema, l.owner, l.acl, false, a.*
+        FROM alike AS l
+        LEFT JOIN pg_default_acl AS every
+               ON (every.defaclrole, every.defaclnamespace) = (l.owner, 0)
+              AND every.defaclobjtype = l.type::"char"
+        LEFT JOIN pg_default_acl AS here
+               ON (here.defaclrole, here.defaclnamespace) = (l.owner, l.schema)
+              AND here.defaclobjtype = l.type::"char" AND l.schema <> 0,
+             aclexplode(coalesce(every.defaclacl, l.inborn)
+                        || coalesce(here.defaclacl, '{{}}')) AS a
+    ), said AS (
+        SELECT type, schema, owner, acl, present, privilege_type,
+               CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END
+               || CASE WHEN bool_or(is_grantable) THEN ' WITH GRANT OPTION'
+                       ELSE '' END AS whom
+        FROM entry
+        GROUP BY type, schema, owner, acl, present, privilege_type, grantee
+    ), told AS (
+        SELECT type, schema, owner, acl,
+               array_agg(ARRAY[privilege_type, whom]) FILTER (WHERE present) AS grants,
+               array_agg(ARRAY[privilege_type, whom]) FILTER (WHERE NOT present)
+               AS usual
+        FROM said GROUP BY type, schema, owner, acl
+    )
+    SELECT o.kind, o.name, o.oid::bigint, o.owner::regrole::text,
+           o.apart AND o.owner = current_user::regrole,
+           pg_has_role(o.owner, 'USAGE') AND pg_has_role(o.owner, CASE
+               WHEN current_setting('server_version_num')::int < 160000 THEN 'MEMBER'
+               ELSE 'SET' END)
+           AND (o.schema = 0 OR has_schema_privilege(o.owner, o.schema, 'CREATE')),
+           t.grants || (
+               SELECT array_agg(ARRAY[
+                          format('%%s (%%I)', a.privilege_type, c.attname),
+                          CASE a.grantee WHEN 0 THEN 'PUBLIC'
+                               ELSE a.grantee::regrole::text END
+                          || CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION'
+                                  ELSE '' END])
+               FROM pg_attribute AS c, aclexplode(c.attacl) AS a
+               WHERE o.type = 'r' AND c.attrelid = o.oid AND NOT c.attisdropped
+                 AND c.attacl IS NOT NULL),
+           t.usual
+    FROM object AS o
+    LEFT JOIN told AS t ON (t.type, t.schema, t.owner) = (o.type, o.schema, o.owner)
+                       AND t.acl IS NOT DISTINCT FROM o.acl::text
+    ORDER BY o.kind, o.name
+"""
+
+# Columns and rows that a publication is limited to: PostgreSQL 15 and later.
+PUBLISHED_PART = """
+           || coalesce((SELECT ' (' || string_agg(quote_ident(a.attname), ', ') || ')'
+                        FROM pg_attribute AS a WHERE a.attrelid = c.oid
+                          AND a.attnum = ANY (m.prattrs::int2[])), '')
+           || coalesce(' WHERE (' || pg_get_expr(m.prqual, c.oid) || ')', '')
+"""
+
+# What belongs to a table, schema or function that goes, and is made by other statements
+# than it: Supabase's realtime, and a trigger on auth.users that calls our function.
+LIST_TIES = f"""
+    SELECT format('trigger %%I on %%s', t.tgname, c.oid::regclass),
+           n.nspname, c.relname, true,
+           pg_get_triggerdef(t.oid) || CASE t.tgenabled WHEN 'O' THEN '' ELSE
+               format('; ALTER TABLE %%s %%s TRIGGER %%I', c.oid::regclass,
+                      CASE t.tgenabled WHEN 'D' THEN 'DISABLE'
+                          WHEN 'A' THEN 'ENABLE ALWAYS' ELSE 'ENABLE REPLICA' END,
+                      t.tgname) END
+    FROM pg_trigger AS t
+    JOIN pg_class AS c ON c.oid = t.tgrelid
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND {ANY_SCHEMA}
+    UNION ALL
+    SELECT format('publication %%I of %%s', p.pubname, c.oid::regclass),
+           n.nspname, c.relname, false,
+           format('ALTER PUBLICATION %%I ADD TABLE ONLY %%s', p.pubname,
+                  c.oid::regclass)
+           {PUBLISHED_PART}
+    FROM pg_publication_rel AS m
+    JOIN pg_publication AS p ON p.oid = m.prpubid
+    JOIN pg_class AS c ON c.oid = m.prrelid
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    UNION ALL
+    SELECT format('default privileges of %%s in %%I', d.defaclrole::regrole, n.nspname),
+           NULL, NULL, false,
+           string_agg(format(
+               'ALTER DEFAULT PRIVILEGES FOR ROLE %%s IN SCHEMA %%I '
+               'GRANT %%s ON %%s TO %%s%%s',
+               d.defaclrole::regrole, n.nspname, a.privilege_type,
+               CASE d.defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES'
+                   WHEN 'f' THEN 'ROUTINES' ELSE 'TYPES' END,
+               CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END,
+               CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END), '; ')
+    FROM pg_default_acl AS d
+    JOIN pg_namespace AS n ON n.oid = d.defaclnamespace,
+         aclexplode(d.defaclacl) AS a
+    GROUP BY d.defaclrole, n.nspname
+"""
+
+# What keeps rows from people who may read the table.
+LIST_GUARDS = f"""
+    SELECT format('policy %%I of %%s', p.polname, c.oid::regclass), n.nspname, c.relname
+    FROM pg_policy AS p
+    JOIN pg_class AS c ON c.oid = p.polrelid
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE {USER_SCHEMA}
+    UNION ALL
+    SELECT format('%%s of %%s', what, c.oid::regclass), n.nspname, c.relname
+    FROM pg_class AS c
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace,
+         LATERAL (VALUES ('row-level security', c.relrowsecurity),
+                         ('FORCE ROW LEVEL SECURITY', c.relforcerowsecurity)
+                 ) AS v(what, active)
+    WHERE v.active AND {USER_SCHEMA}
+"""
+
 ASK_SERVER_FACTS = """
     SELECT ARRAY(SELECT lower(name) FROM pg_settings),
            ARRAY(SELECT rolname::text FROM pg_roles),
@@ -2530,7 +2825,7 @@ def read_settings(env_file: Path) -> Settings:
             "DB_PASSWORD": "-",
         }
     check_keys(values, env_file)
-    host = values["DB_HOST"]
+    host = values["DB_HOST"].strip("[]")  # around an IPv6 address
     return Settings(
         host=host,
         port=parse_port(values.get("DB_PORT") or "5432", env_file),
@@ -2769,16 +3064,27 @@ def libpq_environment_hidden() -> Iterator[None]:
 def connection_failure(settings: Settings, error: psycopg2.Error) -> SnapshotError:
     """Return what libpq said of a failed connection in one line, with a hint."""
     text = str(error).strip()
-    # libpq tells of each address it tried; a line that begins with a tab is its advice.
-    lines = [line for line in text.splitlines() if line and not line.startswith("\t")]
-    said = re.sub(r"^.*?\bfailed: (FATAL: +)?", "", lines[-1] if lines else text)
+    # libpq tells of each address that it tried; lines in between are its advice.
+    lines = text.splitlines() or [text]
+    tried = [line for line in lines if line.startswith("connection to server")]
+    said = re.sub(r"^.*?\bfailed: (FATAL: +)?", "", (tried or lines)[-1])
     if "could not translate host name" in text:
         said = f"the host name {settings.host} is unknown"
-    hints = (hint for pattern, hint in CONNECTION_HINTS if re.search(pattern, text))
     return SnapshotError(
-        f"cannot connect to {settings}: {said}",
-        hint=next(hints, "check the connection settings in the env file"),
+        f"cannot connect to {settings}: {said}", hint=connection_hint(settings, text)
     )
+
+
+def connection_hint(settings: Settings, text: str) -> str:
+    """Return the line of the env file to change after what libpq said."""
+    for host, pattern, hint in CONNECTION_HINTS:
+        where, why = re.search(host, settings.host), re.search(pattern, text)
+        if where and why:
+            role, _, project = settings.user.partition(".")
+            known = {"role": role, "project": project or "<project>"}
+            found = {**where.groupdict(), **why.groupdict(), "port": settings.port}
+            return hint.format_map({**known, **found})
+    return "check the connection settings in the env file"
 
 
 def execute(db: Connection, query: str | sql.Composable, values: Any = None) -> int:
@@ -2953,6 +3259,7 @@ def begin_export(db: Connection, tables: Collection[Table]) -> None:
     The tables are locked before it is taken: TRUNCATE and rewriting ALTERs by others
     would show an older snapshot empty tables (see "13.6 Caveats" of the manual).
     """
+    # SET takes no snapshot yet, as set_config would; the role's timeouts end no wait.
     execute(
         db,
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; "
@@ -3063,9 +3370,39 @@ def rollback(db: Connection) -> None:
     execute(db, "ROLLBACK")
 
 
+# Read only by default is somebody's will, or a provider's whose disk is full.
+ASK_WHETHER_READ_ONLY = """
+    SELECT pg_is_in_recovery(), source FROM pg_settings
+    WHERE name = 'default_transaction_read_only' AND
+          (pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on')
+"""
+
+
 def begin_restore(db: Connection) -> None:
-    """Begin the one transaction of a restore."""
-    begin(db, "ISOLATION LEVEL READ COMMITTED READ WRITE")
+    """Begin the one transaction of a restore; raise if nobody may write here."""
+    query = f"BEGIN ISOLATION LEVEL READ COMMITTED; {PIN_SETTINGS};"
+    values = [json.dumps(PINNED_SETTINGS)]
+    for standby, source in fetch(db, query + ASK_WHETHER_READ_ONLY, values):
+        raise standby_failure() if standby else read_only_failure(db, source)
+
+
+def standby_failure() -> SnapshotError:
+    return SnapshotError(
+        "the server is a standby, which only reads",
+        hint="set DB_HOST to the primary server",
+    )
+
+
+def read_only_failure(db: Connection, source: str) -> SnapshotError:
+    """Return the error for a role or database that is set to read only."""
+    kind, name = "DATABASE", db.info.dbname
+    if "user" in source:  # user, database user
+        kind, name = "ROLE", db.info.user
+    return SnapshotError(
+        f"the {kind.lower()} {name} is set to read only",
+        hint=f"ALTER {kind} {quoted_when_needed(name)} SET "
+        "default_transaction_read_only = off; is the disk full?",
+    )
 
 
 # What a script may have left in its session, for the next client of a pooler.
@@ -3111,9 +3448,11 @@ def fetch_catalog(db: Connection) -> Catalog:
     )
 
 
-def list_catalog(db: Connection, query: str) -> list[tuple[Any, ...]]:
+def list_catalog(
+    db: Connection, query: str, managed: Seq[str] = MANAGED_SCHEMAS
+) -> list[tuple[Any, ...]]:
     """Return the rows of a catalog query, the schemas of providers left out."""
-    return fetch(db, query, {"managed": list(MANAGED_SCHEMAS)})
+    return fetch(db, query, {"managed": list(managed)})
 
 
 def fetch_tables(db: Connection) -> Iterator[Table]:
@@ -3233,12 +3572,15 @@ def fetch_foreign_partitions(db: Connection) -> list[tuple[Relation, Relation]]:
     ]
 
 
-def fetch_facts(db: Connection) -> list[Fact]:
-    """Return the lines of catalog.txt, sorted as text, each on one line."""
+def fetch_facts(db: Connection, managed: Seq[str] = MANAGED_SCHEMAS) -> list[Fact]:
+    """Return the lines of catalog.txt, sorted as text, each on one line.
+
+    What a provider manages is left out, if it lies in one of the `managed` schemas.
+    """
     execute(db, "SET LOCAL search_path TO pg_catalog")
     return sorted(
         Fact(text.replace("\\", "\\\\").replace("\n", "\\n"), about)
-        for schema, name, text in list_catalog(db, LIST_FACTS)
+        for schema, name, text in list_catalog(db, LIST_FACTS, managed)
         for about in [Relation(schema, name) if name is not None else None]
     )
 
@@ -3252,6 +3594,38 @@ def as_encrypted(server: Settings, db: Connection) -> Settings:
     """Return settings that demand TLS if the connection has it without a demand."""
     chance = server.sslmode in ("allow", "prefer") and db.info.ssl_in_use
     return dataclasses.replace(server, sslmode="require") if chance else server
+
+
+def fetch_rights(db: Connection) -> dict[tuple[str, str], Rights]:
+    """Return owner and grants of every object, by kind and name."""
+    execute(db, "SET LOCAL search_path TO pg_catalog")
+    return {
+        (kind, name): Rights(*(kind, name, *rest, *map(as_pairs, listed)))
+        for kind, name, *rest, grants, usual in list_catalog(db, LIST_RIGHTS)
+        for listed in [(grants, usual)]
+    }
+
+
+def as_pairs(rows: Iterable[Seq[str]] | None) -> frozenset[tuple[str, str]]:
+    """Return the pairs of an array, which is NULL if there are none."""
+    return frozenset((what, whom) for what, whom in rows or ())
+
+
+def fetch_ties(db: Connection) -> dict[str, Tie]:
+    """Return what depends on tables, schemas and functions from outside, by name."""
+    execute(db, "SET LOCAL search_path TO pg_catalog")
+    limited = db.server_version >= 150000
+    query = LIST_TIES if limited else LIST_TIES.replace(PUBLISHED_PART, "")
+    return {
+        name: Tie(name, Relation(*about) if about[1] else None, survivor, statement)
+        for name, *about, survivor, statement in list_catalog(db, query)
+    }
+
+
+def fetch_guards(db: Connection) -> dict[str, Relation]:
+    """Return the policies and row-level security by name, with their tables."""
+    execute(db, "SET LOCAL search_path TO pg_catalog")
+    return {name: Relation(*about) for name, *about in list_catalog(db, LIST_GUARDS)}
 
 
 def fetch_server_facts(db: Connection) -> ServerFacts:
@@ -3487,10 +3861,20 @@ def database_failure(error: psycopg2.Error) -> SnapshotError:
     if error.pgcode == LOCK_NOT_AVAILABLE and (watch := LOCK_WATCH.get()):
         more = watch.seen
     detail = f" ({more})" if more else ""
-    hint = SQLSTATE_HINTS.get(error.pgcode or "") or error.diag.message_hint
+    hint = (
+        statement_hint(said + detail)
+        or SQLSTATE_HINTS.get(error.pgcode or "")
+        or error.diag.message_hint
+    )
     return SnapshotError(
         excerpt(said + detail, 400), hint=excerpt(hint or "nothing was changed", 400)
     )
+
+
+def statement_hint(text: str) -> str:
+    """Return what to do where the server lacks something; empty: who knows."""
+    found = ((re.search(pattern, text), hint) for pattern, hint in STATEMENT_HINTS)
+    return next((hint.format_map(m.groupdict()) for m, hint in found if m), "")
 
 
 def connection_lost(error: psycopg2.Error) -> SnapshotError:
@@ -3663,16 +4047,73 @@ def rebuild(db: Connection, statements: Iterable[sql.Composable]) -> None:
     except psycopg2.IntegrityError as error:
         raise SnapshotError(
             str(database_failure(error)),
-            hint="correct the files or export again; the target was not changed",
+            hint="correct the files, or bring the rows that others refer to there "
+            "first; the target was not changed",
             code=EXIT_DAMAGED,
         ) from error
+
+
+def bring_back(db: Connection, tie: Tie) -> None:
+    """Make again what went with a dropped object, or raise and change nothing."""
+    execute(db, "SAVEPOINT tie")
+    try:
+        execute(db, sql.SQL(tie.statement))
+    except psycopg2.Error as error:
+        execute(db, "ROLLBACK TO tie")
+        raise SnapshotError(
+            f"{SCHEMA_FILE} takes the {tie.name}, which cannot be brought back: "
+            f"{database_failure(error)}",
+            hint=f"drop less in {SCHEMA_FILE}, or lose it with --accept-drift",
+            code=EXIT_DAMAGED,
+        ) from error
+
+
+def give_rights(db: Connection, changes: Collection[tuple[Rights, Rights]]) -> None:
+    """Give objects the owner and grants that they had: pairs of what is and was.
+
+    What the blueprint says of them itself, it means.
+    """
+    try:
+        execute_all(db, [sql.SQL(part) for part in render_rights(changes)])
+    except psycopg2.Error as error:
+        raise SnapshotError(
+            f"grants of the target cannot be given again: {database_failure(error)}",
+            hint=f"say in {SCHEMA_FILE} which grants are to hold (GRANT, REVOKE)",
+        ) from error
+
+
+def render_rights(changes: Collection[tuple[Rights, Rights]]) -> Iterator[str]:
+    """Yield statements: a schema's first, for owners need rights there."""
+    schemas = [change for change in changes if change[0].kind == "SCHEMA"]
+    others = [change for change in changes if change[0].kind != "SCHEMA"]
+    for part in (schemas, others):
+        for now, then in part:
+            if gets_owner(now, then):
+                yield f"ALTER {now.kind} {now.name} OWNER TO {then.owner}"
+        for now, then in part:
+            if gets_grants(now, then):
+                holders = ", ".join(sorted(now.holders | {then.owner}))
+                yield f"REVOKE ALL ON {now.kind} {now.name} FROM {holders}"
+                for what, whom in sorted(then.grants):
+                    yield f"GRANT {what} ON {now.kind} {now.name} TO {whom}"
+
+
+def gets_owner(now: Rights, then: Rights) -> bool:
+    """Tell whether an object is ours for no other reason than that we made it."""
+    return now.ours and now.owner != then.owner and then.givable
+
+
+def gets_grants(now: Rights, then: Rights) -> bool:
+    """Tell whether an object has the default privileges and had others."""
+    return now.grants == now.usual and now.grants != then.grants
 
 
 def analyze(db: Connection, relations: Iterable[Relation]) -> None:
     """Refresh the planner's statistics; the restore is complete without them."""
     names = sql.SQL(", ").join(relation.ident for relation in relations)
     with contextlib.suppress(psycopg2.Error):
-        execute(db, sql.SQL("ANALYZE {}").format(names))
+        begin(db, "READ WRITE")  # no timeout of the role ends it
+        execute(db, sql.SQL("ANALYZE {}; COMMIT").format(names))
 
 
 def set_sequences(
@@ -3995,7 +4436,7 @@ def dump_schema(
                     report.note(line)
                 return program, file.read_bytes().decode()
             if NO_TLS_INSIDE not in said:
-                raise dump_failure(program, said)
+                raise dump_failure(program, server, said)
     raise no_pg_dump(server, major, found)
 
 
@@ -4054,16 +4495,16 @@ def libpq_environment(server: Settings) -> dict[str, str]:
     return others | {name: value for name, value in own.items() if value}
 
 
-def dump_failure(program: PgDump, said: str) -> SnapshotError:
+def dump_failure(program: PgDump, server: Settings, said: str) -> SnapshotError:
     """Return what pg_dump said of a failure in one line, with a hint."""
     match = re.search(r"error: (.*?)(?=\npg_dump: |\Z)", said, re.DOTALL)
-    hints = (hint for pattern, hint in CONNECTION_HINTS if re.search(pattern, said))
-    denied = "permission denied" in said
+    hint = f"run {program.path} --schema-only yourself to see more"
+    if "permission denied" in said:
+        hint = SQLSTATE_HINTS["42501"]
+    elif re.search(r"connection to server|could not translate host name", said):
+        hint = connection_hint(server, said)
     return SnapshotError(
-        f"{program} failed: {excerpt(match[1] if match else said, 300)}",
-        hint=SQLSTATE_HINTS["42501"]
-        if denied
-        else next(hints, f"run {program.path} --schema-only yourself to see more"),
+        f"{program} failed: {excerpt(match[1] if match else said, 300)}", hint=hint
     )
 
 
@@ -4711,7 +5152,7 @@ def export_from(
             plan,
             report,
         )
-        check_exportable(db, catalog, chosen, report)
+        check_exportable(db, catalog, chosen, script, report)
         sequences = list(chosen_sequences(catalog, chosen, partial=False))
         check_blueprint(chosen, sequences, script, plan)
         suffix = CSV_SUFFIX + (GZIP_SUFFIX if plan.compressed else "")
@@ -4789,7 +5230,11 @@ def begin_with_locks(
 
 
 def check_exportable(
-    db: Connection, catalog: Catalog, chosen: Seq[Table], report: Report
+    db: Connection,
+    catalog: Catalog,
+    chosen: Seq[Table],
+    script: Script,
+    report: Report,
 ) -> None:
     """Raise if the snapshot could not be whole; say what no snapshot holds."""
     check_visible(chosen)
@@ -4803,6 +5248,14 @@ def check_exportable(
         report.note(f"note: {note}")
     for kind, names in fetch_left_out(db).items():
         report.note(f"not exported: {render_left_out(kind, names)}")
+    closed = [
+        each.name for each in fetch_rights(db).values() if each.usual - each.grants
+    ]
+    if closed and "revoke" not in script.names:
+        report.note(
+            "note: a snapshot has no grants, and a new database would give more than "
+            f"this one: {render_left_out('add REVOKE to schema.sql for', closed)}"
+        )
     left = sorted(names_of(catalog.tables) - names_of(chosen))
     if left:
         report.note(f"left out as you asked: {', '.join(map(str, left))}")
@@ -5321,7 +5774,8 @@ def replace_schema(
     report: Report,
 ) -> list[Copied]:
     """Replay the blueprint, load every CSV, and check that nothing differs."""
-    facts_before = fetch_facts(db)
+    facts_before = fetch_facts(db, managed=())
+    rights, ties, guards = fetch_rights(db), fetch_ties(db), fetch_guards(db)
     visible = [each for each in before.tables if each.readable and not each.hides_rows]
     filled = fetch_filled(db, visible)
     replay(db, snapshot, before, report)
@@ -5344,8 +5798,11 @@ def replace_schema(
         check_content(db, loads, report)
     force_policies(db, tables, "FORCE")
     refresh_views(db, snapshot, catalog, known)
+    keep_rights(db, rights, report)
+    keep_ties(db, ties, (before, catalog), plan, report)
     if not plan.accept_drift:
-        facts = fetch_facts(db)
+        check_guards(guards, fetch_guards(db), catalog)
+        facts = fetch_facts(db, managed=())
         check_survivors(facts_before, facts, before, catalog, tables)
         check_drift(snapshot, server_version(db), facts_before, facts, before, catalog)
     return copied
@@ -5564,6 +6021,23 @@ def check_survivors(
         )
 
 
+def check_guards(
+    before: Mapping[str, Relation], now: Collection[str], after: Catalog
+) -> None:
+    """Raise if the blueprint makes tables anew without what guarded their rows."""
+    lost = sorted(
+        name
+        for name, table in before.items()
+        if name not in now and table in after.relations
+    )
+    if lost:
+        raise SnapshotError(
+            f"{SCHEMA_FILE} takes what guards rows: {', '.join(lost)}",
+            hint=f"add it to {SCHEMA_FILE}, or lose it with --accept-drift",
+            code=EXIT_DAMAGED,
+        )
+
+
 def report_lost(before: Catalog, after: Catalog, report: Report) -> None:
     """Say what the blueprint's DROP … CASCADE took and nothing brought back."""
     gone = sorted(before.relations.keys() - after.relations.keys())
@@ -5582,6 +6056,57 @@ def keys_lost(before: Catalog, after: Catalog) -> list[ForeignKey]:
         and key.references in after.relations
         and not outlived(key.references, before, after)
     ]
+
+
+def keep_ties(
+    db: Connection,
+    ties: Mapping[str, Tie],
+    catalogs: tuple[Catalog, Catalog],
+    plan: RestorePlan,
+    report: Report,
+) -> None:
+    """Bring back what depended on dropped objects from outside of the blueprint."""
+    before, after = catalogs
+    for name in sorted(ties.keys() - fetch_ties(db).keys()):
+        tie = ties[name]
+        if tie.survivor and not outlived(tie.about, before, after):
+            continue
+        if tie.about is not None and tie.about not in after.relations:
+            continue
+        try:
+            bring_back(db, tie)
+        except SnapshotError as error:
+            if not plan.accept_drift:
+                raise
+            report.note(f"note: {error}")
+
+
+def keep_rights(
+    db: Connection, before: Mapping[tuple[str, str], Rights], report: Report
+) -> None:
+    """Let what the blueprint made anew have the owner and grants of what it replaced.
+
+    Default privileges would open a table again that the target had closed. They have
+    to be as the blueprint left them: so one sees what it said itself.
+    """
+    after = fetch_rights(db)
+    anew = [
+        (now, before[key])
+        for key, now in after.items()
+        if key in before and before[key].oid != now.oid
+    ]
+    give_rights(db, anew)
+    said = [
+        now.name for now, then in anew if now.grants not in (now.usual, then.grants)
+    ]
+    if said:
+        report.note(f"note: the grants of {SCHEMA_FILE} hold on {', '.join(said)}")
+    for now, then in anew:
+        if now.ours and now.owner != then.owner and not gets_owner(now, then):
+            report.note(f"note: {now.name} belongs to {now.owner}, not {then.owner}")
+    gone = [name for kind, name in before.keys() - after.keys() if kind == "ROUTINE"]
+    if gone:
+        report.note(f"dropped by {SCHEMA_FILE}: {', '.join(sorted(gone))}")
 
 
 def plan_loads(
@@ -5851,10 +6376,14 @@ def compare_catalogs(
 ) -> list[str]:
     """Return a diff of the snapshot's catalog and the database's."""
     same = same_major(manifest.server_version, server_version(db))
-    return drift(
-        comparable(snapshot.facts, same_version=same),
-        comparable([fact.line for fact in fetch_facts(db)], same_version=same),
-    )
+    expected = comparable(snapshot.facts, same_version=same)
+    found = {fact.line for fact in fetch_facts(db)}
+    lines = drift(expected, comparable(sorted(found), same_version=same))
+    if lines:  # it may belong to the provider here: an extension
+        others = {fact.line for fact in fetch_facts(db, managed=())}
+        found |= others & {*snapshot.facts}
+        lines = drift(expected, comparable(sorted(found), same_version=same))
+    return lines
 
 
 def rehearse(settings: Settings | None, folder: Path, report: Report) -> Rehearsal:

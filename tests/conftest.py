@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from servers import Database, Server  # noqa: E402
+from supabase import Pooler, Project, SupabaseServer  # noqa: E402
 
 import export_restore as er  # noqa: E402
 import setup_db  # noqa: E402
@@ -64,6 +65,42 @@ def server16() -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def server17() -> Iterator[Server]:
     yield from start_server(17)
+
+
+@pytest.fixture(scope="session")
+def supabase_server() -> Iterator[SupabaseServer]:
+    """A server that is set up as Supabase sets one up."""
+    server = SupabaseServer()
+    server.start()
+    try:
+        server.set_up()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(server.data)
+
+
+@pytest.fixture
+def project(supabase_server: SupabaseServer) -> Iterator[Project]:
+    """A new project on that server."""
+    with supabase_server.project() as project:
+        yield project
+
+
+@pytest.fixture(scope="session")
+def session_pooler(supabase_server: SupabaseServer) -> Iterator[Pooler]:
+    """Supabase's port 5432."""
+    pooler = Pooler(supabase_server, "session")
+    yield pooler
+    pooler.stop()
+
+
+@pytest.fixture(scope="session")
+def transaction_pooler(supabase_server: SupabaseServer) -> Iterator[Pooler]:
+    """Supabase's port 6543."""
+    pooler = Pooler(supabase_server, "transaction")
+    yield pooler
+    pooler.stop()
 
 
 @pytest.fixture(params=VERSIONS)
