@@ -1804,6 +1804,7 @@ NOT_OF_AN_EXTENSION = """
 # Temporary tables live in schemas called pg_temp_…, so USER_SCHEMA leaves them out.
 # The key that orders the rows: the primary key, else the first unique index that is
 # whole, immediate and on NOT NULL columns alone (attnum 0 would be an expression).
+# First by name: oids tell in which order they were made, and that differs.
 LIST_TABLES = f"""
     SELECT c.oid, n.nspname, c.relname, c.relkind = 'p',
            has_table_privilege(c.oid, 'SELECT'), row_security_active(c.oid),
@@ -1823,7 +1824,7 @@ LIST_TABLES = f"""
               SELECT FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) AS k(attnum)
               LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k.attnum
               WHERE a.attnotnull IS NOT TRUE)
-        ORDER BY i.indisprimary DESC, i.indexrelid
+        ORDER BY i.indisprimary DESC, i.indexrelid::regclass::text COLLATE "C"
         LIMIT 1
     ) AS key ON true
     WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition
@@ -4466,7 +4467,7 @@ def replace_schema(
     )
     restore_sequences(db, snapshot, catalog, loads, known)
     if plan.checksum:
-        check_content(db, loads, report)
+        check_content(db, snapshot, loads, report)
     force_policies(db, tables, "FORCE")
     refresh_views(db, snapshot, catalog, known)
     if not plan.accept_drift:
@@ -4491,7 +4492,7 @@ def replace_rows(
     copied = load(db, snapshot, catalog, loads, report, stale=tables, lost_keys=())
     restore_sequences(db, snapshot, catalog, loads, known, partial=bool(plan.only))
     if plan.checksum:
-        check_content(db, loads, report)
+        check_content(db, snapshot, loads, report)
     force_policies(db, tables, "FORCE")
     refresh_views(db, snapshot, catalog, known=())
     return copied
@@ -4619,21 +4620,24 @@ def check_new(seeded: Iterable[Table], known: Collection[int], report: Report) -
         )
 
 
-def check_content(db: Connection, loads: Iterable[Load], report: Report) -> None:
+def check_content(
+    db: Connection, snapshot: Snapshot, loads: Iterable[Load], report: Report
+) -> None:
     """Read every table again; raise if what is in it is not what is in its file.
 
     Files that were edited, or are in no manifest, are compared with nothing.
     """
-    differing: list[str] = []
-    for load in loads:
-        if load.file.text_sha256 is None:
-            continue
-        _, digest = hash_rows(db, load.table, report, load.file.size)
-        if digest != load.file.text_sha256:
-            differing.append(str(load.table.relation))
+    manifest = snapshot.manifest
+    known = {each.relation: each for each in manifest.resources} if manifest else {}
+    compared = [
+        compare_table(db, load.table, load.file, known[load.table.relation], report)
+        for load in loads
+        if load.file.text_sha256 is not None
+    ]
+    differing = [render_differences(each) for each in compared if not each.same]
     if differing:
         raise SnapshotError(
-            f"the rows of {', '.join(differing)} are not those of the snapshot",
+            f"the rows are not those of the snapshot: {'; '.join(differing)}",
             hint="see whether something changes rows as they come; nothing was changed",
             code=EXIT_DAMAGED,
         )
