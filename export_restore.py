@@ -1880,6 +1880,7 @@ LIST_FOREIGN_KEYS = f"""
 
 # Every name is qualified here: search_path is pg_catalog alone. ONLY, and ATTACH for
 # partitions: a parent's index would otherwise make new ones of names of its own.
+# Statistics come before ATTACH: a parent's would go to its partitions, too.
 # What else may depend on an index or its constraint: views that group by a primary key,
 # rules and functions with ON CONFLICT. A foreign key does, too, but rests meanwhile.
 # A function of the user's that calls another by its bare name works for an INSERT, and
@@ -1913,13 +1914,18 @@ LIST_INDEXES = f"""
                       ELSE format('ALTER TABLE ONLY %%s ADD CONSTRAINT %%I %%s',
                                   c.oid::regclass, k.conname,
                                   pg_get_constraintdef(k.oid)) END]
-           || ARRAY(SELECT format('ALTER INDEX %%s ATTACH PARTITION %%s',
-                                  x.oid::regclass, h.inhrelid::regclass)
-                    FROM pg_inherits AS h WHERE h.inhparent = x.oid)
            || ARRAY(SELECT format('ALTER INDEX %%s ALTER COLUMN %%s SET STATISTICS %%s',
                                   x.oid::regclass, a.attnum, a.attstattarget)
                     FROM pg_attribute AS a
                     WHERE a.attrelid = x.oid AND a.attstattarget >= 0)
+           || ARRAY(SELECT format('ALTER INDEX %%s ATTACH PARTITION %%s',
+                                  x.oid::regclass, h.inhrelid::regclass)
+                    FROM pg_inherits AS h WHERE h.inhparent = x.oid)
+           || ARRAY(SELECT format('ALTER INDEX %%s DEPENDS ON EXTENSION %%I',
+                                  x.oid::regclass, e.extname)
+                    FROM pg_depend AS d JOIN pg_extension AS e ON e.oid = d.refobjid
+                    WHERE d.classid = 'pg_class'::regclass AND d.objid = x.oid
+                      AND d.deptype = 'x')
            || ARRAY(SELECT format('COMMENT ON INDEX %%s IS %%L', x.oid::regclass, said)
                     FROM obj_description(x.oid, 'pg_class') AS said
                     WHERE said IS NOT NULL)
@@ -2173,10 +2179,10 @@ LIST_FACTS = f"""
     UNION ALL
     SELECT NULL, NULL,
            CASE t.typtype
-               WHEN 'e' THEN format('enum %%s: ', t.oid::regtype) || (
+               WHEN 'e' THEN format('enum %%s: %%s', t.oid::regtype, (
                    SELECT string_agg(quote_literal(e.enumlabel), ', '
                                      ORDER BY e.enumsortorder)
-                   FROM pg_enum AS e WHERE e.enumtypid = t.oid)
+                   FROM pg_enum AS e WHERE e.enumtypid = t.oid))
                WHEN 'd' THEN format('domain %%s: %%s', t.oid::regtype,
                                     format_type(t.typbasetype, t.typtypmod))
                    || CASE WHEN t.typnotnull THEN ' not null' ELSE '' END

@@ -105,6 +105,10 @@ line" text, "{brace}" text);
         CREATE INDEX own_index ON ix_part_1 (b, a);
         CREATE INDEX top_index ON ix_part (b, a);
         COMMENT ON INDEX own_index IS 'attached';
+        CREATE INDEX top_lower ON ix_part (lower(b));
+        ALTER INDEX top_lower ALTER COLUMN 1 SET STATISTICS 33;
+        ALTER INDEX ix_part_1_lower_idx ALTER COLUMN 1 SET STATISTICS 44;
+        ALTER INDEX top_lower DEPENDS ON EXTENSION plpgsql;
         CREATE TABLE ix_ref (id int, a int, FOREIGN KEY (id, a) REFERENCES ix_part,
             k int REFERENCES ix (a));
         """,
@@ -256,6 +260,7 @@ line" text, "{brace}" text);
         """
         CREATE TYPE mood AS ENUM ('sad', 'ok', 'it''s, "fine"', '');
         CREATE TYPE pair AS (a int, "B c" text);
+        CREATE TYPE no_mood AS ENUM ();
         CREATE DOMAIN positive AS numeric(10, 3) CHECK (VALUE > 0) DEFAULT 1;
         CREATE DOMAIN pairs AS pair[];
         CREATE TYPE float_range AS RANGE (subtype = float8, subtype_diff = float8mi);
