@@ -1770,16 +1770,19 @@ def next_value(sequence: Sequence, state: SequenceState) -> int:
     return state.last_value + sequence.increment * state.is_called
 
 
-def raised_value(sequence: Sequence, value: int, ids: Iterable[int]) -> int:
-    """Return the next value that a restore makes of one: beyond the ids in the data."""
-    if sequence.cycles:
-        return value
+def raised_state(
+    sequence: Sequence, state: SequenceState, ids: Iterable[int]
+) -> SequenceState:
+    """Return the state that a restore makes of one: beyond the ids in the data."""
+    if sequence.cycles:  # comes back to low numbers on purpose
+        return state
+    value = next_value(sequence, state)
     inside = [each for each in ids if sequence.minimum <= each <= sequence.maximum]
     up = sequence.increment > 0
     behind = [each for each in inside if (each >= value if up else each <= value)]
     if not behind:
-        return value
-    return (max(behind) if up else min(behind)) + sequence.increment
+        return state
+    return SequenceState(max(behind) if up else min(behind), True)
 
 
 # ---- Catalog queries — text: one question each ---------------------------------------
@@ -3228,63 +3231,44 @@ def set_sequences(
 ) -> None:
     """Give each sequence the state of its source, but never one below the data.
 
-    `known` are the oids from before the restore. For those RESTART makes a new file
-    within this transaction; from then on setval, which otherwise no ROLLBACK takes
-    back, goes with the transaction.
+    One whose source has no state goes on as it is. `known` are the oids from before
+    the restore.
     """
     chosen = list(sequences)
-    restarts = (
-        sql.SQL("ALTER SEQUENCE {} RESTART").format(sequence.relation.ident)
-        for sequence in chosen
-        if sequence.oid in known
+    make_setval_transactional(db, [each for each in chosen if each.oid in known])
+    stateless = [each for each in chosen if each.relation not in states]
+    states = {**states, **fetch_sequence_states(db, stateless)}
+    ids = fetch_used_ids(db, chosen)
+    raised = (
+        (each.oid, raised_state(each, states[each.relation], ids[each.relation]))
+        for each in chosen
     )
-    recalls = (
-        sql.SQL("SELECT pg_catalog.setval({}::oid::regclass, {}, {})").format(
-            sql.Literal(sequence.oid),
-            sql.Literal(states[sequence.relation].last_value),
-            sql.Literal(states[sequence.relation].is_called),
-        )
-        for sequence in chosen
-        if sequence.relation in states
+    execute_all(
+        db,
+        [
+            sql.SQL("SELECT pg_catalog.setval({}::oid::regclass, {}, {})").format(
+                *map(sql.Literal, (oid, state.last_value, state.is_called))
+            )
+            for oid, state in raised
+        ],
     )
-    raises = (part for sequence in chosen for part in raise_sequence(sequence))
-    execute_all(db, [*restarts, *recalls, *raises])
 
 
-def make_setval_transactional(db: Connection, sequences: Seq[Sequence]) -> None:
-    """Let a ROLLBACK take back what a script does with setval.
+def make_setval_transactional(db: Connection, sequences: Iterable[Sequence]) -> None:
+    """Let a ROLLBACK take back a setval, and others wait until then.
 
-    RESTART gives each sequence a new file, and its present state goes into that.
+    Whatever ALTER SEQUENCE sets, it moves the sequence to a new file that goes with
+    this transaction, its state included.
     """
-    states = fetch_sequence_states(db, sequences)
-    every = {sequence.oid for sequence in sequences}
-    plain = [dataclasses.replace(sequence, uses=()) for sequence in sequences]
-    set_sequences(db, plain, states, every)
-
-
-def raise_sequence(sequence: Sequence) -> Iterator[sql.Composable]:
-    """Yield what moves a sequence beyond the ids in its columns, if it is behind."""
-    if sequence.cycles:  # comes back to low numbers on purpose
-        return
-    up = sequence.increment > 0
-    for table, column in sequence.uses:
-        yield sql.SQL(
-            "SELECT pg_catalog.setval({oid}::oid::regclass, ids.last) "
-            "FROM (SELECT {last}({column})::bigint FROM {table}) AS ids(last), "
-            "{name} AS s "
-            "WHERE ids.last {beyond} s.last_value + s.is_called::int * {increment} "
-            "AND ids.last BETWEEN {minimum} AND {maximum}"
-        ).format(
-            oid=sql.Literal(sequence.oid),
-            last=sql.SQL("max" if up else "min"),
-            column=sql.Identifier(column),
-            table=table.ident,
-            name=sequence.relation.ident,
-            beyond=sql.SQL(">=" if up else "<="),
-            increment=sql.Literal(sequence.increment),
-            minimum=sql.Literal(sequence.minimum),
-            maximum=sql.Literal(sequence.maximum),
-        )
+    execute_all(
+        db,
+        [
+            sql.SQL("ALTER SEQUENCE {} INCREMENT BY {}").format(
+                sequence.relation.ident, sql.Literal(sequence.increment)
+            )
+            for sequence in sequences
+        ],
+    )
 
 
 def refresh(db: Connection, view: MaterializedView, *, with_data: bool) -> None:
@@ -4952,17 +4936,18 @@ def compare_sequences(
     states = fetch_sequence_states(
         db, [there[name] for name in manifest.sequences if name in there]
     )
+    then = manifest.sequences
     nexts = {name: next_value(there[name], state) for name, state in states.items()}
-    then = {
-        name: next_value(there[name], state)
-        for name, state in manifest.sequences.items()
-        if name in there
-    }
-    differing = [name for name, value in nexts.items() if value != then[name]]
+    differing = [
+        name for name in nexts if nexts[name] != next_value(there[name], then[name])
+    ]
     ids = fetch_used_ids(db, [there[name] for name in differing])
     for name in differing:
-        if nexts[name] != raised_value(there[name], then[name], ids[name]):
-            yield f"{name}: the next value is {nexts[name]}, not {then[name]}"
+        sequence = there[name]
+        raised = raised_state(sequence, then[name], ids[name])
+        if nexts[name] != next_value(sequence, raised):
+            value = next_value(sequence, then[name])
+            yield f"{name}: the next value is {nexts[name]}, not {value}"
     for name in sorted(manifest.sequences.keys() - there.keys()):
         yield f"{name}: is no sequence of the database"
 
