@@ -3576,7 +3576,8 @@ def read_csv_header(path: Path, resource: Resource | None) -> CsvFile:
     """Read a CSV's column names; raise if they are no UTF-8 text."""
     try:
         with opened_csv(path) as file:
-            skip_byte_order_mark(file)
+            if resource is None:  # in a file of ours it belongs to a column's name
+                skip_byte_order_mark(file)
             # Line by line: what follows the header is COPY's to judge.
             lines = (
                 line.decode() for line in iter(lambda: file.readline(1 << 20), b"")

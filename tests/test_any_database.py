@@ -432,6 +432,15 @@ def test_each_case(
     round_trip(source, target, work, succeed, case)
 
 
+@pytest.mark.parametrize("server", [18], indirect=True)
+def test_a_name_that_begins_like_a_file_of_a_spreadsheet(
+    source: Database, target: Database, work: Path, succeed: Succeed
+) -> None:
+    schema = 'CREATE TABLE marked ("\ufeffa" int, b int); CREATE TABLE m ("\ufeff" int);'
+    rows = "INSERT INTO marked VALUES (1, 2); INSERT INTO m VALUES (3)"
+    round_trip(source, target, work, succeed, (schema, rows))
+
+
 @pytest.fixture
 def other(server: Server, server16: Server, server18: Server) -> Iterator[Database]:
     """An empty database of the other version."""
