@@ -283,6 +283,7 @@ class ForeignKey:
     comment: str | None
     columns: tuple[str, ...] = ()
     referenced: tuple[str, ...] = ()  # empty: not every row is known to obey
+    validate: tuple[str, ...] = ()  # what makes it valid where it is, further down
 
 
 @dataclass(frozen=True, slots=True)
@@ -1856,6 +1857,7 @@ LIST_PARTITIONS = f"""
 
 # conparentid: what PostgreSQL derives for partitions follows its parent by itself.
 # A check that is NOT VALID has rows that break it: it has to rest like a foreign key.
+# A younger partition has it valid all the same, and so it has to come back.
 LIST_FOREIGN_KEYS = f"""
     SELECT k.conname, n.nspname, c.relname, rn.nspname, r.relname,
            pg_get_constraintdef(k.oid), obj_description(k.oid, 'pg_constraint'),
@@ -1870,7 +1872,17 @@ LIST_FOREIGN_KEYS = f"""
                FROM unnest(k.confkey) WITH ORDINALITY AS u(attnum, place)
                JOIN pg_attribute AS a
                  ON a.attrelid = k.confrelid AND a.attnum = u.attnum
-               ORDER BY u.place) END
+               ORDER BY u.place) END,
+           CASE WHEN NOT k.convalidated THEN ARRAY(
+               WITH RECURSIVE heir(oid) AS (
+                   SELECT inhrelid FROM pg_inherits WHERE inhparent = k.conrelid
+                   UNION
+                   SELECT inhrelid FROM pg_inherits JOIN heir ON inhparent = heir.oid)
+               SELECT format('ALTER TABLE %%s VALIDATE CONSTRAINT %%I',
+                             i.conrelid::regclass, i.conname)
+               FROM heir JOIN pg_constraint AS i ON i.conrelid = heir.oid
+               WHERE i.conname = k.conname AND i.contype = k.contype
+                 AND i.coninhcount > 0 AND i.convalidated) END
     FROM pg_constraint AS k
     JOIN pg_class AS c ON c.oid = k.conrelid
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
@@ -2700,10 +2712,10 @@ def fetch_tables(db: Connection) -> Iterator[Table]:
 def fetch_foreign_keys(db: Connection) -> Iterator[ForeignKey]:
     """Yield the foreign keys, and the checks that were never validated."""
     for row in list_catalog(db, LIST_FOREIGN_KEYS):
-        name, *names, definition, comment, columns, referenced = row
+        name, *names, definition, comment, columns, referenced, validate = row
         table, references = Relation(*names[:2]), Relation(*names[2:])
-        ends = (tuple(columns or ()), tuple(referenced or ()))
-        yield ForeignKey(name, table, references, definition, comment, *ends)
+        rest = (tuple(each or ()) for each in (columns, referenced, validate))
+        yield ForeignKey(name, table, references, definition, comment, *rest)
 
 
 def fetch_indexes(db: Connection) -> Iterator[Index]:
@@ -3167,6 +3179,7 @@ def add_foreign_key(key: ForeignKey) -> Iterator[sql.Composable]:
         yield sql.SQL("COMMENT ON CONSTRAINT {} ON {} IS {}").format(
             sql.Identifier(key.name), key.table.ident, sql.Literal(key.comment)
         )
+    yield from map(sql.SQL, key.validate)
 
 
 def add_lost_key(key: ForeignKey) -> sql.Composable:

@@ -135,8 +135,13 @@ line" text, "{brace}" text);
         COMMENT ON CONSTRAINT loose ON fk_c IS 'never checked: 100% {}';
         CREATE TABLE lax_check (a int);
         ALTER TABLE lax_check ADD CONSTRAINT positive CHECK (a > 0) NOT VALID;
+        CREATE TABLE lax_part (a int) PARTITION BY LIST (a);
+        CREATE TABLE lax_part_old PARTITION OF lax_part FOR VALUES IN (-1);
+        ALTER TABLE lax_part ADD CONSTRAINT positive CHECK (a > 0) NOT VALID;
+        CREATE TABLE lax_part_new PARTITION OF lax_part FOR VALUES IN (1);
         """,
         """
+        INSERT INTO lax_part VALUES (1);
         ALTER TABLE lax_check DROP CONSTRAINT positive;
         INSERT INTO lax_check VALUES (-1), (1);
         ALTER TABLE lax_check ADD CONSTRAINT positive CHECK (a > 0) NOT VALID;
