@@ -3966,6 +3966,8 @@ def export(settings: Settings, plan: ExportPlan, report: Report) -> list[Copied]
         check_exportable(db, catalog, chosen, report)
         sequences = list(chosen_sequences(catalog, chosen, partial=False))
         check_blueprint(chosen, sequences, script, plan.schema_file)
+        # At once: what others alter meanwhile, PostgreSQL would print as it is then.
+        facts = "".join(f"{fact.line}\n" for fact in fetch_facts(db))
         suffix = CSV_SUFFIX + (GZIP_SUFFIX if plan.compressed else "")
         files = plan_files(catalog, chosen, suffix)
         note_strangers(plan.folder, files, report)
@@ -3973,7 +3975,6 @@ def export(settings: Settings, plan: ExportPlan, report: Report) -> list[Copied]
         jobs = Jobs(server, shared, plan.jobs or sensible_jobs(tasks), report)
         written = export_tables(db, tasks, jobs, stage)
         sequence_states = fetch_sequence_states(db, sequences)
-        facts = "".join(f"{fact.line}\n" for fact in fetch_facts(db))
         manifest = Manifest(
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             tool_version=VERSION,

@@ -441,8 +441,8 @@ def test_each_case(
 def test_a_name_that_begins_like_a_file_of_a_spreadsheet(
     source: Database, target: Database, work: Path, succeed: Succeed
 ) -> None:
-    schema = 'CREATE TABLE marked ("\ufeffa" int, b int); CREATE TABLE m ("\ufeff" int);'
-    rows = "INSERT INTO marked VALUES (1, 2); INSERT INTO m VALUES (3)"
+    schema = 'CREATE TABLE marked ("\ufeffa" int, b int)'
+    rows = "INSERT INTO marked VALUES (1, 2)"
     round_trip(source, target, work, succeed, (schema, rows))
 
 
