@@ -412,6 +412,7 @@ class ForeignKey:
     comment: str | None
     columns: tuple[str, ...] = ()
     referenced: tuple[str, ...] = ()  # empty: not every row is known to obey
+    validate: tuple[str, ...] = ()  # what makes it valid where it is, further down
 
 
 @dataclass(frozen=True, slots=True)
@@ -2119,16 +2120,19 @@ def next_value(sequence: Sequence, state: SequenceState) -> int:
     return state.last_value + sequence.increment * state.is_called
 
 
-def raised_value(sequence: Sequence, value: int, ids: Iterable[int]) -> int:
-    """Return the next value that a restore makes of one: beyond the ids in the data."""
-    if sequence.cycles:
-        return value
+def raised_state(
+    sequence: Sequence, state: SequenceState, ids: Iterable[int]
+) -> SequenceState:
+    """Return the state that a restore makes of one: beyond the ids in the data."""
+    if sequence.cycles:  # comes back to low numbers on purpose
+        return state
+    value = next_value(sequence, state)
     inside = [each for each in ids if sequence.minimum <= each <= sequence.maximum]
     up = sequence.increment > 0
     behind = [each for each in inside if (each >= value if up else each <= value)]
     if not behind:
-        return value
-    return (max(behind) if up else min(behind)) + sequence.increment
+        return state
+    return SequenceState(max(behind) if up else min(behind), True)
 
 
 # ---- Catalog queries — text: one question each ---------------------------------------
@@ -2153,6 +2157,7 @@ NOT_OF_AN_EXTENSION = """
 # Temporary tables live in schemas called pg_temp_…, so USER_SCHEMA leaves them out.
 # The key that orders the rows: the primary key, else the first unique index that is
 # whole, immediate and on NOT NULL columns alone (attnum 0 would be an expression).
+# First by name: oids tell in which order they were made, and that differs.
 LIST_TABLES = f"""
     SELECT c.oid, n.nspname, c.relname, c.relkind = 'p',
            has_table_privilege(c.oid, 'SELECT'), row_security_active(c.oid),
@@ -2172,7 +2177,7 @@ LIST_TABLES = f"""
               SELECT FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) AS k(attnum)
               LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k.attnum
               WHERE a.attnotnull IS NOT TRUE)
-        ORDER BY i.indisprimary DESC, i.indexrelid
+        ORDER BY i.indisprimary DESC, i.indexrelid::regclass::text COLLATE "C"
         LIMIT 1
     ) AS key ON true
     WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition
@@ -2201,6 +2206,7 @@ LIST_PARTITIONS = f"""
 
 # conparentid: what PostgreSQL derives for partitions follows its parent by itself.
 # A check that is NOT VALID has rows that break it: it has to rest like a foreign key.
+# A younger partition has it valid all the same, and so it has to come back.
 LIST_FOREIGN_KEYS = f"""
     SELECT k.conname, n.nspname, c.relname, rn.nspname, r.relname,
            pg_get_constraintdef(k.oid), obj_description(k.oid, 'pg_constraint'),
@@ -2215,7 +2221,17 @@ LIST_FOREIGN_KEYS = f"""
                FROM unnest(k.confkey) WITH ORDINALITY AS u(attnum, place)
                JOIN pg_attribute AS a
                  ON a.attrelid = k.confrelid AND a.attnum = u.attnum
-               ORDER BY u.place) END
+               ORDER BY u.place) END,
+           CASE WHEN NOT k.convalidated THEN ARRAY(
+               WITH RECURSIVE heir(oid) AS (
+                   SELECT inhrelid FROM pg_inherits WHERE inhparent = k.conrelid
+                   UNION
+                   SELECT inhrelid FROM pg_inherits JOIN heir ON inhparent = heir.oid)
+               SELECT format('ALTER TABLE %%s VALIDATE CONSTRAINT %%I',
+                             i.conrelid::regclass, i.conname)
+               FROM heir JOIN pg_constraint AS i ON i.conrelid = heir.oid
+               WHERE i.conname = k.conname AND i.contype = k.contype
+                 AND i.coninhcount > 0 AND i.convalidated) END
     FROM pg_constraint AS k
     JOIN pg_class AS c ON c.oid = k.conrelid
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
@@ -2228,6 +2244,7 @@ LIST_FOREIGN_KEYS = f"""
 
 # Every name is qualified here: search_path is pg_catalog alone. ONLY, and ATTACH for
 # partitions: a parent's index would otherwise make new ones of names of its own.
+# Statistics come before ATTACH: a parent's would go to its partitions, too.
 # What else may depend on an index or its constraint: views that group by a primary key,
 # rules and functions with ON CONFLICT. A foreign key does, too, but rests meanwhile.
 # A function of the user's that calls another by its bare name works for an INSERT, and
@@ -2261,13 +2278,18 @@ LIST_INDEXES = f"""
                       ELSE format('ALTER TABLE ONLY %%s ADD CONSTRAINT %%I %%s',
                                   c.oid::regclass, k.conname,
                                   pg_get_constraintdef(k.oid)) END]
-           || ARRAY(SELECT format('ALTER INDEX %%s ATTACH PARTITION %%s',
-                                  x.oid::regclass, h.inhrelid::regclass)
-                    FROM pg_inherits AS h WHERE h.inhparent = x.oid)
            || ARRAY(SELECT format('ALTER INDEX %%s ALTER COLUMN %%s SET STATISTICS %%s',
                                   x.oid::regclass, a.attnum, a.attstattarget)
                     FROM pg_attribute AS a
                     WHERE a.attrelid = x.oid AND a.attstattarget >= 0)
+           || ARRAY(SELECT format('ALTER INDEX %%s ATTACH PARTITION %%s',
+                                  x.oid::regclass, h.inhrelid::regclass)
+                    FROM pg_inherits AS h WHERE h.inhparent = x.oid)
+           || ARRAY(SELECT format('ALTER INDEX %%s DEPENDS ON EXTENSION %%I',
+                                  x.oid::regclass, e.extname)
+                    FROM pg_depend AS d JOIN pg_extension AS e ON e.oid = d.refobjid
+                    WHERE d.classid = 'pg_class'::regclass AND d.objid = x.oid
+                      AND d.deptype = 'x')
            || ARRAY(SELECT format('COMMENT ON INDEX %%s IS %%L', x.oid::regclass, said)
                     FROM obj_description(x.oid, 'pg_class') AS said
                     WHERE said IS NOT NULL)
@@ -2548,10 +2570,10 @@ LIST_FACTS = f"""
     UNION ALL
     SELECT NULL, NULL,
            CASE t.typtype
-               WHEN 'e' THEN format('enum %%s: ', t.oid::regtype) || (
+               WHEN 'e' THEN format('enum %%s: %%s', t.oid::regtype, (
                    SELECT string_agg(quote_literal(e.enumlabel), ', '
                                      ORDER BY e.enumsortorder)
-                   FROM pg_enum AS e WHERE e.enumtypid = t.oid)
+                   FROM pg_enum AS e WHERE e.enumtypid = t.oid))
                WHEN 'd' THEN format('domain %%s: %%s', t.oid::regtype,
                                     format_type(t.typbasetype, t.typtypmod))
                    || CASE WHEN t.typnotnull THEN ' not null' ELSE '' END
@@ -3472,10 +3494,10 @@ def fetch_tables(db: Connection) -> Iterator[Table]:
 def fetch_foreign_keys(db: Connection) -> Iterator[ForeignKey]:
     """Yield the foreign keys, and the checks that were never validated."""
     for row in list_catalog(db, LIST_FOREIGN_KEYS):
-        name, *names, definition, comment, columns, referenced = row
+        name, *names, definition, comment, columns, referenced, validate = row
         table, references = Relation(*names[:2]), Relation(*names[2:])
-        ends = (tuple(columns or ()), tuple(referenced or ()))
-        yield ForeignKey(name, table, references, definition, comment, *ends)
+        rest = (tuple(each or ()) for each in (columns, referenced, validate))
+        yield ForeignKey(name, table, references, definition, comment, *rest)
 
 
 def fetch_indexes(db: Connection) -> Iterator[Index]:
@@ -4003,6 +4025,7 @@ def add_foreign_key(key: ForeignKey) -> Iterator[sql.Composable]:
         yield sql.SQL("COMMENT ON CONSTRAINT {} ON {} IS {}").format(
             sql.Identifier(key.name), key.table.ident, sql.Literal(key.comment)
         )
+    yield from map(sql.SQL, key.validate)
 
 
 def add_lost_key(key: ForeignKey) -> sql.Composable:
@@ -4124,63 +4147,44 @@ def set_sequences(
 ) -> None:
     """Give each sequence the state of its source, but never one below the data.
 
-    `known` are the oids from before the restore. For those RESTART makes a new file
-    within this transaction; from then on setval, which otherwise no ROLLBACK takes
-    back, goes with the transaction.
+    One whose source has no state goes on as it is. `known` are the oids from before
+    the restore.
     """
     chosen = list(sequences)
-    restarts = (
-        sql.SQL("ALTER SEQUENCE {} RESTART").format(sequence.relation.ident)
-        for sequence in chosen
-        if sequence.oid in known
+    make_setval_transactional(db, [each for each in chosen if each.oid in known])
+    stateless = [each for each in chosen if each.relation not in states]
+    states = {**states, **fetch_sequence_states(db, stateless)}
+    ids = fetch_used_ids(db, chosen)
+    raised = (
+        (each.oid, raised_state(each, states[each.relation], ids[each.relation]))
+        for each in chosen
     )
-    recalls = (
-        sql.SQL("SELECT pg_catalog.setval({}::oid::regclass, {}, {})").format(
-            sql.Literal(sequence.oid),
-            sql.Literal(states[sequence.relation].last_value),
-            sql.Literal(states[sequence.relation].is_called),
-        )
-        for sequence in chosen
-        if sequence.relation in states
+    execute_all(
+        db,
+        [
+            sql.SQL("SELECT pg_catalog.setval({}::oid::regclass, {}, {})").format(
+                *map(sql.Literal, (oid, state.last_value, state.is_called))
+            )
+            for oid, state in raised
+        ],
     )
-    raises = (part for sequence in chosen for part in raise_sequence(sequence))
-    execute_all(db, [*restarts, *recalls, *raises])
 
 
-def make_setval_transactional(db: Connection, sequences: Seq[Sequence]) -> None:
-    """Let a ROLLBACK take back what a script does with setval.
+def make_setval_transactional(db: Connection, sequences: Iterable[Sequence]) -> None:
+    """Let a ROLLBACK take back a setval, and others wait until then.
 
-    RESTART gives each sequence a new file, and its present state goes into that.
+    Whatever ALTER SEQUENCE sets, it moves the sequence to a new file that goes with
+    this transaction, its state included.
     """
-    states = fetch_sequence_states(db, sequences)
-    every = {sequence.oid for sequence in sequences}
-    plain = [dataclasses.replace(sequence, uses=()) for sequence in sequences]
-    set_sequences(db, plain, states, every)
-
-
-def raise_sequence(sequence: Sequence) -> Iterator[sql.Composable]:
-    """Yield what moves a sequence beyond the ids in its columns, if it is behind."""
-    if sequence.cycles:  # comes back to low numbers on purpose
-        return
-    up = sequence.increment > 0
-    for table, column in sequence.uses:
-        yield sql.SQL(
-            "SELECT pg_catalog.setval({oid}::oid::regclass, ids.last) "
-            "FROM (SELECT {last}({column})::bigint FROM {table}) AS ids(last), "
-            "{name} AS s "
-            "WHERE ids.last {beyond} s.last_value + s.is_called::int * {increment} "
-            "AND ids.last BETWEEN {minimum} AND {maximum}"
-        ).format(
-            oid=sql.Literal(sequence.oid),
-            last=sql.SQL("max" if up else "min"),
-            column=sql.Identifier(column),
-            table=table.ident,
-            name=sequence.relation.ident,
-            beyond=sql.SQL(">=" if up else "<="),
-            increment=sql.Literal(sequence.increment),
-            minimum=sql.Literal(sequence.minimum),
-            maximum=sql.Literal(sequence.maximum),
-        )
+    execute_all(
+        db,
+        [
+            sql.SQL("ALTER SEQUENCE {} INCREMENT BY {}").format(
+                sequence.relation.ident, sql.Literal(sequence.increment)
+            )
+            for sequence in sequences
+        ],
+    )
 
 
 def refresh(db: Connection, view: MaterializedView, *, with_data: bool) -> None:
@@ -4725,7 +4729,8 @@ def read_csv_header(path: Path, resource: Resource | None) -> CsvFile:
     """Read a CSV's column names; raise if they are no UTF-8 text."""
     try:
         with opened_csv(path) as file:
-            skip_byte_order_mark(file)
+            if resource is None:  # in a file of ours it belongs to a column's name
+                skip_byte_order_mark(file)
             # Line by line: what follows the header is COPY's to judge.
             lines = (
                 line.decode() for line in iter(lambda: file.readline(1 << 20), b"")
@@ -5155,6 +5160,8 @@ def export_from(
         check_exportable(db, catalog, chosen, script, report)
         sequences = list(chosen_sequences(catalog, chosen, partial=False))
         check_blueprint(chosen, sequences, script, plan)
+        # At once: what others alter meanwhile, PostgreSQL would print as it is then.
+        facts = "".join(f"{fact.line}\n" for fact in fetch_facts(db))
         suffix = CSV_SUFFIX + (GZIP_SUFFIX if plan.compressed else "")
         files = plan_files(catalog, chosen, suffix)
         note_strangers(plan.folder, files, report)
@@ -5162,7 +5169,6 @@ def export_from(
         jobs = Jobs(server, shared, plan.jobs or sensible_jobs(tasks), report)
         written = export_tables(db, tasks, jobs, stage)
         sequence_states = fetch_sequence_states(db, sequences)
-        facts = "".join(f"{fact.line}\n" for fact in fetch_facts(db))
         manifest = Manifest(
             created=time.strftime(TIME_FORMAT, time.gmtime()),
             tool_version=VERSION,
@@ -5795,7 +5801,7 @@ def replace_schema(
     )
     restore_sequences(db, snapshot, catalog, loads, known)
     if plan.checksum:
-        check_content(db, loads, report)
+        check_content(db, snapshot, loads, report)
     force_policies(db, tables, "FORCE")
     refresh_views(db, snapshot, catalog, known)
     keep_rights(db, rights, report)
@@ -5826,7 +5832,7 @@ def replace_rows(
     copied = load(db, snapshot, catalog, loads, report, stale=tables, lost_keys=())
     restore_sequences(db, snapshot, catalog, loads, known, partial=bool(plan.only))
     if plan.checksum:
-        check_content(db, loads, report)
+        check_content(db, snapshot, loads, report)
     force_policies(db, tables, "FORCE")
     refresh_views(db, snapshot, catalog, known=())
     return copied
@@ -5956,21 +5962,24 @@ def check_new(seeded: Iterable[Table], known: Collection[int], report: Report) -
         )
 
 
-def check_content(db: Connection, loads: Iterable[Load], report: Report) -> None:
+def check_content(
+    db: Connection, snapshot: Snapshot, loads: Iterable[Load], report: Report
+) -> None:
     """Read every table again; raise if what is in it is not what is in its file.
 
     Files that were edited, or are in no manifest, are compared with nothing.
     """
-    differing: list[str] = []
-    for load in loads:
-        if load.file.text_sha256 is None:
-            continue
-        _, digest = hash_rows(db, load.table, report, load.file.size)
-        if digest != load.file.text_sha256:
-            differing.append(str(load.table.relation))
+    manifest = snapshot.manifest
+    known = {each.relation: each for each in manifest.resources} if manifest else {}
+    compared = [
+        compare_table(db, load.table, load.file, known[load.table.relation], report)
+        for load in loads
+        if load.file.text_sha256 is not None
+    ]
+    differing = [render_differences(each) for each in compared if not each.same]
     if differing:
         raise SnapshotError(
-            f"the rows of {', '.join(differing)} are not those of the snapshot",
+            f"the rows are not those of the snapshot: {'; '.join(differing)}",
             hint="see whether something changes rows as they come; nothing was changed",
             code=EXIT_DAMAGED,
         )
@@ -6348,17 +6357,18 @@ def compare_sequences(
     states = fetch_sequence_states(
         db, [there[name] for name in manifest.sequences if name in there]
     )
+    then = manifest.sequences
     nexts = {name: next_value(there[name], state) for name, state in states.items()}
-    then = {
-        name: next_value(there[name], state)
-        for name, state in manifest.sequences.items()
-        if name in there
-    }
-    differing = [name for name, value in nexts.items() if value != then[name]]
+    differing = [
+        name for name in nexts if nexts[name] != next_value(there[name], then[name])
+    ]
     ids = fetch_used_ids(db, [there[name] for name in differing])
     for name in differing:
-        if nexts[name] != raised_value(there[name], then[name], ids[name]):
-            yield f"{name}: the next value is {nexts[name]}, not {then[name]}"
+        sequence = there[name]
+        raised = raised_state(sequence, then[name], ids[name])
+        if nexts[name] != next_value(sequence, raised):
+            value = next_value(sequence, then[name])
+            yield f"{name}: the next value is {nexts[name]}, not {value}"
     for name in sorted(manifest.sequences.keys() - there.keys()):
         yield f"{name}: is no sequence of the database"
 

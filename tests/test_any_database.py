@@ -105,6 +105,10 @@ line" text, "{brace}" text);
         CREATE INDEX own_index ON ix_part_1 (b, a);
         CREATE INDEX top_index ON ix_part (b, a);
         COMMENT ON INDEX own_index IS 'attached';
+        CREATE INDEX top_lower ON ix_part (lower(b));
+        ALTER INDEX top_lower ALTER COLUMN 1 SET STATISTICS 33;
+        ALTER INDEX ix_part_1_lower_idx ALTER COLUMN 1 SET STATISTICS 44;
+        ALTER INDEX top_lower DEPENDS ON EXTENSION plpgsql;
         CREATE TABLE ix_ref (id int, a int, FOREIGN KEY (id, a) REFERENCES ix_part,
             k int REFERENCES ix (a));
         """,
@@ -131,8 +135,13 @@ line" text, "{brace}" text);
         COMMENT ON CONSTRAINT loose ON fk_c IS 'never checked: 100% {}';
         CREATE TABLE lax_check (a int);
         ALTER TABLE lax_check ADD CONSTRAINT positive CHECK (a > 0) NOT VALID;
+        CREATE TABLE lax_part (a int) PARTITION BY LIST (a);
+        CREATE TABLE lax_part_old PARTITION OF lax_part FOR VALUES IN (-1);
+        ALTER TABLE lax_part ADD CONSTRAINT positive CHECK (a > 0) NOT VALID;
+        CREATE TABLE lax_part_new PARTITION OF lax_part FOR VALUES IN (1);
         """,
         """
+        INSERT INTO lax_part VALUES (1);
         ALTER TABLE lax_check DROP CONSTRAINT positive;
         INSERT INTO lax_check VALUES (-1), (1);
         ALTER TABLE lax_check ADD CONSTRAINT positive CHECK (a > 0) NOT VALID;
@@ -256,6 +265,7 @@ line" text, "{brace}" text);
         """
         CREATE TYPE mood AS ENUM ('sad', 'ok', 'it''s, "fine"', '');
         CREATE TYPE pair AS (a int, "B c" text);
+        CREATE TYPE no_mood AS ENUM ();
         CREATE DOMAIN positive AS numeric(10, 3) CHECK (VALUE > 0) DEFAULT 1;
         CREATE DOMAIN pairs AS pair[];
         CREATE TYPE float_range AS RANGE (subtype = float8, subtype_diff = float8mi);
@@ -425,6 +435,15 @@ def test_each_case(
     case: tuple[str, str],
 ) -> None:
     round_trip(source, target, work, succeed, case)
+
+
+@pytest.mark.parametrize("server", [18], indirect=True)
+def test_a_name_that_begins_like_a_file_of_a_spreadsheet(
+    source: Database, target: Database, work: Path, succeed: Succeed
+) -> None:
+    schema = 'CREATE TABLE marked ("\ufeffa" int, b int)'
+    rows = "INSERT INTO marked VALUES (1, 2)"
+    round_trip(source, target, work, succeed, (schema, rows))
 
 
 @pytest.fixture

@@ -90,3 +90,15 @@ def test_tables_alone_is_refused(exported: Database, work: Path, fail: Fail) -> 
     env = exported.env_file(work)
     message = fail(2, "restore", "--env-file", env, "--tables", "leads")
     assert "--tables goes with --data-only" in message
+
+
+def test_without_a_manifest_a_sequence_goes_on(
+    exported: Database, work: Path, succeed: Succeed
+) -> None:
+    """The folder does not say which ids were given out; the target does."""
+    (work / "exports/datapackage.json").unlink()
+    exported.execute("SELECT setval('leads_id_seq', 999), setval('agents_id_seq', 7)")
+    succeed("restore", "--env-file", exported.env_file(work), "--data-only")
+    sequences = exported.sequences()
+    assert sequences["public.leads_id_seq"] == (999, True)
+    assert sequences["public.agents_id_seq"] == (8, True)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Result
 from servers import Database
+
+import export_restore as er
 
 Succeed = Callable[..., str]
 Run = Callable[..., Result]
@@ -117,3 +120,27 @@ def test_what_the_target_has_besides_is_no_drift(
         "CREATE FUNCTION own() RETURNS int LANGUAGE sql AS 'SELECT 1'"
     )
     succeed("restore", "--env-file", target.env_file(work))
+
+
+@pytest.mark.parametrize("server", [18], indirect=True)
+def test_what_others_alter_during_an_export_is_not_seen(
+    source: Database, work: Path, succeed: Succeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Types and functions have no locks; the rows may take hours."""
+    export_tables = er.export_tables
+
+    def meanwhile(*arguments: Any) -> list[er.Written]:
+        source.execute(
+            "DROP TYPE span; CREATE OR REPLACE FUNCTION f() RETURNS trigger"
+            " LANGUAGE plpgsql AS 'BEGIN RETURN OLD; END'"
+        )
+        return export_tables(*arguments)
+
+    (work / "schema.sql").write_text(SCHEMA)
+    source.execute(SCHEMA)
+    env = source.env_file(work)
+    succeed("export", "--env-file", env, "--dir", "before")
+    monkeypatch.setattr(er, "export_tables", meanwhile)
+    succeed("export", "--env-file", env)
+    before, after = (work / each / "catalog.txt" for each in ("before", "exports"))
+    assert before.read_text() == after.read_text()
