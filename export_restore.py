@@ -47,7 +47,7 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 try:
     import fcntl
@@ -315,14 +315,29 @@ STATEMENT_HINTS = (
 
 
 class SnapshotError(Exception):
-    """A failure told to the user in two lines: what happened, and what to do."""
+    """A failure told to the user in two lines: what happened, and what to do.
+
+    `lines` tell the whole of it, where two do not.
+    """
 
     def __init__(
-        self, message: str, *, hint: str = "", code: int = EXIT_FAILED
+        self,
+        message: str,
+        *,
+        lines: Iterable[str] = (),
+        hint: str = "",
+        code: int = EXIT_FAILED,
     ) -> None:
         super().__init__(message)
+        self.lines = tuple(lines)
         self.hint = hint
         self.code = code
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        if not self.lines:
+            return message
+        return f"{message}:\n" + "\n".join(f"  {line}" for line in self.lines)
 
 
 def reason(error: BaseException) -> str:
@@ -543,6 +558,7 @@ class Written:
     size: int  # bytes
     sha256: str
     seconds: float
+    text_size: int  # bytes without compression
 
 
 @dataclass(frozen=True, slots=True)
@@ -621,6 +637,7 @@ class Manifest:
 class CsvFile:
     path: Path
     size: int  # bytes
+    text_size: int  # bytes without compression, up to 4 GB; beyond, a guess
     header: tuple[str, ...]
     # As the manifest says; None: unknown, or edited since.
     rows: int | None
@@ -681,11 +698,27 @@ class Holder:
 
 
 @dataclass(frozen=True, slots=True)
+class RowName:
+    """What a row is called: the cells of its key, or all of them."""
+
+    cells: tuple[tuple[str, str | None], ...]
+    changed: tuple[str, ...] = ()  # columns
+
+    def __str__(self) -> str:
+        shown = ", ".join(
+            f"{quoted_when_needed(name)}={'NULL' if text is None else text}"
+            for name, text in self.cells
+        )
+        columns = ", ".join(map(quoted_when_needed, self.changed))
+        return excerpt(shown) + (f": {columns}" if columns else "")
+
+
+@dataclass(frozen=True, slots=True)
 class RowDifferences:
     """Rows of one kind that differ: how many, and what the first of them are called."""
 
     count: int = 0
-    first: tuple[str, ...] = ()
+    first: tuple[RowName, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -730,6 +763,7 @@ class Copied:
     rows: int
     size: int  # bytes
     seconds: float
+    file: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -1951,7 +1985,7 @@ class RowComparison:
         self, columns: Seq[str], key: Collection[str], part: int = 0, parts: int = 1
     ) -> None:
         self.overflowed = False
-        self.changed: list[tuple[int, str]] = []
+        self.changed: list[tuple[int, RowName]] = []
         self.changes = 0
         self._columns = columns
         self._key_columns = [i for i, name in enumerate(columns) if name in key]
@@ -1988,8 +2022,7 @@ class RowComparison:
         if names:
             self.changes += 1
             if len(self.changed) < SHOWN_ROWS:
-                label = f"{self._label(record)}: {', '.join(names)}"
-                self.changed.append((self._place, label))
+                self.changed.append((self._place, self._name(record, names)))
 
     def _wait(self, side: int, key: bytes, record: bytes) -> None:
         """Keep a row until its like comes by."""
@@ -2008,29 +2041,26 @@ class RowComparison:
 
     def _differing(self, one: bytes, other: bytes) -> list[str]:
         return [
-            quoted_when_needed(name)
+            name
             for name, mine, yours in zip(
                 self._columns, csv_cells(one), csv_cells(other), strict=False
             )
             if mine != yours
         ]
 
-    def _label(self, record: bytes) -> str:
-        """Return what a row is called: its key, or all of it."""
+    def _name(self, record: bytes, changed: Iterable[str] = ()) -> RowName:
         cells = csv_cells(record)
         shown = self._key_columns or range(len(self._columns))
-        return excerpt(
-            ", ".join(
-                f"{quoted_when_needed(self._columns[i])}={cell_text(cells[i])}"
-                for i in shown
-            )
+        return RowName(
+            tuple((self._columns[i], cell_text(cells[i])) for i in shown),
+            tuple(changed),
         )
 
-    def unpaired(self, side: int) -> tuple[int, list[tuple[int, str]]]:
+    def unpaired(self, side: int) -> tuple[int, list[tuple[int, RowName]]]:
         """Return how many rows of a side (0: the file) have no like, and the first."""
         rows = [row for group in self._waiting[side].values() for row in group]
         first = heapq.nsmallest(SHOWN_ROWS, rows)
-        return len(rows), [(place, self._label(record)) for place, record in first]
+        return len(rows), [(place, self._name(record)) for place, record in first]
 
 
 def key_pattern(columns: Collection[int]) -> re.Pattern[bytes]:
@@ -2070,9 +2100,9 @@ def csv_cells(record: bytes) -> list[bytes | None]:
     return found
 
 
-def cell_text(cell: bytes | None) -> str:
-    """Return a cell as people read it."""
-    return "NULL" if cell is None else cell.decode(errors="replace")
+def cell_text(cell: bytes | None) -> str | None:
+    """Return a cell as people read it; None: NULL."""
+    return None if cell is None else cell.decode(errors="replace")
 
 
 def differences_of(parts: Seq[RowComparison]) -> tuple[RowDifferences, ...]:
@@ -2083,9 +2113,11 @@ def differences_of(parts: Seq[RowComparison]) -> tuple[RowDifferences, ...]:
         RowDifferences(
             sum(count for count, _ in kind),
             tuple(
-                label
-                for _, label in heapq.nsmallest(
-                    SHOWN_ROWS, itertools.chain.from_iterable(rows for _, rows in kind)
+                name
+                for _, name in heapq.nsmallest(
+                    SHOWN_ROWS,
+                    itertools.chain.from_iterable(rows for _, rows in kind),
+                    key=lambda row: row[0],
                 )
             ),
         )
@@ -2112,7 +2144,9 @@ def render_differences(table: Compared) -> str:
 def render_first(rows: RowDifferences) -> str:
     """Return the first rows, and how many more there are."""
     more = rows.count - len(rows.first)
-    return "; ".join(rows.first) + (f"; and {more:,} more" if more > 0 else "")
+    return "; ".join(map(str, rows.first)) + (
+        f"; and {more:,} more" if more > 0 else ""
+    )
 
 
 def next_value(sequence: Sequence, state: SequenceState) -> int:
@@ -4740,13 +4774,26 @@ def read_csv_header(path: Path, resource: Resource | None) -> CsvFile:
             rows, digest = (
                 (resource.rows, resource.text_sha256) if resource else (None, None)
             )
-            return CsvFile(path, size, tuple(header), rows, digest)
+            return CsvFile(path, size, text_size(path), tuple(header), rows, digest)
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise SnapshotError(
             f"{path.name}, line 1: the column names cannot be read: {reason(error)}",
             hint="save the file as CSV in UTF-8, or export again",
             code=EXIT_DAMAGED,
         ) from error
+
+
+def text_size(path: Path) -> int:
+    """Return how many bytes a CSV has without compression.
+
+    A gzip file ends with that, less what makes 4 GB full.
+    """
+    size = path.stat().st_size
+    if not path.name.endswith(GZIP_SUFFIX):
+        return size
+    with path.open("rb") as file:
+        file.seek(-4, os.SEEK_END)
+        return max(int.from_bytes(file.read(), "little"), size)
 
 
 def opened_csv(path: Path) -> IO[bytes]:
@@ -5137,6 +5184,19 @@ def export(settings: Settings, plan: ExportPlan, report: Report) -> list[Copied]
         return export_from(server, settings, script, plan, report)
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What an export reads, as its transaction snapshot shows it."""
+
+    origin: Origin
+    version: str  # of the server
+    shared: str  # the transaction snapshot's name; empty: it is not to be shared
+    catalog: Catalog
+    tables: list[Table]  # that go into the snapshot
+    sequences: list[Sequence]
+    facts: str  # catalog.txt
+
+
 def export_from(
     server: Settings,
     settings: Settings,
@@ -5146,51 +5206,77 @@ def export_from(
 ) -> list[Copied]:
     """Take a database of a server that runs to a folder, as export does."""
     with (
+        report.doing(f"connecting to {settings}"),
         connected(server) as db,
         watching_locks(server, report.note, plan.lock_timeout),
+        report.doing(f"waiting for {plan.folder}"),
         staged(plan.folder) as stage,
+        report.doing("reading the catalog"),
     ):
-        origin = fetch_origin(db, settings)
-        catalog, chosen, shared = begin_shared(
-            db,
-            lambda tables: select_tables(tables, plan.only, plan.exclude),
-            plan,
-            report,
-        )
-        check_exportable(db, catalog, chosen, script, report)
-        sequences = list(chosen_sequences(catalog, chosen, partial=False))
-        check_blueprint(chosen, sequences, script, plan)
-        # At once: what others alter meanwhile, PostgreSQL would print as it is then.
-        facts = "".join(f"{fact.line}\n" for fact in fetch_facts(db))
+        source = begin_source(db, fetch_origin(db, settings), script, plan, report)
         suffix = CSV_SUFFIX + (GZIP_SUFFIX if plan.compressed else "")
-        files = plan_files(catalog, chosen, suffix)
+        files = plan_files(source.catalog, source.tables, suffix)
         note_strangers(plan.folder, files, report)
         tasks = plan_tasks(db, files, stage, compressed=plan.compressed)
-        jobs = Jobs(server, shared, plan.jobs or sensible_jobs(tasks), report)
+        jobs = Jobs(server, source.shared, plan.jobs or sensible_jobs(tasks), report)
         written = export_tables(db, tasks, jobs, stage)
-        sequence_states = fetch_sequence_states(db, sequences)
-        manifest = Manifest(
-            created=time.strftime(TIME_FORMAT, time.gmtime()),
-            tool_version=VERSION,
-            server_version=server_version(db),
-            database=settings.dbname,
-            origin=origin,
-            resources=tuple(made_resources(catalog, files, written)),
-            sequences=sequence_states,
-            materialized_views={
-                view.relation: view.populated for view in catalog.materialized_views
-            },
-            left_out=tuple(sorted(names_of(catalog.tables) - names_of(chosen))),
-            hashes={
-                SCHEMA_FILE: stage.write_file(SCHEMA_FILE, script.raw),
-                CATALOG_FILE: stage.write_file(CATALOG_FILE, facts.encode()),
-            },
-        )
+        report.doing("writing the catalog")
+        states = fetch_sequence_states(db, source.sequences)
+        hashes = {
+            SCHEMA_FILE: stage.write_file(SCHEMA_FILE, script.raw),
+            CATALOG_FILE: stage.write_file(CATALOG_FILE, source.facts.encode()),
+        }
+        resources = made_resources(source.catalog, files, written)
+        manifest = made_manifest(source, tuple(resources), states, hashes)
         stage.write_file(MANIFEST_FILE, render_manifest(manifest).encode())
+        report.doing("bringing the files to the disk")
         return [
-            Copied(table.relation, each.rows, each.size, each.seconds)
-            for (table, _), each in zip(files, written, strict=True)
+            Copied(table.relation, each.rows, each.size, each.seconds, name)
+            for (table, name), each in zip(files, written, strict=True)
         ]
+
+
+def begin_source(
+    db: Connection, origin: Origin, script: Script, plan: ExportPlan, report: Report
+) -> Source:
+    """Begin the transaction snapshot; raise if a snapshot of it would not be whole."""
+    catalog, chosen, shared = begin_shared(
+        db,
+        lambda tables: select_tables(tables, plan.only, plan.exclude),
+        plan,
+        report,
+    )
+    check_exportable(db, catalog, chosen, script, report)
+    sequences = list(chosen_sequences(catalog, chosen, partial=False))
+    check_blueprint(chosen, sequences, script, plan)
+    # At once: what others alter meanwhile, PostgreSQL would print as it is then.
+    facts = "".join(f"{fact.line}\n" for fact in fetch_facts(db))
+    version = server_version(db)
+    return Source(origin, version, shared, catalog, chosen, sequences, facts)
+
+
+def made_manifest(
+    source: Source,
+    resources: tuple[Resource, ...],
+    states: Mapping[Relation, SequenceState],
+    hashes: Mapping[str, str],
+) -> Manifest:
+    """Return the manifest of what was exported just now."""
+    catalog = source.catalog
+    return Manifest(
+        created=time.strftime(TIME_FORMAT, time.gmtime()),
+        tool_version=VERSION,
+        server_version=source.version,
+        database=source.origin.database,
+        origin=source.origin,
+        resources=resources,
+        sequences=states,
+        materialized_views={
+            view.relation: view.populated for view in catalog.materialized_views
+        },
+        left_out=tuple(sorted(names_of(catalog.tables) - names_of(source.tables))),
+        hashes=hashes,
+    )
 
 
 def note_strangers(
@@ -5356,9 +5442,9 @@ def export_tables(
         for task, parts in plan_parts(tasks, jobs.count)
     }
     parts = [part for task in tasks for part in split[task.path]]
-    total = sum(task.size for task in tasks)
-    with jobs.report.progress("exporting", total) as advance:
-        done = copy_parts(db, parts, jobs, advance)
+    jobs.report.expect(sum(part.size for part in parts))
+    done = copy_parts(db, parts, jobs, telling(parts, jobs.report))
+    jobs.report.doing("joining the parts")
     written = []
     for task in tasks:
         written.append(
@@ -5366,6 +5452,28 @@ def export_tables(
         )
         stage.sync(task.path)
     return written
+
+
+def telling(
+    parts: Iterable[CopyTask], report: Report
+) -> Callable[[CopyTask, Written], None]:
+    """Return what is to be told of each part that is done: it tells of whole tables."""
+    paths: dict[Relation, list[Path]] = {}
+    for part in parts:
+        paths.setdefault(part.table.relation, []).append(part.path)
+    done: dict[Path, Written] = {}
+
+    def tell(task: CopyTask, written: Written) -> None:
+        done[task.path] = written
+        name = task.table.relation
+        pieces = [(path, done[path]) for path in paths[name] if path in done]
+        if len(pieces) == len(paths[name]):
+            rows = sum(each.rows for _, each in pieces)
+            size = sum(each.size for _, each in pieces)
+            seconds = max(each.seconds for _, each in pieces)
+            report.finished(Copied(name, rows, size, seconds, pieces[0][0].name))
+
+    return tell
 
 
 def sensible_jobs(tasks: Iterable[CopyTask]) -> int:
@@ -5422,16 +5530,19 @@ def copy_parts(
     db: Connection,
     parts: Iterable[CopyTask],
     jobs: Jobs,
-    advance: Callable[[int], object],
+    tell: Callable[[CopyTask, Written], None],
 ) -> dict[Path, Written]:
     """Copy tables and parts of tables, the largest first, by as many jobs."""
     largest_first = sorted(parts, key=lambda part: -part.size)
     done: dict[Path, Written] = {}
     if jobs.count > 1 and jobs.snapshot and len(largest_first) > 1:
-        done = copy_in_processes(jobs, largest_first, advance)
+        done = copy_in_processes(jobs, largest_first, tell)
     for part in largest_first:
         if part.path not in done:
-            done[part.path] = copy_to_file(db, part, advance)
+            name = str(part.table.relation)
+            with jobs.report.progress(name, part.size) as advance:
+                done[part.path] = copy_to_file(db, part, advance)
+            tell(part, done[part.path])
     return done
 
 
@@ -5449,7 +5560,8 @@ def copy_to_file(
     # COPY gives a row at a time; the buffer gathers them without Python code.
     with io.BufferedWriter(raw, CHUNK_BYTES) as stream:
         rows = copy_out(db, task.table, stream, task.rows)
-    return Written(rows, raw.sha256, file.size, file.sha256, time.monotonic() - start)
+    seconds = time.monotonic() - start
+    return Written(rows, raw.sha256, file.size, file.sha256, seconds, raw.size)
 
 
 def joined(pieces: Seq[tuple[Path, Written]]) -> Written:
@@ -5466,6 +5578,7 @@ def joined(pieces: Seq[tuple[Path, Written]]) -> Written:
         size=sum(each.size for _, each in pieces),
         sha256=digest,
         seconds=max(each.seconds for _, each in pieces),
+        text_size=sum(each.text_size for _, each in pieces),
     )
 
 
@@ -5521,7 +5634,7 @@ class Jobs:
 
 
 def copy_in_processes(
-    jobs: Jobs, tasks: Seq[CopyTask], advance: Callable[[int], object]
+    jobs: Jobs, tasks: Seq[CopyTask], tell: Callable[[CopyTask, Written], None]
 ) -> dict[Path, Written]:
     """Copy tasks in processes of their own; return what they wrote, by path.
 
@@ -5539,9 +5652,11 @@ def copy_in_processes(
         min(jobs.count, len(tasks), MOST_PROCESSES), context, start_job, beginning
     ) as pool:
         try:
-            with uninterrupted():  # a process that is half started has no owner
+            # Nobody may hold stderr in a process that forks; and one that is half
+            # started has no owner.
+            with jobs.report.aside(), uninterrupted():
                 waiting = {pool.submit(run_job, task): task for task in tasks}
-            done = gather(waiting, copied, advance)
+            done = gather(waiting, copied, jobs, tell)
         except concurrent.futures.process.BrokenProcessPool as error:
             raise SnapshotError(
                 "a copying process died before it was done",
@@ -5557,7 +5672,10 @@ def copy_in_processes(
 
 
 def gather(
-    waiting: dict[Any, CopyTask], copied: Any, advance: Callable[[int], object]
+    waiting: dict[Any, CopyTask],
+    copied: Any,
+    jobs: Jobs,
+    tell: Callable[[CopyTask, Written], None],
 ) -> dict[Path, Written]:
     """Wait for every task, telling of the bytes that were copied meanwhile."""
     import concurrent.futures
@@ -5565,16 +5683,21 @@ def gather(
     done: dict[Path, Written] = {}
     told = 0
     while waiting:
+        at_work = itertools.islice(waiting.values(), jobs.count)
+        names = dict.fromkeys(str(task.table.relation) for task in at_work)
+        jobs.report.doing(", ".join(names), moving=True)
         ready, _ = concurrent.futures.wait(
             waiting, 0.1, concurrent.futures.FIRST_COMPLETED
         )
+        jobs.report.advance(copied.value - told)
+        told = copied.value
         for future in ready:
             task = waiting.pop(future)
             written = future.result()
             if written is not None:
                 done[task.path] = written
-        advance(copied.value - told)
-        told = copied.value
+                jobs.report.settle(task.size, written.text_size)
+                tell(task, written)
     return done
 
 
@@ -5653,7 +5776,9 @@ def restore(settings: Settings, plan: RestorePlan, report: Report) -> list[Copie
     if plan.keep:
         check_apart(plan.keep, plan.folder)
     with (
+        report.doing("checking the files"),
         opened_snapshot(plan.folder, accept_edits=plan.accept_edits) as snapshot,
+        report.doing(f"connecting to {settings}"),
         reachable(settings) as server,
         watching_locks(server, report.note, plan.lock_timeout),
     ):
@@ -5664,7 +5789,9 @@ def restore(settings: Settings, plan: RestorePlan, report: Report) -> list[Copie
             replace = replace_rows if plan.data_only else replace_schema
             copied = replace(db, snapshot, plan, before, report)
             if not plan.dry_run:
+                report.doing("committing")
                 commit(db)
+                report.doing("analyzing the tables")
                 analyze(db, [each.relation for each in copied])
     return copied
 
@@ -5784,7 +5911,9 @@ def replace_schema(
     rights, ties, guards = fetch_rights(db), fetch_ties(db), fetch_guards(db)
     visible = [each for each in before.tables if each.readable and not each.hides_rows]
     filled = fetch_filled(db, visible)
+    report.doing(f"replaying {SCHEMA_FILE}")
     replay(db, snapshot, before, report)
+    report.doing("reading the catalog")
     catalog = fetch_catalog(db)
     report_lost(before, catalog, report)
     known = frozenset(before.relations.values())
@@ -5796,17 +5925,20 @@ def replace_schema(
     seeded = fetch_filled(db, tables)
     check_new(seeded, known, report)
     lost_keys = keys_lost(before, catalog)
+    report.expect(bytes_to_move(loads, plan))
     copied = load(
         db, snapshot, catalog, loads, report, stale=seeded, lost_keys=lost_keys
     )
+    report.doing("setting the sequences")
     restore_sequences(db, snapshot, catalog, loads, known)
     if plan.checksum:
         check_content(db, snapshot, loads, report)
     force_policies(db, tables, "FORCE")
-    refresh_views(db, snapshot, catalog, known)
+    refresh_views(db, snapshot, catalog, known, report)
     keep_rights(db, rights, report)
     keep_ties(db, ties, (before, catalog), plan, report)
     if not plan.accept_drift:
+        report.doing("checking the catalog")
         check_guards(guards, fetch_guards(db), catalog)
         facts = fetch_facts(db, managed=())
         check_survivors(facts_before, facts, before, catalog, tables)
@@ -5829,13 +5961,20 @@ def replace_rows(
         loads = [load for load in loads if load.table.relation in chosen]
     tables = [load.table for load in loads]
     force_policies(db, tables, "NO FORCE")
+    report.expect(bytes_to_move(loads, plan))
     copied = load(db, snapshot, catalog, loads, report, stale=tables, lost_keys=())
+    report.doing("setting the sequences")
     restore_sequences(db, snapshot, catalog, loads, known, partial=bool(plan.only))
     if plan.checksum:
         check_content(db, snapshot, loads, report)
     force_policies(db, tables, "FORCE")
-    refresh_views(db, snapshot, catalog, known=())
+    refresh_views(db, snapshot, catalog, (), report)
     return copied
+
+
+def bytes_to_move(loads: Iterable[Load], plan: RestorePlan) -> int:
+    """Return how much goes to the server, and with checksums comes back from it."""
+    return sum(load.file.text_size for load in loads) * (2 if plan.checksum else 1)
 
 
 def load(
@@ -5855,11 +5994,13 @@ def load(
     """
     tables = [load.table for load in loads]
     large = [load.table for load in loads if load.file.size >= LARGE_FILE]
+    report.doing("setting keys and indexes aside")
     aside = [*set_aside(db, catalog, tables, large), *map(add_lost_key, lost_keys)]
     truncate(db, stale)
     use_search_path_of_role(db)
     copied = [restore_table(db, load, report) for load in loads]
     check_rows(snapshot, copied)
+    report.doing("building indexes and keys")
     rebuild(db, aside)
     use_search_path_of_role(db)
     return copied
@@ -5915,8 +6056,8 @@ def check_drift(
     )
     if lines:
         raise SnapshotError(
-            f"{SCHEMA_FILE} does not make the database that was exported:\n"
-            + "\n".join(f"  {line}" for line in lines),
+            f"{SCHEMA_FILE} does not make the database that was exported",
+            lines=lines,
             hint="bring schema.sql up to date and export again, or --accept-drift",
             code=EXIT_DAMAGED,
         )
@@ -5939,6 +6080,7 @@ def replay(db: Connection, snapshot: Snapshot, before: Catalog, report: Report) 
     )
     for line in render_skips(skipped, SCHEMA_FILE):
         report.note(line)
+    report.record(skipped=[dataclasses.asdict(skip) for skip in skipped])
     if lock_timeout():  # a dump turns it off
         statements = [each for each in statements if not sets_lock_timeout(each)]
     run_script(db, statements, f"{snapshot.folder / SCHEMA_FILE}")
@@ -6023,8 +6165,8 @@ def check_survivors(
     ]
     if lost:
         raise SnapshotError(
-            f"{SCHEMA_FILE} took parts of what it does not make:\n"
-            + "\n".join(f"  -{line}" for line in lost),
+            f"{SCHEMA_FILE} took parts of what it does not make",
+            lines=[f"-{line}" for line in lost],
             hint="drop without CASCADE, or lose them with --accept-drift",
             code=EXIT_DAMAGED,
         )
@@ -6176,11 +6318,14 @@ def restore_table(db: Connection, load: Load, report: Report) -> Copied:
     start = time.monotonic()
     relation, file = load.table.relation, load.file
     with (
-        report.progress(str(relation), file.size) as advance,
+        report.progress(str(relation), file.text_size) as advance,
         CsvReader(file.path, advance) as stream,
     ):
         rows = copy_in_file(db, relation, file.header, stream, file.path.name)
-    return Copied(relation, rows, file.size, time.monotonic() - start)
+    seconds = time.monotonic() - start
+    copied = Copied(relation, rows, file.size, seconds, file.path.name)
+    report.finished(copied)
+    return copied
 
 
 def restore_sequences(
@@ -6211,7 +6356,11 @@ def restore_sequences(
 
 
 def refresh_views(
-    db: Connection, snapshot: Snapshot, catalog: Catalog, known: Collection[int]
+    db: Connection,
+    snapshot: Snapshot,
+    catalog: Catalog,
+    known: Collection[int],
+    report: Report,
 ) -> None:
     """Fill the materialized views that were filled, each after what it reads."""
     manifest = snapshot.manifest
@@ -6222,6 +6371,7 @@ def refresh_views(
             new = None if view.oid in known else view.populated
             wanted = manifest.materialized_views.get(view.relation, new)
         if wanted or (wanted is False and view.populated):
+            report.doing(f"refreshing {view.relation}")
             refresh(db, view, with_data=wanted)
 
 
@@ -6231,11 +6381,14 @@ def refresh_views(
 def verify(settings: Settings, folder: Path, report: Report) -> Verification:
     """Compare a database with a snapshot, in one transaction that writes nothing."""
     with (
+        report.doing("checking the files"),
         opened_snapshot(folder) as snapshot,
+        report.doing(f"connecting to {settings}"),
         reachable(settings) as server,
         watching_locks(server, report.note),
         connected(server) as db,
     ):
+        report.doing("reading the catalog")
         manifest = manifest_of(snapshot)
         names = {resource.relation for resource in manifest.resources}
         catalog, tables = begin_with_locks(
@@ -6244,10 +6397,12 @@ def verify(settings: Settings, folder: Path, report: Report) -> Verification:
         check_visible(tables)
         there = {table.relation: table for table in tables}
         files = {file.path.name: file for file in snapshot.csv_files}
+        report.expect(sum(file.text_size for file in files.values()))
         compared = [
             compare_table(db, there.get(each.relation), files[each.path], each, report)
             for each in manifest.resources
         ]
+        report.doing("comparing the catalog")
         return Verification(
             tables=tuple(compared),
             states=(
@@ -6292,18 +6447,22 @@ def compare_table(
         if column.name not in file.header
     ]
     alike = dataclasses.replace(table, columns=(*stored, *others), key=resource.key)
-    rows, digest = hash_rows(db, alike, report, file.size)
-    if digest == resource.text_sha256:
-        return Compared(resource.relation, rows)
-    missing, extra, changed = compare_rows(db, alike, file, report)
-    return Compared(resource.relation, rows, "", missing, extra, changed)
+    start = time.monotonic()
+    rows, digest = hash_rows(db, alike, report, file.text_size)
+    kinds: tuple[RowDifferences, ...] = ()
+    if digest != resource.text_sha256:
+        kinds = compare_rows(db, alike, file, report)
+    seconds = time.monotonic() - start
+    copied = Copied(table.relation, rows, file.size, seconds, resource.path)
+    report.finished(copied, "differs" if kinds else "same")
+    return Compared(resource.relation, rows, "", *kinds)
 
 
 def hash_rows(
     db: Connection, table: Table, report: Report, size: int
 ) -> tuple[int, str]:
     """Return how many rows a table has, and the sha256 that its CSV would have."""
-    with report.progress(f"{table.relation}, checking", size) as advance:
+    with report.progress(f"checking {table.relation}", size) as advance:
         raw = Hasher(advance)
         with io.BufferedWriter(raw, CHUNK_BYTES) as stream:
             rows = copy_out(db, table, stream)
@@ -6319,8 +6478,8 @@ def compare_rows(
         found: list[RowComparison] = []
         for part in range(parts):
             comparison = RowComparison(file.header, table.key, part, parts)
-            label = f"{table.relation}, comparing"
-            with report.progress(label, file.size) as advance:
+            label = f"comparing {table.relation}"
+            with report.progress(label, file.text_size) as advance:
                 pair_rows(db, table, read_records(file.path, advance), comparison)
             if comparison.overflowed:
                 break
@@ -6402,7 +6561,11 @@ def rehearse(settings: Settings | None, folder: Path, report: Report) -> Rehears
     That is a private server, started for it, or a scratch database beside the one of
     `settings`. Raises SnapshotError if the snapshot does not come back whole.
     """
+    report.doing("checking the files")
     with opened_snapshot(folder) as snapshot, contextlib.ExitStack() as stack:
+        if snapshot.manifest:  # in, out for the checksums, and out to be compared
+            report.expect(3 * sum(file.text_size for file in snapshot.csv_files))
+        report.doing("making a place for the rehearsal")
         if settings is None:
             version = snapshot.manifest.server_version if snapshot.manifest else ""
             scratch = stack.enter_context(private_server(version))
@@ -6439,8 +6602,8 @@ def check_equal(verification: Verification, folder: Path) -> None:
     """Raise if a restored snapshot is not the database that was exported."""
     if not verification.equal:
         raise SnapshotError(
-            f"{folder} does not come back as it was:\n"
-            + "\n".join(f"  {line}" for line in render_verification(verification)),
+            f"{folder} does not come back as it was",
+            lines=render_verification(verification),
             hint="see what changes it as it is restored, and export again",
             code=EXIT_DAMAGED,
         )
@@ -6483,16 +6646,122 @@ def check_session(settings: Settings) -> None:
 # ---- Report — stdout and stderr ------------------------------------------------------
 
 
-class Report:
-    """Tell people what happens: results on stdout, everything else on stderr."""
+TICK = 0.2  # seconds from one look at the progress to the next
+BAR_AFTER = 0.5  # seconds: what is over by then needs no bar
+LINE_EVERY = 5.0  # seconds, where there is no terminal
+BAR_WIDTH = 20
+LABEL_WIDTH = 32
+# Of the rate, from look to look: what was ten seconds ago counts a fifth.
+REMEMBERED = 0.97
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        self._quiet = quiet
+
+@dataclass(slots=True)
+class Progress:
+    """How far a command is: bytes that went by, of those that are known to come."""
+
+    amount: Callable[[float], str]  # writes a number of bytes
+    label: str = ""  # what is going on; empty: nothing worth a line
+    moving: bool = False  # it moves bytes; else it only takes its time
+    since: float = 0.0  # when it began
+    done: int = 0
+    total: int = 0  # known or estimated; if more went by, nobody knows
+    looked: float = 0.0
+    _seen: int = 0
+    _bytes: float = 0.0
+    _seconds: float = 0.0
+
+    def look(self, now: float) -> None:
+        """See how fast bytes go by; the longer ago, the less it counts."""
+        if self.moving:
+            self._bytes = REMEMBERED * self._bytes + self.done - self._seen
+            self._seconds = REMEMBERED * self._seconds + now - self.looked
+        self._seen, self.looked = self.done, now
+
+    @property
+    def rate(self) -> float:
+        """Bytes a second; 0: none, or not known yet."""
+        return self._bytes / self._seconds if self._seconds >= 1 else 0.0
+
+    @property
+    def fraction(self) -> float:
+        return min(1.0, self.done / self.total) if self.total > 0 else 0.0
+
+    def render(self, now: float) -> str:
+        """Return it in a line: leads: 1.2 GB of 3.4 GB, 35 %, 80.0 MB/s, 30 s left."""
+        label = printable(excerpt(self.label, LABEL_WIDTH))
+        if not self.moving:
+            return f"{label}, {human_time(now - self.since)}"
+        return f"{label}: {', '.join(self._figures())}"
+
+    def _figures(self) -> Iterator[str]:
+        known = self.done <= self.total
+        of_total = f" of {self.amount(self.total)}" if known else ""
+        yield self.amount(self.done) + of_total
+        if known and self.total:
+            yield f"{100 * self.done // self.total} %"
+        if self.rate >= 1:
+            yield f"{self.amount(self.rate)}/s"
+            if self.done < self.total:
+                yield f"{human_time((self.total - self.done) / self.rate)} left"
+
+
+class Report:
+    """Tell people, or under --json programs, what happens and what came of it.
+
+    The result alone goes to stdout. While a command works, a bar is the last line of
+    the terminal, and what else is said goes above it; where there is no terminal, a
+    line comes every few seconds.
+    """
+
+    def __init__(
+        self,
+        program: str = "export_restore",
+        *,
+        as_json: bool = False,
+        amount: Callable[[float], str] | None = None,
+    ) -> None:
+        self.quiet = False
+        self.verbose = False
+        self.as_json = as_json
+        self._program = program
+        self._facts: dict[str, Any] = {"command": None, "status": None}
+        self._notes: list[str] = []
+        self._start = self._begun = time.monotonic()
+        self._progress = Progress(amount or human_size, looked=self._start)
+        self._untold: list[str] = []  # tables that are done, until a bar shows
+        self._drawn = 0  # columns of the bar that shows
+        self._lock = threading.RLock()  # of the terminal
+
+    # What happens.
 
     def note(self, text: str) -> None:
         """Say something that is worth knowing but not the result."""
-        if not self._quiet:
-            print(text, file=sys.stderr)
+        self._notes.append(text)
+        if not self.quiet:
+            self._say(text)
+
+    def doing(
+        self, label: str, *, moving: bool = False
+    ) -> contextlib.AbstractContextManager[None]:
+        """Say what is going on from now on; it may stand among the items of a with."""
+        now, progress = time.monotonic(), self._progress
+        if label != progress.label:
+            progress.label, progress.moving, progress.since = label, moving, now
+            if self.verbose and label:
+                self._say(f"{now - self._start:8.2f} s  {label}")
+        return contextlib.nullcontext()
+
+    def expect(self, size: int) -> None:
+        """Say that so many bytes, if not more, are still to come."""
+        self._progress.total = max(self._progress.total, self._progress.done + size)
+
+    def advance(self, size: int) -> None:
+        """Say that bytes went by."""
+        self._progress.done += size
+
+    def settle(self, expected: int, size: int) -> None:
+        """Say that there were `size` bytes where others were expected."""
+        self._progress.total += size - expected
 
     def can_ask(self) -> bool:
         """Tell whether a person sees what we say, and can answer."""
@@ -6501,14 +6770,14 @@ class Report:
 
     def confirm(self, question: str, wanted: str) -> None:
         """Ask a person to type a word; raise SnapshotError for anything else."""
-        print(question, end="", file=sys.stderr, flush=True)
-        try:
-            answer = sys.stdin.readline()
-        except KeyboardInterrupt:
-            print(file=sys.stderr)
-            raise
-        if not answer.endswith("\n"):
-            print(file=sys.stderr)
+        with self.aside():
+            print(question, end="", file=sys.stderr, flush=True)
+            answer = ""
+            try:
+                answer = sys.stdin.readline()
+            finally:
+                if not answer.endswith("\n"):
+                    print(file=sys.stderr)
         if answer.strip() != wanted.strip():
             said = f"{excerpt(answer)!r} is not" if answer.strip() else "nobody typed"
             raise SnapshotError(
@@ -6517,67 +6786,264 @@ class Report:
             )
 
     @contextlib.contextmanager
-    def progress(
-        self, label: str, total: int | None, unit: str = "B"
-    ) -> Iterator[Callable[[int], object]]:
-        """Give a function that moves a bar forward; on a terminal the bar shows."""
-        if self._quiet or not sys.stderr.isatty():
-            yield lambda amount: None
-            return
-        from tqdm import tqdm
+    def progress(self, label: str, size: int) -> Iterator[Callable[[int], None]]:
+        """Give a function to tell of the bytes that go by; some `size` are expected."""
+        self.doing(label, moving=True)
+        self.expect(size)
+        before = self._progress.done
+        yield self.advance
+        self.settle(size, self._progress.done - before)
 
-        with tqdm(
-            total=total, desc=label, unit=unit, unit_scale=True, leave=False
-        ) as bar:
-            yield bar.update
+    def finished(self, copied: Copied, verdict: str = "") -> None:
+        """Say that a table is done; where no bar shows, the result says so soon."""
+        name = printable(excerpt(str(copied.relation), LABEL_WIDTH))
+        line = (
+            f"{name:<20}  {copied.rows:>11,} rows  "
+            f"{human_size(copied.size):>8}  {copied.seconds:>8.2f} s  {verdict}"
+        ).rstrip()
+        with self._lock:
+            self._untold.append(line)
+            if self._drawn or self.verbose:
+                self._tell_finished()
+
+    def _tell_finished(self) -> None:
+        if self._untold:
+            self._say("\n".join(self._untold))
+            self._untold.clear()
+
+    def _say(self, text: str) -> None:
+        with self.aside():
+            print(text, file=sys.stderr, flush=True)
+
+    # The bar.
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """Show how far the command is until its end, however that comes."""
+        over = threading.Event()
+        if not self.quiet:
+            threading.Thread(target=self._watch, args=(over,), daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()
+            with self._lock:
+                self._wipe()
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Keep the bar off the terminal, and everybody else, for something else."""
+        with self._lock:
+            shows = self._drawn > 0
+            self._wipe()
+            yield
+            if shows and self._progress.label:
+                self._draw(time.monotonic())
+
+    def _watch(self, over: threading.Event) -> None:
+        """Look at the progress again and again, and show it."""
+        on_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        wait = BAR_AFTER if on_terminal else LINE_EVERY
+        due = self._start + wait
+        while not over.wait(TICK):
+            now = time.monotonic()
+            # Who closes stderr, or has no tqdm, wants no bar.
+            with self._lock, contextlib.suppress(OSError, ValueError, ImportError):
+                self._progress.look(now)
+                if over.is_set() or now < due or not self._progress.label:
+                    continue
+                if on_terminal:
+                    self._draw(now)
+                    self._tell_finished()
+                else:
+                    due = now + LINE_EVERY
+                    self._say(self._progress.render(now))
+
+    def _draw(self, now: float) -> None:
+        """Write the bar, in place of the one that may be there."""
+        from tqdm import tqdm
+        from tqdm.utils import disp_len
+
+        width = terminal_width() - 1  # in the last column some terminals wrap
+        line = tqdm.format_meter(
+            self._progress.fraction, 1, 0,
+            ncols=width,
+            prefix=self._progress.render(now),
+            ascii=not (sys.stderr.encoding or "").lower().startswith("utf"),
+            bar_format=f"|{{bar:{min(BAR_WIDTH, width // 4)}}}| {{desc}}",
+        )  # fmt: skip
+        self._replace(line, disp_len(line))
+
+    def _wipe(self) -> None:
+        """Take the bar away."""
+        if self._drawn:
+            self._replace("", 0)
+
+    def _replace(self, line: str, columns: int) -> None:
+        """Write another bar over all rows of the last: a narrower terminal wraps it."""
+        above = max(self._drawn - 1, 0) // terminal_width()
+        up = f"\033[{above}A" if above else ""
+        self._drawn = columns  # first: whoever interrupts this has it wiped
+        sys.stderr.write(f"\r{up}\033[J{line}")
+        sys.stderr.flush()
+
+    # What came of it.
+
+    def record(self, **facts: Any) -> None:
+        """Keep facts for the object that --json prints."""
+        self._facts |= facts
+
+    def tell(self, text: str) -> None:
+        """Print a result for people; the work that it came of is over."""
+        self.doing("")
+        if not self.as_json:
+            with self.aside():
+                print(text)
+
+    @contextlib.contextmanager
+    def within(self, key: str) -> Iterator[None]:
+        """Keep facts in an object of their own inside the one that --json prints."""
+        outer = self._facts
+        outer[key] = self._facts = {}
+        try:
+            yield
+        finally:
+            self._facts = outer
 
     def result(self, copied: Seq[Copied], summary: str) -> None:
-        """Print what was copied as a table, and one sentence."""
-        rows = [
-            (
-                str(each.relation),
-                f"{each.rows:,}",
-                human_size(each.size),
-                f"{each.seconds:.2f}",
-            )
-            for each in copied
-        ]
-        total = (
-            "total",
-            f"{sum(each.rows for each in copied):,}",
-            human_size(sum(each.size for each in copied)),
-            f"{sum(each.seconds for each in copied):.2f}",
+        """Give what was copied as a table, and one sentence."""
+        now = time.monotonic()
+        rows, size = (
+            sum(each.rows for each in copied),
+            sum(each.size for each in copied),
         )
-        print(render_table(("table", "rows", "size", "seconds"), [*rows, total]))
-        print(f"\n{summary}")
+        total = {"rows": rows, "bytes": size, "seconds": round(now - self._begun, 3)}
+        self.record(tables=list(map(copied_as_data, copied)), total=total)
+        self.tell(render_copied(copied, now - self._begun) + f"\n\n{summary}")
+        self._begun = now
 
     def verified(self, found: Verification, summary: str) -> None:
-        """Print what a comparison found: a table, the differences, one sentence."""
-        rows = [
-            (
-                str(each.relation),
-                "-" if each.rows is None else f"{each.rows:,}",
-                *(
-                    "-" if each.rows is None else f"{kind.count:,}"
-                    for kind in (each.missing, each.extra, each.changed)
-                ),
-            )
-            for each in found.tables
-        ]
-        headings = ("table", "rows", "missing", "extra", "changed")
-        print(render_table(headings, rows))
+        """Give what a comparison found: a table, the differences, one sentence."""
+        self.record(
+            equal=found.equal,
+            tables=list(map(compared_as_data, found.tables)),
+            states=found.states,
+            catalog=found.catalog,
+        )
         differences = render_verification(found)
-        if differences:
-            print("", *differences, sep="\n")
-        print(f"\n{summary}")
+        parts = [render_compared(found.tables), "\n".join(differences), summary]
+        self.tell("\n\n".join(filter(None, parts)))
 
-    def blueprint(self, written: Blueprint, summary: str) -> None:
-        """Print one sentence; without one, the schema script, byte for byte."""
-        if summary:
-            print(summary)
-        else:
-            sys.stdout.flush()
-            sys.stdout.buffer.write(written.text.encode())
+    def blueprint(self, written: Blueprint, place: str) -> None:
+        """Give a schema script: say where it is, or if nowhere, give its very bytes."""
+        left_out = [dataclasses.asdict(each) for each in written.left_out]
+        self.record(written_by=written.written_by, left_out=left_out)
+        self.record(text=None if place else written.text)
+        if place:
+            self.tell(f"{place}; {written.written_by} wrote it.")
+        elif not self.as_json:
+            self.doing("")
+            with self.aside():
+                sys.stdout.flush()
+                sys.stdout.buffer.write(written.text.encode())
+
+    def failed(self, error: Exception) -> int:
+        """Say what went wrong, and what to do; return the exit status."""
+        plain = in_plain_words(error)
+        print(f"{self._program}: error: {plain}", file=sys.stderr)
+        if plain.hint:
+            print(f"hint: {plain.hint}", file=sys.stderr)
+        cause = error if plain is not error else error.__cause__
+        if self.verbose and cause is not None:
+            said = str(cause).strip().replace("\n", "\n  ")
+            print(f"cause: {type(cause).__name__}: {said}", file=sys.stderr)
+        self.record(error=plain.args[0], hint=plain.hint, lines=plain.lines)
+        return plain.code
+
+    def ended(self, how: str, status: int) -> int:
+        """Say that somebody ended the command; return the exit status."""
+        print(f"{self._program}: {how}", file=sys.stderr)
+        self.record(error=how, hint="", lines=())
+        return status
+
+    def close(self, status: int) -> int:
+        """Print the object of --json; return the exit status."""
+        if self.as_json:
+            seconds = round(time.monotonic() - self._start, 3)
+            self.record(status=status, seconds=seconds, notes=self._notes)
+            print(json.dumps(self._facts, indent=2))
+        sys.stdout.flush()
+        return status
+
+
+def copied_as_data(copied: Copied) -> dict[str, Any]:
+    """Return a table that was copied for JSON."""
+    return {
+        "schema": copied.relation.schema,
+        "table": copied.relation.name,
+        "file": copied.file,
+        "rows": copied.rows,
+        "bytes": copied.size,
+        "seconds": round(copied.seconds, 3),
+    }
+
+
+def compared_as_data(compared: Compared) -> dict[str, Any]:
+    """Return a table that was compared for JSON."""
+    return {
+        "schema": compared.relation.schema,
+        "table": compared.relation.name,
+        "rows": compared.rows,
+        "obstacle": compared.obstacle,
+        "missing": differences_as_data(compared.missing),
+        "extra": differences_as_data(compared.extra),
+        "changed": differences_as_data(compared.changed),
+    }
+
+
+def differences_as_data(rows: RowDifferences) -> dict[str, Any]:
+    """Return how many rows differ, and the first of them, for JSON."""
+    first = [{"row": dict(name.cells), "columns": name.changed} for name in rows.first]
+    return {"count": rows.count, "first": first}
+
+
+def settings_as_data(settings: Settings) -> dict[str, Any]:
+    """Return where a database is for JSON, without the password."""
+    return {
+        "host": settings.host,
+        "port": settings.port,
+        "name": settings.dbname,
+        "user": settings.user,
+    }
+
+
+def render_copied(copied: Iterable[Copied], seconds: float) -> str:
+    """Return a table of what was copied; `seconds` is the time of it all."""
+    figures = [(str(c.relation), c.rows, c.size, c.seconds) for c in copied]
+    total = ("total", sum(f[1] for f in figures), sum(f[2] for f in figures), seconds)
+    return render_table(
+        ("table", "rows", "size", "seconds"),
+        [
+            (name, f"{rows:,}", human_size(size), f"{time_:.2f}")
+            for name, rows, size, time_ in [*figures, total]
+        ],
+    )
+
+
+def render_compared(tables: Iterable[Compared]) -> str:
+    """Return a table of how many rows differ."""
+    rows = [
+        (
+            str(each.relation),
+            "-" if each.rows is None else f"{each.rows:,}",
+            *(
+                "-" if each.rows is None else f"{kind.count:,}"
+                for kind in (each.missing, each.extra, each.changed)
+            ),
+        )
+        for each in tables
+    ]
+    return render_table(("table", "rows", "missing", "extra", "changed"), rows)
 
 
 def render_replacement(
@@ -6652,43 +7118,63 @@ def render_table(headings: Seq[str], rows: Seq[Seq[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def human_size(size: int) -> str:
+def human_size(size: float) -> str:
     """Return a number of bytes as people write it: 1.5 kB is 1,500 bytes."""
-    amount = float(size)
     for unit in ("B", "kB", "MB", "GB"):
-        if amount < 1000:
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1000
-    return f"{amount:.1f} TB"
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def human_time(seconds: float) -> str:
+    """Return a time as people say it: 7 s, 3 min 20 s, 2 h 5 min."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def printable(text: str) -> str:
+    """Return text in which nothing moves a terminal's cursor."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def terminal_width() -> int:
+    """Return how many columns the terminal of stderr has now."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
 
 
 # ---- Command line — the only room that exits -----------------------------------------
 
+PROGRAM = "python export_restore.py"
+
 DESCRIPTION = """\
 Take a PostgreSQL database to a folder of plain files, and bring it back."""
 
-EPILOG = """\
-examples:
-  Seed the sample database, and take it to the folder exports:
-    python setup_db.py
-    python export_restore.py export --env-file .env
-  Bring it back, into the same database or another one:
-    python export_restore.py restore --env-file supabase.env
-  Compare that database with the folder; prove that the folder can be restored:
-    python export_restore.py verify --env-file supabase.env
-    python export_restore.py rehearse
-  Write the schema.sql that an export needs:
-    python export_restore.py schema
-
+EXIT_STATUS = """
 exit status:
-  0  done
-  1  failed: the database or the disk said no
-  2  wrong usage or configuration
-  3  the snapshot is damaged, or the database differs from it
+  0         done
+  1         failed: the database or the disk said no
+  2         wrong usage or configuration
+  3         the snapshot is damaged, or the database differs from it
   130, 143  ended by Ctrl-C or SIGTERM; everything is as it was
 """
 
-EXPORT_EPILOG = """\
+EXAMPLES = """\
+examples:
+  Take the database of .env to the folder exports:
+    python export_restore.py export
+  Bring it back, into the same database or another one:
+    python export_restore.py restore --env-file supabase.env
+  See whether that database still holds what the folder does:
+    python export_restore.py verify --env-file supabase.env
+"""
+
+EXPORT_EXAMPLES = """\
 examples:
   Take the database of .env to the folder exports:
     python export_restore.py export
@@ -6698,38 +7184,37 @@ examples:
     python export_restore.py export --tables leads 'sales.*'
 """
 
-RESTORE_EPILOG = """\
+RESTORE_EXAMPLES = """\
 examples:
   Bring the folder exports back into the database of .env:
     python export_restore.py restore
-  Bring it into another server's database:
-    python export_restore.py restore --env-file supabase.env
-  See whether that would work, and change nothing:
+  See whether another database would take it, and change nothing:
     python export_restore.py restore --env-file supabase.env --dry-run
   Replace the rows of one table, where migrations own the schema:
     python export_restore.py restore --data-only --tables leads
 """
 
-
-VERIFY_EPILOG = """\
+VERIFY_EXAMPLES = """\
 examples:
   Does the database of .env still hold what the folder exports does?
     python export_restore.py verify
   And the database that it was restored into?
     python export_restore.py verify --env-file supabase.env
-
-exit status: 0 equal, 3 something differs
+  Which rows differ, for a program to read?
+    python export_restore.py verify --json
 """
 
-REHEARSE_EPILOG = """\
+REHEARSE_EXAMPLES = """\
 examples:
   Prove that the folder exports can be restored, on a private server:
     python export_restore.py rehearse
+  Prove it of another folder:
+    python export_restore.py rehearse --dir prod-snapshot
   Prove it on a server of your own, in a scratch database that is dropped afterwards:
     python export_restore.py rehearse --env-file staging.env
 """
 
-SCHEMA_EPILOG = """\
+SCHEMA_EXAMPLES = """\
 examples:
   Write ./schema.sql for the database of .env:
     python export_restore.py schema
@@ -6739,95 +7224,173 @@ examples:
     python export_restore.py schema --env-file test.env --output - | diff schema.sql -
 """
 
-NEXT_STEP = """\
-Bring it back, here or elsewhere, with:
-  python export_restore.py restore --env-file .env"""
+
+class Parser(argparse.ArgumentParser):
+    """Reads the command line; what is wrong with it is an error like any other."""
+
+    def error(self, message: str) -> NoReturn:
+        raise SnapshotError(message, hint=f"see {self.prog} --help", code=EXIT_USAGE)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser; each subcommand carries the function that runs it."""
-    parser = argparse.ArgumentParser(
-        prog="export_restore",
+    parser = Parser(
+        prog=PROGRAM,
+        usage=f"{PROGRAM} COMMAND [options]",
         description=DESCRIPTION,
-        epilog=EPILOG,
+        epilog=EXAMPLES + EXIT_STATUS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    add_export(commands)
-    add_restore(commands)
-    add_command(commands, "verify", command_verify, VERIFY_EPILOG,
-                "compare the database with the folder, row by row")  # fmt: skip
-    command = add_command(commands, "rehearse", command_rehearse, REHEARSE_EPILOG,
-                          "prove that the folder can be restored")  # fmt: skip
-    command.set_defaults(env_file=None)
-    add_schema(commands)
+    parser.add_argument("--version", action="version",
+                        version=f"export_restore {VERSION}")  # fmt: skip
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", required=True, prog=PROGRAM
+    )
+    for add in (add_export, add_restore, add_verify, add_rehearse, add_schema):
+        add_output(add(commands))
     return parser
 
 
-def add_schema(commands: Any) -> None:
-    """Add the subcommand schema."""
-    command = add_command(commands, "schema", command_schema, SCHEMA_EPILOG,
-                          "write schema.sql for a live database, with pg_dump",
-                          folder=False)  # fmt: skip
-    option = command.add_argument
-    option("--output", type=Path, default=Path(SCHEMA_FILE), metavar="FILE",
-           help="where to write it; - is stdout (default: %(default)s)")  # fmt: skip
-    option("--force", action="store_true",
-           help="replace the file if it is there already")  # fmt: skip
-
-
-def add_export(commands: Any) -> None:
+def add_export(commands: Any) -> argparse.ArgumentParser:
     """Add the subcommand export."""
-    command = add_command(commands, "export", command_export, EXPORT_EPILOG,
+    command = add_command(commands, "export", command_export, EXPORT_EXAMPLES,
                           "take the database to a folder")  # fmt: skip
-    option = command.add_argument
+    option = command.add_argument_group("what to export").add_argument
     option("--schema-file", type=Path, metavar="FILE",
            help="the blueprint to copy (default: ./schema.sql)")  # fmt: skip
     option("--tables", nargs="+", default=[], metavar="PATTERN",
            help="export these alone: leads, 'sales.*'")  # fmt: skip
     option("--exclude", nargs="+", default=[], metavar="PATTERN",
            help="leave these out")  # fmt: skip
+    option = command.add_argument_group("how").add_argument
     option("--jobs", type=job_count, metavar="N",
            help="connections to copy with (default: as many as pay)")  # fmt: skip
     option("--gzip", action="store_true",
            help="write .csv.gz files, an eighth of the size or so")  # fmt: skip
-    add_lock_timeout(command)
+    add_lock_timeout(option)
     option("--rehearse", action="store_true",
            help="prove on a private server that it can be restored")  # fmt: skip
+    return command
 
 
-def add_restore(commands: Any) -> None:
+def add_restore(commands: Any) -> argparse.ArgumentParser:
     """Add the subcommand restore."""
-    command = add_command(commands, "restore", command_restore, RESTORE_EPILOG,
+    command = add_command(commands, "restore", command_restore, RESTORE_EXAMPLES,
                           "bring the folder back into a database")  # fmt: skip
-    option = command.add_argument
-    option("--dry-run", action="store_true",
-           help="do everything, checks included, and change nothing")  # fmt: skip
-    option("--checksum", action="store_true",
-           help="read every table again before the commit, and compare")  # fmt: skip
+    option = command.add_argument_group("what to restore").add_argument
     option("--data-only", action="store_true",
            help="keep the target's schema and replace the rows alone")  # fmt: skip
     option("--tables", nargs="+", default=[], metavar="PATTERN",
            help="with --data-only: these alone")  # fmt: skip
-    option("--accept-edits", action="store_true",
-           help="files were changed since the export on purpose")  # fmt: skip
-    option("--accept-drift", action="store_true",
-           help="schema.sql differs from the exported database on purpose")  # fmt: skip
-
+    option = command.add_argument_group("what is there now").add_argument
     option("--yes", action="store_true",
            help="do not ask before rows are replaced")  # fmt: skip
     option("--keep", type=Path, metavar="DIR",
            help="first export to DIR what the target holds now")  # fmt: skip
     option("--keep-schema-file", type=Path, metavar="FILE",
            help="with --keep: its blueprint (default: the snapshot's)")  # fmt: skip
-    add_lock_timeout(command)
+    add_lock_timeout(option)
+    option = command.add_argument_group("how sure to be").add_argument
+    option("--dry-run", action="store_true",
+           help="do everything, checks included, and change nothing")  # fmt: skip
+    option("--checksum", action="store_true",
+           help="read every table again before the commit, and compare")  # fmt: skip
+    option("--accept-edits", action="store_true",
+           help="files were changed since the export on purpose")  # fmt: skip
+    option("--accept-drift", action="store_true",
+           help="schema.sql differs from the exported database on purpose")  # fmt: skip
+    return command
 
 
-def add_lock_timeout(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--lock-timeout", type=seconds, metavar="SECONDS",
-        help="give up if another process holds a lock that long (default: wait)",
+def add_verify(commands: Any) -> argparse.ArgumentParser:
+    """Add the subcommand verify."""
+    return add_command(commands, "verify", command_verify, VERIFY_EXAMPLES,
+                       "compare the database with the folder, row by row")  # fmt: skip
+
+
+def add_rehearse(commands: Any) -> argparse.ArgumentParser:
+    """Add the subcommand rehearse."""
+    return add_command(
+        commands, "rehearse", command_rehearse, REHEARSE_EXAMPLES,
+        "prove that the folder can be restored", where=place_of_rehearsal,
     )  # fmt: skip
+
+
+def add_schema(commands: Any) -> argparse.ArgumentParser:
+    """Add the subcommand schema."""
+    command = add_command(
+        commands, "schema", command_schema, SCHEMA_EXAMPLES,
+        "write schema.sql for a live database, with pg_dump", where=add_env_file,
+    )  # fmt: skip
+    option = command.add_argument_group("what to write").add_argument
+    option("--output", type=Path, default=Path(SCHEMA_FILE), metavar="FILE",
+           help="where to write it; - is stdout (default: %(default)s)")  # fmt: skip
+    option("--force", action="store_true",
+           help="replace the file if it is there already")  # fmt: skip
+    return command
+
+
+def add_env_file(option: Callable[..., object]) -> None:
+    option("--env-file", type=Path, default=Path(".env"), metavar="FILE",
+           help="how to reach the database (default: %(default)s)")  # fmt: skip
+
+
+def add_folder(option: Callable[..., object]) -> None:
+    option("--dir", type=Path, default=Path("exports"), metavar="DIR",
+           help="the snapshot folder (default: %(default)s)")  # fmt: skip
+
+
+def add_places(option: Callable[..., object]) -> None:
+    add_env_file(option)
+    add_folder(option)
+
+
+def place_of_rehearsal(option: Callable[..., object]) -> None:
+    option("--env-file", type=Path, metavar="FILE",
+           help="a server for a scratch database (default: a private one)")  # fmt: skip
+    add_folder(option)
+
+
+def add_command(
+    commands: Any,
+    name: str,
+    run: Callable[[argparse.Namespace, Report], int],
+    examples: str,
+    summary: str,
+    where: Callable[[Callable[..., object]], None] = add_places,
+) -> argparse.ArgumentParser:
+    """Add a subcommand with its places: the env file and the folder."""
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        usage=f"{PROGRAM} {name} [options]",
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=examples + EXIT_STATUS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+    )
+    command.set_defaults(run=run, command=name)
+    where(command.add_argument_group("where").add_argument)
+    return command
+
+
+def add_output(command: argparse.ArgumentParser) -> None:
+    """Add the options that say how much a subcommand says, and how."""
+    group = command.add_argument_group("output")
+    option = group.add_mutually_exclusive_group().add_argument
+    option("-q", "--quiet", action="store_true",
+           help="say nothing but the result and errors")  # fmt: skip
+    option("-v", "--verbose", action="store_true",
+           help="say what is done when, and what caused an error")  # fmt: skip
+    option = group.add_argument
+    option("--json", action="store_true",
+           help="print the result, or the error, as a JSON object")  # fmt: skip
+    option("-h", "--help", action="help", help="show this help")
+
+
+def add_lock_timeout(option: Callable[..., object]) -> None:
+    option("--lock-timeout", type=seconds, metavar="SECONDS",
+           help="give up if another process holds a lock that long")  # fmt: skip
 
 
 def seconds(text: str) -> float:
@@ -6844,39 +7407,10 @@ def job_count(text: str) -> int:
     return int(text)
 
 
-def add_command(
-    commands: Any,
-    name: str,
-    run: Callable[[argparse.Namespace], int],
-    epilog: str,
-    summary: str,
-    *,
-    folder: bool = True,
-) -> argparse.ArgumentParser:
-    """Add a subcommand with the options that all of them share."""
-    command: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=summary,
-        description=f"{summary[0].upper()}{summary[1:]}.",
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    command.set_defaults(run=run)
-    option = command.add_argument
-    option("--env-file", type=Path, default=Path(".env"), metavar="FILE",
-           help="how to reach the database (default: %(default)s)")  # fmt: skip
-    if folder:
-        option("--dir", type=Path, default=Path("exports"), metavar="DIR",
-               help="the snapshot folder (default: %(default)s)")  # fmt: skip
-    option("-q", "--quiet", action="store_true",
-           help="say nothing but the result and errors")  # fmt: skip
-    return command
-
-
-def command_export(arguments: argparse.Namespace) -> int:
+def command_export(arguments: argparse.Namespace, report: Report) -> int:
     """Run the subcommand export."""
-    report = Report(quiet=arguments.quiet)
     settings = read_settings(arguments.env_file)
+    record_places(report, arguments, settings)
     plan = ExportPlan(
         folder=arguments.dir,
         schema_file=find_schema_file(arguments.schema_file),
@@ -6888,14 +7422,40 @@ def command_export(arguments: argparse.Namespace) -> int:
     )
     report.note(f"exporting {settings} to {arguments.dir}")
     copied = export(settings, plan, report)
-    report.result(copied, f"The snapshot is in {arguments.dir}. {NEXT_STEP}")
-    return run_rehearsal(arguments, None) if arguments.rehearse else EXIT_DONE
+    report.result(
+        copied,
+        f"The snapshot is in {arguments.dir}. Bring it back, here or elsewhere, with:\n"
+        f"  {next_command('restore', arguments.env_file, arguments.dir)}",
+    )
+    if not arguments.rehearse:
+        return EXIT_DONE
+    with report.within("rehearsal"):
+        return run_rehearsal(arguments, None, report)
 
 
-def command_restore(arguments: argparse.Namespace) -> int:
+def record_places(
+    report: Report, arguments: argparse.Namespace, settings: Settings | None
+) -> None:
+    """Keep for JSON which database and folder a command is about."""
+    database = settings_as_data(settings) if settings else None
+    report.record(database=database, folder=str(arguments.dir.absolute()))
+
+
+def next_command(name: str, env_file: Path, folder: Path, *options: str) -> str:
+    """Return the line to type for a subcommand on an env file and a folder."""
+    import shlex
+    import subprocess
+
+    words = [*PROGRAM.split(), name, "--env-file", str(env_file)]
+    words += ["--dir", str(folder)] if folder != Path("exports") else []
+    words += options
+    return subprocess.list2cmdline(words) if WINDOWS else shlex.join(words)
+
+
+def command_restore(arguments: argparse.Namespace, report: Report) -> int:
     """Run the subcommand restore."""
-    report = Report(quiet=arguments.quiet)
     settings = read_settings(arguments.env_file)
+    record_places(report, arguments, settings)
     report.note(f"restoring {arguments.dir} into {settings}")
     plan = RestorePlan(
         folder=arguments.dir,
@@ -6922,6 +7482,7 @@ def command_restore(arguments: argparse.Namespace) -> int:
             hint="add --data-only, or leave out --tables",
             code=EXIT_USAGE,
         )
+    report.record(dry_run=plan.dry_run)
     copied = restore(settings, plan, report)
     if plan.dry_run:
         report.result(copied, f"It would work. Nothing was changed in {settings}.")
@@ -6935,20 +7496,17 @@ def way_back(plan: RestorePlan, env_file: Path) -> str:
     """Return how to undo a restore; empty if the state before it was not kept."""
     if plan.keep is None or not (plan.keep / MANIFEST_FILE).exists():
         return ""
-    import shlex
-
-    options = ["--env-file", str(env_file), "--dir", str(plan.keep)]
-    options += ["--data-only"] if plan.data_only else []
+    options = ["--data-only"] if plan.data_only else []
     return (
         f"What was there before is in {plan.keep}. Bring it back with:\n"
-        f"  python export_restore.py restore {shlex.join(options)}"
+        f"  {next_command('restore', env_file, plan.keep, *options)}"
     )
 
 
-def command_verify(arguments: argparse.Namespace) -> int:
+def command_verify(arguments: argparse.Namespace, report: Report) -> int:
     """Run the subcommand verify."""
-    report = Report(quiet=arguments.quiet)
     settings = read_settings(arguments.env_file)
+    record_places(report, arguments, settings)
     report.note(f"comparing {settings} with {arguments.dir}")
     found = verify(settings, arguments.dir, report)
     verdict = "equals" if found.equal else "differs from"
@@ -6956,15 +7514,18 @@ def command_verify(arguments: argparse.Namespace) -> int:
     return EXIT_DONE if found.equal else EXIT_DAMAGED
 
 
-def command_rehearse(arguments: argparse.Namespace) -> int:
+def command_rehearse(arguments: argparse.Namespace, report: Report) -> int:
     """Run the subcommand rehearse."""
     env_file = arguments.env_file
-    return run_rehearsal(arguments, read_settings(env_file) if env_file else None)
+    settings = read_settings(env_file) if env_file else None
+    record_places(report, arguments, settings)
+    return run_rehearsal(arguments, settings, report)
 
 
-def run_rehearsal(arguments: argparse.Namespace, settings: Settings | None) -> int:
+def run_rehearsal(
+    arguments: argparse.Namespace, settings: Settings | None, report: Report
+) -> int:
     """Prove that the snapshot can be restored, and say so."""
-    report = Report(quiet=arguments.quiet)
     where = f"a scratch database beside {settings}" if settings else "a private server"
     report.note(f"rehearsing the restore of {arguments.dir} on {where}")
     rehearsal = rehearse(settings, arguments.dir, report)
@@ -6974,67 +7535,71 @@ def run_rehearsal(arguments: argparse.Namespace, settings: Settings | None) -> i
         f"The snapshot in {arguments.dir} can be restored: it was, on PostgreSQL "
         f"{rehearsal.server_version}, {proof}, and nothing is left of it.",
     )
+    report.record(server_version=rehearsal.server_version, compared=rehearsal.compared)
     return EXIT_DONE
 
 
-def command_schema(arguments: argparse.Namespace) -> int:
+def command_schema(arguments: argparse.Namespace, report: Report) -> int:
     """Run the subcommand schema."""
-    report = Report(quiet=arguments.quiet)
     settings = read_settings(arguments.env_file)
     output = None if str(arguments.output) == "-" else arguments.output
+    report.record(database=settings_as_data(settings), file=output and str(output))
     if output:
         check_output(output, force=arguments.force)
     blueprint = take_blueprint(settings, report)
     if blueprint.left_out:
         names = list(map(str, blueprint.left_out))
         report.note(f"not in it: {render_left_out('what belongs to others', names)}")
-    summary = ""
     if output:
         write_source(output, blueprint.text.encode())
-        summary = f"{output} describes {settings}; {blueprint.written_by} wrote it."
-    report.blueprint(blueprint, summary)
+    report.blueprint(blueprint, f"{output} describes {settings}" if output else "")
     return EXIT_DONE
 
 
-def run_command(program: str, command: Callable[[], int]) -> int:
-    """Run a command and return its exit status; tell a failure in two lines."""
+def run_command(
+    report: Report, parser: argparse.ArgumentParser, argv: Seq[str] | None
+) -> int:
+    """Run a command line and return its exit status."""
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names may be in any script
             stream.reconfigure(errors="backslashreplace")
     with ending_on_signals() as signals:
         try:
-            status = command()
-            sys.stdout.flush()
-            return status
-        except KeyboardInterrupt:
-            return tell_end(program, signals)
+            return report.close(outcome(report, parser, argv, signals))
         except BrokenPipeError:
             # Nobody reads stdout any more; let the interpreter not complain at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return EXIT_BROKEN_PIPE
-        except (psycopg2.Error, SnapshotError, OSError) as error:
-            # What ends a COPY comes back as an error of the server.
-            return (
-                tell_end(program, signals) if signals else tell_failure(program, error)
-            )
 
 
-def tell_end(program: str, signals: Collection[int]) -> int:
-    """Print that somebody ended the command; return the exit status."""
-    terminated = signal.SIGTERM in signals
-    print(
-        f"{program}: {'terminated' if terminated else 'interrupted'}", file=sys.stderr
-    )
-    return EXIT_TERMINATED if terminated else EXIT_INTERRUPTED
+def outcome(
+    report: Report,
+    parser: argparse.ArgumentParser,
+    argv: Seq[str] | None,
+    signals: Collection[int],
+) -> int:
+    """Do what a command line says; tell a failure; return the exit status."""
+    try:
+        arguments = parser.parse_args(argv)
+        report.quiet, report.verbose = arguments.quiet, arguments.verbose
+        report.as_json = arguments.json
+        report.record(command=arguments.command)
+        with report.working():
+            return int(arguments.run(arguments, report))
+    except KeyboardInterrupt:
+        return end_of(report, signals)
+    except (SystemExit, BrokenPipeError):  # here: --help waits for no psycopg2
+        raise
+    except (psycopg2.Error, SnapshotError, OSError) as error:
+        # What ends a COPY comes back as an error of the server.
+        return end_of(report, signals) if signals else report.failed(error)
 
 
-def tell_failure(program: str, error: Exception) -> int:
-    """Print what happened and what to do; return the exit status."""
-    plain = in_plain_words(error)
-    print(f"{program}: error: {plain}", file=sys.stderr)
-    if plain.hint:
-        print(f"hint: {plain.hint}", file=sys.stderr)
-    return plain.code
+def end_of(report: Report, signals: Collection[int]) -> int:
+    """Tell that somebody ended the command; return the exit status."""
+    if signal.SIGTERM in signals:
+        return report.ended("terminated", EXIT_TERMINATED)
+    return report.ended("interrupted", EXIT_INTERRUPTED)
 
 
 def in_plain_words(error: Exception) -> SnapshotError:
@@ -7049,8 +7614,8 @@ def in_plain_words(error: Exception) -> SnapshotError:
 
 def main(argv: Seq[str] | None = None) -> int:
     """Run the command line `argv` (default: sys.argv) and return the exit status."""
-    arguments = build_parser().parse_args(argv)
-    return run_command("export_restore", lambda: int(arguments.run(arguments)))
+    words = sys.argv[1:] if argv is None else argv
+    return run_command(Report(as_json="--json" in words), build_parser(), words)
 
 
 if __name__ == "__main__":

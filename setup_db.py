@@ -231,7 +231,7 @@ def load(db: Connection, filling: Filling, report: Report) -> int:
     table = Relation("public", filling.table)
     iterator = iter(filling.rows)
     loaded = 0
-    with report.progress(filling.table, filling.count, unit=" rows") as advance:
+    with report.progress(filling.table, filling.count) as advance:
         while batch := list(itertools.islice(iterator, BATCH_ROWS)):
             stream = io.BytesIO(render_csv(filling.columns, batch).encode())
             loaded += copy_in(db, table, filling.columns, stream, null=NULL)
@@ -279,18 +279,18 @@ def set_up(settings: Settings, arguments: argparse.Namespace, report: Report) ->
         counts = fill(db, arguments, report)
         commit(db)
     rows = [(name, f"{count:,}") for name, count in counts]
-    print(render_table(("table", "rows"), rows))
-    print(f"\nCreated in {settings} in {time.monotonic() - start:.1f} s.")
+    summary = f"Created in {settings} in {time.monotonic() - start:.1f} s."
+    report.tell(f"{render_table(('table', 'rows'), rows)}\n\n{summary}")
 
 
 def fill(
     db: Connection, arguments: argparse.Namespace, report: Report
 ) -> list[tuple[str, int]]:
     """Make up the rows and load them; return each table's name and row count."""
-    return [
-        (filling.table, load(db, filling, report))
-        for filling in plan_fillings(arguments)
-    ]
+    report.doing("making up people")
+    fillings = plan_fillings(arguments)
+    report.expect(sum(filling.count for filling in fillings))
+    return [(filling.table, load(db, filling, report)) for filling in fillings]
 
 
 def plan_fillings(arguments: argparse.Namespace) -> list[Filling]:
@@ -383,6 +383,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--serve", action="store_true",
         help="keep the embedded server running, for psql or pgAdmin")  # fmt: skip
     add("-q", "--quiet", action="store_true", help="show no progress")
+    parser.set_defaults(run=command_setup, command=None, verbose=False, json=False)
     return parser
 
 
@@ -394,7 +395,7 @@ def row_count(text: str) -> int:
     return count
 
 
-def command_setup(arguments: argparse.Namespace) -> int:
+def command_setup(arguments: argparse.Namespace, report: Report) -> int:
     """Do what the command line asks for."""
     settings = read_settings(arguments.env_file)
     if arguments.serve:
@@ -406,14 +407,14 @@ def command_setup(arguments: argparse.Namespace) -> int:
             hint="raise --leads, or set --feedback 0",
             code=EXIT_USAGE,
         )
-    set_up(settings, arguments, Report(quiet=arguments.quiet))
+    set_up(settings, arguments, report)
     return EXIT_DONE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: sys.argv) and return the exit status."""
-    arguments = build_parser().parse_args(argv)
-    return run_command("setup_db", lambda: command_setup(arguments))
+    report = Report("setup_db", amount=lambda rows: f"{rows:,.0f} rows")
+    return run_command(report, build_parser(), argv)
 
 
 if __name__ == "__main__":

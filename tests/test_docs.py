@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import io
+import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -35,6 +39,56 @@ def test_the_quick_start_shows_what_the_reader_sees(
     restored = run("restore", "--env-file", ".env")
     for text in (created, exported.err, exported.out, restored.err, restored.out):
         assert output(text.strip()) in output(README)
+
+
+def printed_help(*command: str) -> str:
+    """Return what a command prints with --help, on 80 columns."""
+    import export_restore as er
+
+    os.environ["COLUMNS"] = "80"
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+        er.main([*command, "--help"])
+    del os.environ["COLUMNS"]
+    return text.getvalue()
+
+
+def help_section() -> str:
+    """Return the README's section on every command and option."""
+    own = printed_help()
+    names = re.findall(r"^    ([a-z]+) ", own.split("examples:")[0], re.MULTILINE)
+    parts = [f"```text\n{own}```\n"]
+    parts += [f"### {name}\n\n```text\n{printed_help(name)}```\n" for name in names]
+    return "\n".join(parts)
+
+
+HELP_SECTION = re.compile(r"(?<=^## Every option\n\n).*?(?=\n## )", re.M | re.S)
+
+
+def test_the_readme_shows_the_help_as_it_is_printed() -> None:
+    """`python tests/test_docs.py` puts it there."""
+    shown = HELP_SECTION.search(README)
+    assert shown is not None
+    assert shown.group() == help_section()
+    assert len(re.findall("^examples:$", shown.group(), re.MULTILINE)) >= 5
+
+
+def test_every_command_has_three_examples_that_parse() -> None:
+    import export_restore as er
+
+    for part in help_section().split("```text")[1:]:
+        lines = re.findall(r"^    python export_restore\.py (.*)$", part, re.MULTILINE)
+        assert len(lines) == 3
+        for line in lines:
+            assert callable(er.build_parser().parse_args(shlex.split(line)).run)
+
+
+def test_the_readme_names_every_key_of_json() -> None:
+    source = (ROOT / "tests" / "test_report.py").read_text(encoding="utf-8")
+    keys = set(re.findall(r'found\["(\w+)"\]', source))
+    assert len(keys) > 10
+    for key in keys:
+        assert f"`{key}`" in README, key
 
 
 def test_every_example_line_of_the_readme_parses() -> None:
@@ -103,3 +157,8 @@ def test_env_files_stay_out_of_git() -> None:
             ["git", "check-ignore", "--no-index", "-q", name], cwd=ROOT, check=False
         )
         assert done.returncode == ignored, name
+
+
+if __name__ == "__main__":
+    text = HELP_SECTION.sub(lambda _: help_section(), README)
+    (ROOT / "README.md").write_text(text, encoding="utf-8")

@@ -344,7 +344,7 @@ def test_rows_pair_by_key_in_any_order(ours: list, theirs: list, parts: int) -> 
     assert extra.count == len(two.keys() - one.keys())
     expected = {k for k in one.keys() & two.keys() if one[k] != two[k]}
     assert changed.count == len(expected)
-    assert {label.split(":")[0] for label in changed.first} <= {
+    assert {str(name).split(":")[0] for name in changed.first} <= {
         f"k={key}" for key in expected
     }
 

@@ -1,0 +1,487 @@
+"""The report: what people see on a terminal, and programs in a pipe."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import pyte
+import pytest
+from conftest import ROOT, Result, run_process
+from servers import Database, Server
+
+import export_restore as er
+
+Run = Callable[..., Result]
+Succeed = Callable[..., str]
+Fail = Callable[..., str]
+
+
+@pytest.fixture
+def server(server18: Server) -> Server:
+    """One version is enough: this is about what is said."""
+    return server18
+
+
+# ---- the progress: pure
+
+
+def progress(**values: object) -> er.Progress:
+    return er.Progress(er.human_size, "leads", True, **values)  # type: ignore[arg-type]
+
+
+def at_rate(rate: int, **values: object) -> er.Progress:
+    """Return a progress that was looked at while bytes went by at a rate."""
+    made = progress(**values)
+    done, made.done, made._seen = made.done, 0, 0
+    for second in range(1, 11):
+        made.done = second * rate
+        made.look(float(second))
+    made.done = done
+    return made
+
+
+def test_progress_says_how_far_how_fast_and_how_long() -> None:
+    made = at_rate(80_000_000, done=1_200_000_000, total=3_400_000_000)
+    assert made.render(0) == "leads: 1.2 GB of 3.4 GB, 35 %, 80.0 MB/s, 27 s left"
+
+
+@pytest.mark.parametrize("done, total", [(7, 0), (7, 3), (3, 3), (0, 0), (0, 3)])
+def test_an_estimate_that_was_too_low_is_no_percentage(done: int, total: int) -> None:
+    """Neither more than 100 %, nor a negative time, nor a division by zero."""
+    text = at_rate(1000, done=done, total=total).render(0)
+    percent = re.search(r"(\d+) %", text)
+    assert percent is None or int(percent.group(1)) <= 100
+    assert ("%" in text) == (done <= total != 0)
+    assert ("left" in text) == (done < total)
+    assert "-" not in text
+
+
+def test_a_step_without_bytes_says_how_long_it_takes() -> None:
+    made = er.Progress(er.human_size, "building indexes and keys", since=5.0)
+    assert made.render(17.2) == "building indexes and keys, 12 s"
+
+
+def test_the_rate_forgets() -> None:
+    """A pause without bytes counts nothing, and what was long ago ever less."""
+    made = at_rate(1000, done=10_000)
+    assert made.rate == pytest.approx(1000)
+    made.moving = False
+    made.look(500.0)
+    assert made.rate == pytest.approx(1000)
+    made.moving = True
+    for second in range(501, 701):
+        made.done += 5000
+        made.look(float(second))
+    assert made.rate == pytest.approx(5000, rel=0.1)
+
+
+def test_names_move_no_cursor() -> None:
+    made = er.Progress(er.human_size, "a\x1b[2J\n" + "é" * 90)
+    assert made.render(0) == "a?[2J " + "é" * 25 + "…, 0 s"
+
+
+@pytest.mark.parametrize(
+    "seconds, text",
+    [(0, "0 s"), (59.6, "1 min 0 s"), (61, "1 min 1 s"), (7500, "2 h 5 min")],
+)
+def test_times_as_people_say_them(seconds: float, text: str) -> None:
+    assert er.human_time(seconds) == text
+
+
+# ---- on a terminal
+
+
+class Screen:
+    """A terminal with a command in it."""
+
+    def __init__(self, *argv: object, columns: int = 80, python: str = "") -> None:
+        self._screen = pyte.Screen(columns, 40)
+        self._stream = pyte.Stream(self._screen)
+        command = [str(ROOT / "export_restore.py"), *map(str, argv)]
+        self.process = pexpect.spawn(
+            python or sys.executable, command, dimensions=(40, columns), timeout=30
+        )
+        self.seen = ""
+
+    def read(self) -> bool:
+        """Take what the command wrote; tell whether there may be more."""
+        try:
+            text = self.process.read_nonblocking(1 << 16, timeout=10).decode()
+        except pexpect.EOF:
+            return False
+        self.seen += text
+        self._stream.feed(text)
+        return True
+
+    def until(self, pattern: str) -> None:
+        """Wait until the last line is such."""
+        while not re.search(pattern, (self.lines() or [""])[-1]):
+            assert self.read(), self.lines()
+
+    def resize(self, columns: int) -> None:
+        self.process.setwinsize(40, columns)
+        self._screen.resize(40, columns)
+
+    def end(self) -> int:
+        """Wait for the end; return the exit status."""
+        while self.read():
+            pass
+        self.process.wait()
+        return int(self.process.exitstatus or 0)
+
+    def lines(self) -> list[str]:
+        return [line.rstrip() for line in self._screen.display if line.strip()]
+
+
+BAR = r"^\|█+[^|]*\| a_very_long_name_of_a_table_xxx…: \d+ B of \d+ B, \d+ %"
+LONG = "a_very_long_name_of_a_table_" + "x" * 30
+SLOW = """
+    CREATE OR REPLACE FUNCTION slow(int) RETURNS int LANGUAGE plpgsql IMMUTABLE
+        AS 'BEGIN PERFORM pg_sleep(0.1); RETURN $1; END'
+"""
+BLUEPRINT = f"""
+    DROP TABLE IF EXISTS a_first, "{LONG}";
+    {SLOW};
+    CREATE TABLE a_first (id int PRIMARY KEY);
+    CREATE TABLE "{LONG}" (id int PRIMARY KEY CHECK (public.slow(id) > 0));
+"""
+
+
+@pytest.fixture
+def slow(source: Database, work: Path, succeed: Succeed) -> Path:
+    """A snapshot whose rows take a second to load; returns the env file."""
+    (work / "schema.sql").write_text(BLUEPRINT)
+    source.execute(BLUEPRINT.replace("pg_sleep(0.1)", "1"))
+    source.execute("INSERT INTO a_first VALUES (7)")
+    source.execute(f'INSERT INTO "{LONG}" SELECT generate_series(1, 14)')
+    source.execute(SLOW)
+    succeed("export", "--env-file", source.env_file(work))
+    return source.env_file(work)
+
+
+def test_a_bar_for_the_job_and_a_line_for_each_table(slow: Path) -> None:
+    screen = Screen("restore", "--env-file", slow)
+    screen.until(BAR)
+    assert screen.end() == 0
+    lines = screen.lines()
+    assert lines[0].startswith("restoring exports into ")
+    assert re.fullmatch(r"a_first +1 rows +5 B +\d\.\d\d s", lines[1])
+    assert re.fullmatch(rf"{LONG[:31]}… +14 rows +36 B +\d\.\d\d s", lines[2])
+    assert re.fullmatch(r"table +rows +size +seconds", lines[3])
+    assert lines[-1].startswith("Restored into ")
+    assert "█" not in "".join(lines)
+
+
+def test_the_total_is_the_time_of_the_whole_command(
+    seeded: Database, work: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the sum of the tables: jobs work at once, and keys take their time, too."""
+    fetch_facts = er.fetch_facts
+
+    def slowly(db: Any) -> list[er.Fact]:
+        time.sleep(0.2)
+        return fetch_facts(db)
+
+    monkeypatch.setattr(er, "fetch_facts", slowly)
+    argv = ("export", "-q", "--env-file", seeded.env_file(work))
+    assert json.loads(run(*argv, "--json").out)["total"]["seconds"] > 0.2
+    total = re.search(r"^total .* (\d+\.\d\d)$", run(*argv).out, re.MULTILINE)
+    assert total is not None
+    assert float(total.group(1)) > 0.2
+
+
+def test_a_narrow_terminal(slow: Path) -> None:
+    """The bar stays in one line, and leaves none behind."""
+    columns = 30
+    screen = Screen("restore", "--env-file", slow, columns=columns)
+    screen.until(r"^\|█+.*\| a_v")
+    assert screen.end() == 0
+    drawn = re.findall(r"\x1b\[J(\|[^\r\n]*)", screen.seen)
+    assert drawn
+    assert all(len(line) < columns for line in drawn)
+    assert "|█" not in "\n".join(screen.lines())
+
+
+def test_a_terminal_that_becomes_narrow(slow: Path) -> None:
+    """The rows into which it wraps the bar are taken away with it."""
+    screen = Screen("restore", "--env-file", slow)
+    screen.until(BAR)
+    screen.resize(30)
+    seen = len(screen.seen)
+    assert screen.end() == 0
+    _, found, after = screen.seen[seen:].partition("\r\x1b[2A\x1b[J")  # of three rows
+    assert found
+    assert all(len(line) < 30 for line in re.findall(r"\|█[^\r\n]*", after))
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_the_bar_is_gone_when_somebody_ends_it(slow: Path, how: int) -> None:
+    screen = Screen("restore", "--env-file", slow)
+    screen.until(BAR)
+    screen.process.kill(how)
+    assert screen.end() in (130, 143)
+    assert screen.lines()[-1] in (
+        "export_restore: interrupted", "export_restore: terminated",
+    )  # fmt: skip
+    assert screen.lines()[-2].startswith("a_first ")
+
+
+def test_the_bar_is_gone_before_an_error(work: Path, slow: Path) -> None:
+    with (work / "exports" / f"{LONG}.csv").open("a") as file:
+        file.write("nonsense,\n")
+    screen = Screen("restore", "--env-file", slow, "--accept-edits")
+    assert screen.end() == 3
+    assert "█" in screen.seen
+    first, *error = screen.lines()[1:]
+    assert first.startswith("a_first ")
+    assert "".join(error).startswith(f"export_restore: error: {LONG}.csv, line 16: ")
+    assert error[-1].startswith("hint: ")
+
+
+def test_a_note_goes_above_the_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    report = er.Report()
+    report.doing("waiting")
+    with report._lock:
+        report._draw(0.0)
+    capsys.readouterr()
+    report.note("something")
+    err = capsys.readouterr().err
+    assert re.fullmatch(r"\r\x1b\[Jsomething\n\r\x1b\[J\| +\| waiting, \d+ s", err)
+
+
+def test_jobs_tell_of_each_table_once(
+    source: Database, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parts of a table are one line; at the end as much is done as there was."""
+    (work / "schema.sql").write_text("CREATE TABLE t (id int PRIMARY KEY, a text);")
+    source.execute("CREATE TABLE t (id int PRIMARY KEY, a text)")
+    source.execute("INSERT INTO t SELECT i, repeat('x', 50) FROM"
+                   " generate_series(1, 5000) AS i")  # fmt: skip
+    monkeypatch.setattr(er, "LARGE_TABLE", 1)
+    stderr = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    report = er.Report()
+    report.verbose = True  # tells of tables at once
+    plan = er.ExportPlan(work / "exports", work / "schema.sql", jobs=3)
+    er.export(er.read_settings(source.env_file(work)), plan, report)
+    said = [line for line in stderr.getvalue().splitlines() if " rows " in line]
+    size = er.human_size((work / "exports" / "t.csv").stat().st_size)
+    assert len(said) == 1
+    assert re.fullmatch(rf"t +5,000 rows +{size} +\d\.\d\d s", said[0])
+    assert report._progress.done == report._progress.total > 0
+
+
+# ---- without a terminal
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a tenth of a second count as long."""
+    monkeypatch.setattr(er, "LINE_EVERY", 0.1)
+    monkeypatch.setattr(er, "TICK", 0.02)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_lines_tell_a_pipe_of_long_work(slow: Path, run: Run) -> None:
+    lines = run("restore", "--env-file", slow).err.splitlines()
+    assert any(line.startswith("a_very_long_name_of_a_table_xxx…: ") for line in lines)
+    assert not any("\r" in line or "\x1b" in line for line in lines)
+
+
+def test_short_work_needs_no_lines(exported: Database, work: Path, run: Run) -> None:
+    for command in ("export", "restore", "verify"):
+        err = run(command, "--env-file", exported.env_file(work)).err
+        assert len(err.splitlines()) == 1
+
+
+@pytest.mark.usefixtures("impatient")
+def test_quiet_is_quiet(slow: Path, succeed: Succeed) -> None:
+    succeed("restore", "--env-file", slow)
+
+
+def test_verbose_says_what_is_done_when(
+    exported: Database, work: Path, run: Run
+) -> None:
+    err = run("restore", "-v", "--env-file", exported.env_file(work)).err
+    steps = re.findall(r"^ +(\d+\.\d\d) s  (.*)$", err, re.MULTILINE)
+    assert [float(when) for when, _ in steps] == sorted(float(w) for w, _ in steps)
+    assert [what for _, what in steps][:2] == [
+        "checking the files",
+        f"connecting to {er.read_settings(exported.env_file(work))}",
+    ]
+    for what in ("replaying schema.sql", "leads", "building indexes and keys",
+                 "checking the catalog", "committing"):  # fmt: skip
+        assert what in [each for _, each in steps]
+
+
+def test_verbose_says_what_caused_an_error(
+    exported: Database, work: Path, run: Run
+) -> None:
+    (work / "schema.sql").write_text("CREATE TABLE agents (id int);")
+    (work / "exports" / "schema.sql").write_text("CREATE TABLE t (a nonsense);")
+    options = ("--accept-edits", "--env-file", exported.env_file(work))
+    loud = run("restore", "-v", *options)
+    plain = run("restore", *options)
+    assert '\ncause: UndefinedObject: type "nonsense" does not exist' in loud.err
+    assert "cause:" not in plain.err
+    assert loud.status == plain.status == 1
+
+
+def test_a_dead_watcher_ends_with_the_command(
+    exported: Database, work: Path, run: Run
+) -> None:
+    run("verify", "--env-file", exported.env_file(work))
+    deadline = time.monotonic() + 5
+    while any(each.name.endswith("(_watch)") for each in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+# ---- for programs
+
+
+def answer(result: Result) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(result.out)
+    assert found["status"] == result.status
+    return found
+
+
+def test_json_of_each_command(exported: Database, work: Path, run: Run) -> None:
+    env = ("--env-file", exported.env_file(work))
+    common = {"command", "status", "seconds", "notes", "database", "folder"}
+    tables = [("agents", 8), ("leads", 60), ("feedback", 90)]
+    for argv, keys in {
+        ("export", *env): {"tables", "total"},
+        ("restore", *env): {"tables", "total", "skipped", "dry_run"},
+        ("verify", *env): {"tables", "equal", "states", "catalog"},
+        ("rehearse", *env): {
+            "tables", "total", "skipped", "server_version", "compared",
+        },
+    }.items():  # fmt: skip
+        found = answer(run(*argv, "--json"))
+        assert found.keys() == common | keys
+        assert (found["command"], found["status"]) == (argv[0], 0)
+        assert found["folder"] == str(work / "exports")
+        assert [(t["table"], t["rows"]) for t in found["tables"]] == tables
+    assert found["database"] == {
+        "host": exported.server.host, "port": exported.server.port,
+        "name": exported.name, "user": "postgres",
+    }  # fmt: skip
+
+
+def test_json_of_a_rehearsed_export(exported: Database, work: Path, run: Run) -> None:
+    argv = ("export", "--rehearse", "--env-file", exported.env_file(work))
+    found = answer(run(*argv, "--json"))
+    assert found["tables"] and found["rehearsal"]["tables"]
+    assert "skipped" not in found
+
+
+def test_json_of_differences(exported: Database, work: Path, run: Run) -> None:
+    exported.execute("DELETE FROM feedback WHERE id = 3")
+    exported.execute("UPDATE leads SET phone = '' WHERE id = 7")
+    exported.execute("CREATE INDEX odd ON leads (phone)")
+    result = run("verify", "--env-file", exported.env_file(work), "--json")
+    found = answer(result)
+    assert (result.status, found["equal"]) == (3, False)
+    _, leads, feedback = found["tables"]
+    assert leads["changed"] == {
+        "count": 1, "first": [{"row": {"id": "7"}, "columns": ["phone"]}],
+    }  # fmt: skip
+    assert feedback["missing"] == {
+        "count": 1, "first": [{"row": {"id": "3"}, "columns": []}],
+    }  # fmt: skip
+    assert any("odd" in line for line in found["catalog"])
+
+
+def test_json_of_errors(exported: Database, work: Path, run: Run) -> None:
+    """The same exit status and the same words on stderr as without it."""
+    env = ("--env-file", exported.env_file(work))
+    (work / "exports" / "leads.csv").write_text("id\n")
+    for argv, status in {
+        ("verify", *env): 3,
+        ("restore", *env, "--dir", "nowhere"): 2,
+        ("restore", *env, "--tables", "leads"): 2,
+        ("export", "--env-file", "nowhere"): 2,
+        ("export", "--jobs", "0"): 2,
+        ("verify", "--nonsense"): 2,
+        ("nonsense",): 2,
+        (): 2,
+    }.items():
+        plain, found = run(*argv), run(*argv, "--json")
+        assert plain.status == found.status == status, argv
+        assert plain.err == found.err
+        data = answer(found)
+        assert f"export_restore: error: {data['error']}\n" in found.err
+        assert f"hint: {data['hint']}\n" in found.err
+        assert plain.out == ""
+
+
+def test_json_of_drift(exported: Database, work: Path, run: Run) -> None:
+    blueprint = work / "exports" / "schema.sql"
+    blueprint.write_text(blueprint.read_text() + "CREATE INDEX odd ON leads (phone);")
+    env = ("--env-file", exported.env_file(work))
+    found = answer(run("restore", *env, "--accept-edits", "--json"))
+    assert found["status"] == 3
+    assert found["error"] == "schema.sql does not make the database that was exported"
+    assert len(found["lines"]) == 3  # with the names of both sides
+    assert "odd" in found["lines"][-1]
+
+
+def test_json_of_skipped_statements(exported: Database, work: Path, run: Run) -> None:
+    blueprint = work / "exports" / "schema.sql"
+    blueprint.write_text("BEGIN;\n" + blueprint.read_text())
+    env = ("--env-file", exported.env_file(work))
+    result = run("restore", *env, "--accept-edits", "--json")
+    found = answer(result)
+    assert found["skipped"] == [
+        {"line": 1, "reason": "the restore is a transaction already"}
+    ]
+    assert all(note in result.err for note in found["notes"])
+
+
+def test_json_of_an_interrupted_command(slow: Path, source: Database) -> None:
+    process = run_process("restore", "--env-file", slow, "--json")
+    deadline = time.monotonic() + 30
+    query = "SELECT FROM pg_stat_activity WHERE query LIKE 'COPY %a_very%'"
+    while not source.fetch(query):
+        assert time.monotonic() < deadline
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    found = json.loads(out)
+    assert process.returncode == found["status"] == 130
+    assert found["error"] == "interrupted"
+    assert err.splitlines()[-1] == "export_restore: interrupted"
+
+
+# ---- what to do next
+
+
+@pytest.mark.parametrize(
+    "folder, shown",
+    [("exports", ""), ("other", " --dir other"), ("my dir", " --dir 'my dir'")],
+)
+def test_the_next_command_names_what_was_used(
+    seeded: Database, work: Path, run: Run, folder: str, shown: str
+) -> None:
+    env = seeded.env_file(work).rename(work / "my $.env").name
+    out = run("export", "--env-file", env, "--dir", folder).out
+    assert out.endswith(
+        f"\n  python export_restore.py restore --env-file 'my $.env'{shown}\n"
+    )
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        er.main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"export_restore {er.VERSION}\n"
