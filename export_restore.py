@@ -32,11 +32,9 @@ import os
 import queue
 import re
 import select
-import shutil
 import signal
 import string
 import sys
-import tempfile
 import threading
 import time
 import unicodedata
@@ -74,12 +72,17 @@ class ImportedWhenUsed:
 
 
 if TYPE_CHECKING:
+    import shutil
+    import tempfile
+
     import psycopg2
     from psycopg2 import sql
     from psycopg2.extensions import connection as Connection
 else:
     psycopg2 = ImportedWhenUsed("psycopg2")
+    shutil = ImportedWhenUsed("shutil")
     sql = ImportedWhenUsed("psycopg2.sql")
+    tempfile = ImportedWhenUsed("tempfile")
 
 # ---- Constants — no code ------------------------------------------------------------
 
