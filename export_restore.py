@@ -3440,8 +3440,7 @@ ASK_WHETHER_READ_ONLY = """
 def begin_restore(db: Connection) -> None:
     """Begin the one transaction of a restore; raise if nobody may write here."""
     query = f"BEGIN ISOLATION LEVEL READ COMMITTED; {PIN_SETTINGS};"
-    values = [json.dumps(PINNED_SETTINGS)]
-    for standby, source in fetch(db, query + ASK_WHETHER_READ_ONLY, values):
+    for standby, source in fetch(db, query + ASK_WHETHER_READ_ONLY, pinned_settings()):
         raise standby_failure() if standby else read_only_failure(db, source)
 
 
@@ -7060,7 +7059,7 @@ def render_replacement(
     source = "of unknown age and origin"
     if manifest is not None:
         origin = manifest.origin or manifest.database
-        source = f"{age(manifest.created)}, from {origin}"
+        source = f"{age(manifest.created)}; it comes\nfrom {origin}"
         source += f" (PostgreSQL {manifest.server_version})"
         source += "" if home or not manifest.origin else ", another database than this"
     where = f"{settings}, as user {settings.user}"
@@ -7083,7 +7082,7 @@ def render_question(replaced: Seq[Replaced], settings: Settings) -> str:
     """Return what a person has to answer with the database's name."""
     tables = f"{len(replaced):,} table{'' if len(replaced) == 1 else 's'}"
     return (
-        f"Replace {tables} in {settings}? "
+        f"Replace {tables} in {settings}?\n"
         f"To go on, type the database's name, {settings.dbname}: "
     )
 

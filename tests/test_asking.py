@@ -54,7 +54,7 @@ def end(process: Any) -> tuple[int, list[str]]:
     return process.exitstatus, process.before.split("\r\n")
 
 
-QUESTION = "Replace 3 tables in .*? To go on, type the database's name, .*: "
+QUESTION = "Replace 3 tables in .*?\r\nTo go on, type the database's name, .*: "
 
 
 # ---- what is said --------------------------------------------------------------------
@@ -65,13 +65,11 @@ def test_the_rows_now_and_then(changed: Database, work: Path, run: Run) -> None:
     feedback = changed.fetch("SELECT count(*) FROM feedback")[0][0]
     place = f"{changed.name} on {changed.server.host}"
     result = run("restore", "--env-file", changed.env_file(work))
-    first, second, third, *table, blank = result.err.splitlines()
+    first, age, origin, third, *table, blank = result.err.splitlines()
     assert blank == ""
     assert first == f"restoring exports into {place}"
-    assert second.startswith(
-        f"the snapshot in exports is less than a minute old, from {place} "
-        "(PostgreSQL 18."
-    )
+    assert age == "the snapshot in exports is less than a minute old; it comes"
+    assert origin.startswith(f"from {place} (PostgreSQL 18.")
     assert third == f"to be replaced in {place}, as user postgres:"
     assert [line.split() for line in table] == [
         ["table", "rows", "now", "rows", "then"],
@@ -101,7 +99,7 @@ def test_rows_of_many_are_not_counted(
         "ALTER TABLE fresh RENAME TO leads; ANALYZE feedback"
     )
     err = run("restore", "--env-file", changed.env_file(work), "--dry-run").err
-    told = {line.split()[0]: line.split()[1:-1] for line in err.splitlines()[3:7]}
+    told = {line.split()[0]: line.split()[1:-1] for line in err.splitlines()[4:8]}
     [(feedback,)] = changed.fetch("SELECT count(*) FROM feedback")
     assert told["agents"] == ["8"]
     assert told["leads"] == ["over", "50"]
@@ -131,7 +129,7 @@ def test_a_table_that_only_goes(changed: Database, work: Path, run: Run) -> None
 def test_rows_alone(changed: Database, work: Path, run: Run) -> None:
     options = ("--data-only", "--tables", "leads", "feedback")
     err = run("restore", "--env-file", changed.env_file(work), *options).err
-    assert [line.split()[0] for line in err.splitlines()[3:-1]] == [
+    assert [line.split()[0] for line in err.splitlines()[4:-1]] == [
         "table", "feedback", "leads",
     ]  # fmt: skip
 

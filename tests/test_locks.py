@@ -175,9 +175,6 @@ def test_ctrl_c_ends_a_wait_that_was_told_of(source: Database, env: Path) -> Non
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "soon", "1e9", "0.0001"])
-def test_seconds_are_a_number(
-    env: Path, text: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit):
-        er.main(["restore", "--env-file", str(env), f"--lock-timeout={text}"])
-    assert f"{text} is no number of seconds" in capsys.readouterr().err
+def test_seconds_are_a_number(env: Path, fail: Fail, text: str) -> None:
+    said = fail(2, "restore", "--env-file", env, f"--lock-timeout={text}")
+    assert f"argument --lock-timeout: {text} is no number of seconds" in said
