@@ -5901,6 +5901,35 @@ nothing was changed; write the blueprint of what is there, export_restore.py sch
 --output present.sql, and add --keep-schema-file present.sql"""
 
 
+@dataclass(frozen=True, slots=True)
+class Former:
+    """What the target was before the blueprint ran."""
+
+    catalog: Catalog
+    facts: list[Fact]
+    rights: dict[tuple[str, str], Rights]
+    ties: dict[str, Tie]
+    guards: dict[str, Relation]
+    filled: list[Table]  # tables with rows, as far as we may see them
+
+    @property
+    def oids(self) -> frozenset[int]:
+        return frozenset(self.catalog.relations.values())
+
+
+def fetch_former(db: Connection, catalog: Catalog) -> Former:
+    """Return what a blueprint may take away from the target."""
+    visible = [each for each in catalog.tables if each.readable and not each.hides_rows]
+    return Former(
+        catalog,
+        fetch_facts(db, managed=()),
+        fetch_rights(db),
+        fetch_ties(db),
+        fetch_guards(db),
+        fetch_filled(db, visible),
+    )
+
+
 def replace_schema(
     db: Connection,
     snapshot: Snapshot,
@@ -5909,43 +5938,51 @@ def replace_schema(
     report: Report,
 ) -> list[Copied]:
     """Replay the blueprint, load every CSV, and check that nothing differs."""
-    facts_before = fetch_facts(db, managed=())
-    rights, ties, guards = fetch_rights(db), fetch_ties(db), fetch_guards(db)
-    visible = [each for each in before.tables if each.readable and not each.hides_rows]
-    filled = fetch_filled(db, visible)
+    former = fetch_former(db, before)
     report.doing(f"replaying {SCHEMA_FILE}")
     replay(db, snapshot, before, report)
     report.doing("reading the catalog")
     catalog = fetch_catalog(db)
     report_lost(before, catalog, report)
-    known = frozenset(before.relations.values())
-    loads = plan_loads(snapshot, catalog, known)
+    loads = plan_loads(snapshot, catalog, former.oids)
     tables = [load.table for load in loads]
     if not plan.accept_drift:
-        check_kept(filled, tables, before, catalog)
+        check_kept(former.filled, tables, before, catalog)
     force_policies(db, tables, "NO FORCE")
     seeded = fetch_filled(db, tables)
-    check_new(seeded, known, report)
-    lost_keys = keys_lost(before, catalog)
+    check_new(seeded, former.oids, report)
     report.expect(bytes_to_move(loads, plan))
+    lost_keys = keys_lost(before, catalog)
     copied = load(
         db, snapshot, catalog, loads, report, stale=seeded, lost_keys=lost_keys
     )
     report.doing("setting the sequences")
-    restore_sequences(db, snapshot, catalog, loads, known)
+    restore_sequences(db, snapshot, catalog, loads, former.oids)
     if plan.checksum:
         check_content(db, snapshot, loads, report)
     force_policies(db, tables, "FORCE")
-    refresh_views(db, snapshot, catalog, known, report)
-    keep_rights(db, rights, report)
-    keep_ties(db, ties, (before, catalog), plan, report)
+    refresh_views(db, snapshot, catalog, former.oids, report)
+    keep_rights(db, former.rights, report)
+    keep_ties(db, former.ties, (before, catalog), plan, report)
     if not plan.accept_drift:
         report.doing("checking the catalog")
-        check_guards(guards, fetch_guards(db), catalog)
-        facts = fetch_facts(db, managed=())
-        check_survivors(facts_before, facts, before, catalog, tables)
-        check_drift(snapshot, server_version(db), facts_before, facts, before, catalog)
+        check_catalog(db, snapshot, former, catalog, tables)
     return copied
+
+
+def check_catalog(
+    db: Connection,
+    snapshot: Snapshot,
+    former: Former,
+    after: Catalog,
+    loaded: Iterable[Table],
+) -> None:
+    """Raise if the target is not what was exported, or lost what nobody meant to."""
+    check_guards(former.guards, fetch_guards(db), after)
+    facts = fetch_facts(db, managed=())
+    before = former.catalog
+    check_survivors(former.facts, facts, before, after, loaded)
+    check_drift(snapshot, server_version(db), former.facts, facts, before, after)
 
 
 def replace_rows(
