@@ -3100,6 +3100,13 @@ def itself(table: Table) -> sql.Composable:
     return sql.SQL("{} {}").format(sql.SQL(only), table.relation.ident)
 
 
+def lock_alone(db: Connection, tables: Collection[Table]) -> None:
+    """Keep everybody else away from the tables until the transaction ends."""
+    names = sql.SQL(", ").join(map(itself, tables))
+    if tables:
+        execute(db, sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(names))
+
+
 def truncate(db: Connection, tables: Collection[Table]) -> None:
     """Empty the tables, all at once."""
     names = sql.SQL(", ").join(map(itself, tables))
@@ -4463,6 +4470,7 @@ def replace_schema(
     tables = [load.table for load in loads]
     if not plan.accept_drift:
         check_kept(filled, tables, before, catalog)
+    lock_alone(db, [table for table in tables if table.oid in known])
     force_policies(db, tables, "NO FORCE")
     seeded = fetch_filled(db, tables)
     check_new(seeded, known, report)
@@ -4486,21 +4494,35 @@ def replace_rows(
     db: Connection, snapshot: Snapshot, plan: RestorePlan, report: Report
 ) -> list[Copied]:
     """Replace the rows of the snapshot's tables; the target's schema stays."""
-    catalog = fetch_catalog(db)
-    known = frozenset(catalog.relations.values())
-    loads = plan_loads(snapshot, catalog, known)
-    if plan.only:
-        chosen = names_of(select_tables([load.table for load in loads], plan.only, ()))
-        loads = [load for load in loads if load.table.relation in chosen]
+    _, loads = plan_replacement(db, snapshot, plan)
+    lock_alone(db, [load.table for load in loads])
+    # Again: others may have altered a table while we waited for it.
+    catalog, loads = plan_replacement(db, snapshot, plan)
     tables = [load.table for load in loads]
+    facts_before = fetch_facts(db)
     force_policies(db, tables, "NO FORCE")
     copied = load(db, snapshot, catalog, loads, report, stale=tables, lost_keys=())
+    known = frozenset(catalog.relations.values())
     restore_sequences(db, snapshot, catalog, loads, known, partial=bool(plan.only))
     if plan.checksum:
         check_content(db, snapshot, loads, report)
     force_policies(db, tables, "FORCE")
     refresh_views(db, snapshot, catalog, known=())
+    if not plan.accept_drift:
+        check_unaltered(facts_before, fetch_facts(db), tables)
     return copied
+
+
+def plan_replacement(
+    db: Connection, snapshot: Snapshot, plan: RestorePlan
+) -> tuple[Catalog, list[Load]]:
+    """Return the target's catalog, and what to load into tables that are there."""
+    catalog = fetch_catalog(db)
+    loads = plan_loads(snapshot, catalog, frozenset(catalog.relations.values()))
+    if plan.only:
+        chosen = names_of(select_tables([load.table for load in loads], plan.only, ()))
+        loads = [load for load in loads if load.table.relation in chosen]
+    return catalog, loads
 
 
 def load(
@@ -4689,6 +4711,29 @@ def check_survivors(
             f"{SCHEMA_FILE} took parts of what it does not make:\n"
             + "\n".join(f"  -{line}" for line in lost),
             hint="drop without CASCADE, or lose them with --accept-drift",
+            code=EXIT_DAMAGED,
+        )
+
+
+def check_unaltered(
+    facts_before: Iterable[Fact], facts: Iterable[Fact], loaded: Iterable[Table]
+) -> None:
+    """Raise if the tables are not what they were, their rows apart.
+
+    An index that was invalid is whole now that every row is new.
+    """
+    names = {name for table in loaded for name in (table.relation, *table.partitions)}
+    lines = drift(
+        *(
+            [each.line.removesuffix(" invalid") for each in some if each.about in names]
+            for some in (facts_before, facts)
+        )
+    )
+    if lines:
+        raise SnapshotError(
+            "the tables would not be what they were:\n"
+            + "\n".join(f"  {line}" for line in lines),
+            hint="see what alters them as rows are replaced, or --accept-drift",
             code=EXIT_DAMAGED,
         )
 
