@@ -181,6 +181,7 @@ SQLSTATE_HINTS = {
     "42P07": "schema.sql needs DROP statements before its CREATEs",
     "42710": "schema.sql needs DROP statements before its CREATEs",
     "2BP01": "add CASCADE to that DROP in schema.sql",
+    "40P01": "nothing was changed; run it again when fewer others use these tables",
     "53100": "free some disk space on the server",
     "25006": "connect to the primary server",
     "22021": (
@@ -4495,7 +4496,8 @@ def replace_rows(
 ) -> list[Copied]:
     """Replace the rows of the snapshot's tables; the target's schema stays."""
     _, loads = plan_replacement(db, snapshot, plan)
-    lock_alone(db, [load.table for load in loads])
+    # Who adds a row locks its table before the one that it refers to.
+    lock_alone(db, [load.table for load in reversed(loads)])
     # Again: others may have altered a table while we waited for it.
     catalog, loads = plan_replacement(db, snapshot, plan)
     tables = [load.table for load in loads]

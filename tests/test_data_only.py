@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psycopg2
 import pytest
-from conftest import Result
+from conftest import Result, run_process
 from servers import Database
 
 import export_restore as er
@@ -186,3 +188,23 @@ def test_nobody_adds_rows_to_a_table_that_stays(
 
     monkeypatch.setattr(er, "check_new", and_then_write)
     succeed("restore", "--env-file", env)
+
+
+def test_who_adds_rows_meanwhile_meets_no_deadlock(
+    exported: Database, work: Path
+) -> None:
+    """An INSERT locks its table before those that it refers to; so does the restore."""
+    add = "INSERT INTO leads (full_name, email, agent_id) VALUES ('x', %s, %s)"
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    env = exported.env_file(work)
+    with contextlib.closing(exported.connect()) as db, db.cursor() as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute(add, ["a@example.org", None])
+        process = run_process("restore", "--env-file", env, "--data-only", "-q")
+        deadline = time.monotonic() + 30
+        while exported.fetch(waiting) == [(0,)] and time.monotonic() < deadline:
+            time.sleep(0.01)
+        cursor.execute(add, ["b@example.org", 1])
+        cursor.execute("COMMIT")
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (0, "")
