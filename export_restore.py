@@ -283,6 +283,7 @@ SQLSTATE_HINTS = {
     "42P07": "schema.sql needs DROP statements before its CREATEs",
     "42710": "schema.sql needs DROP statements before its CREATEs",
     "2BP01": "add CASCADE to that DROP in schema.sql",
+    "40P01": "nothing was changed; run it again when fewer others use these tables",
     "53100": "free some disk space on the server",
     "25006": "connect to the primary server, or to a database that may be written to",
     "53300": "close other connections, or try again later",
@@ -3332,7 +3333,7 @@ def lock_tables(
     db: Connection, tables: Collection[Table], mode: str, *, wait: bool = True
 ) -> None:
     """Lock the tables until the transaction ends."""
-    names = sql.SQL(", ").join(table.relation.ident for table in tables)
+    names = sql.SQL(", ").join(map(itself, tables))
     if tables:
         how = f"{mode} MODE" + ("" if wait else " NOWAIT")
         execute(db, sql.SQL("LOCK TABLE {} IN {}").format(names, sql.SQL(how)))
@@ -5948,6 +5949,8 @@ def replace_schema(
     tables = [load.table for load in loads]
     if not plan.accept_drift:
         check_kept(former.filled, tables, before, catalog)
+    stayed = [table for table in tables if table.oid in former.oids]
+    lock_tables(db, stayed, "ACCESS EXCLUSIVE")
     force_policies(db, tables, "NO FORCE")
     seeded = fetch_filled(db, tables)
     check_new(seeded, former.oids, report)
@@ -5993,22 +5996,39 @@ def replace_rows(
     report: Report,
 ) -> list[Copied]:
     """Replace the rows of the snapshot's tables; the target's schema stays."""
-    known = frozenset(catalog.relations.values())
-    loads = plan_loads(snapshot, catalog, known)
-    if plan.only:
-        chosen = names_of(select_tables([load.table for load in loads], plan.only, ()))
-        loads = [load for load in loads if load.table.relation in chosen]
+    loads = plan_replacement(catalog, snapshot, plan)
+    # Who adds a row locks its table before the one that it refers to.
+    locked = [load.table for load in reversed(loads)]
+    lock_tables(db, locked, "ACCESS EXCLUSIVE")
+    # Again: others may have altered a table while we waited for it.
+    catalog = fetch_catalog(db)
+    loads = plan_replacement(catalog, snapshot, plan)
     tables = [load.table for load in loads]
+    facts_before = fetch_facts(db)
     force_policies(db, tables, "NO FORCE")
     report.expect(bytes_to_move(loads, plan))
     copied = load(db, snapshot, catalog, loads, report, stale=tables, lost_keys=())
     report.doing("setting the sequences")
+    known = frozenset(catalog.relations.values())
     restore_sequences(db, snapshot, catalog, loads, known, partial=bool(plan.only))
     if plan.checksum:
         check_content(db, snapshot, loads, report)
     force_policies(db, tables, "FORCE")
     refresh_views(db, snapshot, catalog, (), report)
+    if not plan.accept_drift:
+        check_unaltered(facts_before, fetch_facts(db), tables)
     return copied
+
+
+def plan_replacement(
+    catalog: Catalog, snapshot: Snapshot, plan: RestorePlan
+) -> list[Load]:
+    """Return what to load into tables that are there."""
+    loads = plan_loads(snapshot, catalog, frozenset(catalog.relations.values()))
+    if not plan.only:
+        return loads
+    chosen = names_of(select_tables([load.table for load in loads], plan.only, ()))
+    return [load for load in loads if load.table.relation in chosen]
 
 
 def bytes_to_move(loads: Iterable[Load], plan: RestorePlan) -> int:
@@ -6207,6 +6227,29 @@ def check_survivors(
             f"{SCHEMA_FILE} took parts of what it does not make",
             lines=[f"-{line}" for line in lost],
             hint="drop without CASCADE, or lose them with --accept-drift",
+            code=EXIT_DAMAGED,
+        )
+
+
+def check_unaltered(
+    facts_before: Iterable[Fact], facts: Iterable[Fact], loaded: Iterable[Table]
+) -> None:
+    """Raise if the tables are not what they were, their rows apart.
+
+    An index that was invalid is whole now that every row is new.
+    """
+    names = {name for table in loaded for name in (table.relation, *table.partitions)}
+    lines = drift(
+        *(
+            [each.line.removesuffix(" invalid") for each in some if each.about in names]
+            for some in (facts_before, facts)
+        )
+    )
+    if lines:
+        raise SnapshotError(
+            "the tables would not be what they were",
+            lines=lines,
+            hint="see what alters them as rows are replaced, or --accept-drift",
             code=EXIT_DAMAGED,
         )
 

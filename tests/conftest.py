@@ -188,6 +188,20 @@ def fail(run: Callable[..., Result]) -> Callable[..., str]:
     return call
 
 
+@pytest.fixture
+def build(source: Database, work: Path) -> Callable[..., Path]:
+    """Make the source by a blueprint, with rows; returns its env file."""
+
+    def call(schema: str, rows: str = "") -> Path:
+        (work / "schema.sql").write_text(schema, encoding="utf-8")
+        source.execute(schema)
+        if rows:
+            source.execute(rows)
+        return source.env_file(work)
+
+    return call
+
+
 @pytest.fixture(scope="session")
 def templates() -> dict[int, str]:
     """The seeded databases that others are copied from, by server version."""

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import psycopg2
 import pytest
+from conftest import Result, run_process
 from servers import Database
+
+import export_restore as er
 
 Succeed = Callable[..., str]
 Fail = Callable[..., str]
+Run = Callable[..., Result]
 
 pytestmark = pytest.mark.parametrize("server", [18], indirect=True)
 
@@ -102,3 +110,101 @@ def test_without_a_manifest_a_sequence_goes_on(
     sequences = exported.sequences()
     assert sequences["public.leads_id_seq"] == (999, True)
     assert sequences["public.agents_id_seq"] == (8, True)
+
+
+def test_what_others_alter_until_the_lock_is_seen(
+    exported: Database, work: Path, succeed: Succeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trigger that comes after the catalog was read must not fire."""
+    plan_loads = er.plan_loads
+    before = exported.rows()
+
+    def and_then_alter(*arguments: Any) -> list[er.Load]:
+        monkeypatch.setattr(er, "plan_loads", plan_loads)
+        exported.execute(
+            "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql"
+            " AS 'BEGIN RETURN NULL; END';"
+            "CREATE TRIGGER no BEFORE INSERT ON leads"
+            " FOR EACH ROW EXECUTE FUNCTION no()"
+        )
+        return plan_loads(*arguments)
+
+    monkeypatch.setattr(er, "plan_loads", and_then_alter)
+    succeed("restore", "--env-file", exported.env_file(work), "--data-only")
+    assert exported.rows() == before
+
+
+def test_what_would_not_come_back_is_told(
+    exported: Database, work: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the cause: here an index is forgotten."""
+    rebuild = er.rebuild
+
+    def forgetful(db: Any, parts: list[Any]) -> None:
+        rebuild(db, [p for p in parts if "CREATE INDEX" not in p.as_string(db)])
+
+    monkeypatch.setattr(er, "rebuild", forgetful)
+    monkeypatch.setattr(er, "LARGE_FILE", 0)
+    exported.execute("DELETE FROM feedback")
+    before = exported.state()
+    env = exported.env_file(work)
+    result = run("restore", "--env-file", env, "--data-only", "-q")
+    assert result.status == 3
+    assert "the tables would not be what they were:" in result.err
+    assert "\n  -index public." in result.err
+    assert exported.state() == before
+    accepted = run("restore", "--env-file", env, "--data-only", "--accept-drift")
+    assert accepted.status == 0
+
+
+def test_an_index_that_was_invalid_is_whole_afterwards(
+    exported: Database, work: Path, succeed: Succeed
+) -> None:
+    """TRUNCATE makes it so."""
+    exported.execute(
+        "CREATE INDEX half ON leads (company);"
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'half'::regclass"
+    )
+    succeed("restore", "--env-file", exported.env_file(work), "--data-only")
+    valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'half'::regclass"
+    assert exported.fetch(valid) == [(True,)]
+
+
+def test_nobody_adds_rows_to_a_table_that_stays(
+    source: Database, work: Path, succeed: Succeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A blueprint without DROP fills a table that others can see."""
+    schema = "CREATE TABLE IF NOT EXISTS t (a int)"
+    (work / "schema.sql").write_text(schema)
+    source.execute(schema)
+    env = source.env_file(work)
+    succeed("export", "--env-file", env)
+    check_new = er.check_new
+
+    def and_then_write(*arguments: Any) -> None:
+        check_new(*arguments)
+        with pytest.raises(psycopg2.errors.LockNotAvailable):
+            source.execute("SET lock_timeout = '50ms'; INSERT INTO t VALUES (1)")
+
+    monkeypatch.setattr(er, "check_new", and_then_write)
+    succeed("restore", "--env-file", env)
+
+
+def test_who_adds_rows_meanwhile_meets_no_deadlock(
+    exported: Database, work: Path
+) -> None:
+    """An INSERT locks its table before those that it refers to; so does the restore."""
+    add = "INSERT INTO leads (full_name, email, agent_id) VALUES ('x', %s, %s)"
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    env = exported.env_file(work)
+    with contextlib.closing(exported.connect()) as db, db.cursor() as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute(add, ["a@example.org", None])
+        process = run_process("restore", "--env-file", env, "--data-only", "-q")
+        deadline = time.monotonic() + 30
+        while exported.fetch(waiting) == [(0,)] and time.monotonic() < deadline:
+            time.sleep(0.01)
+        cursor.execute(add, ["b@example.org", 1])
+        cursor.execute("COMMIT")
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (0, "")

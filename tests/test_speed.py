@@ -26,15 +26,13 @@ import export_restore as er
 Succeed = Callable[..., str]
 Fail = Callable[..., str]
 Run = Callable[..., Result]
+Build = Callable[..., Path]
 
 
 @pytest.fixture
-def everything(source: Database, work: Path) -> Path:
+def everything(build: Build) -> Path:
     """A database with every feature, and schema.sql; returns the env file."""
-    for part in ALL_AT_ONCE:
-        source.execute(part)
-    (work / "schema.sql").write_text(ALL_AT_ONCE[0], encoding="utf-8")
-    return source.env_file(work)
+    return build(*ALL_AT_ONCE)
 
 
 def csvs(folder: Path) -> dict[str, bytes]:
@@ -64,20 +62,18 @@ def test_jobs_write_the_same_bytes(
 @pytest.mark.parametrize("server", [18], indirect=True)
 @pytest.mark.parametrize("ids", ["i", "i * i - 500000", "i + 9223372036854000000"])
 def test_a_large_table_in_parts_is_one_ordered_file(
-    source: Database,
+    build: Build,
     work: Path,
     succeed: Succeed,
     monkeypatch: pytest.MonkeyPatch,
     ids: str,
 ) -> None:
     schema = "CREATE TABLE t (b text, id bigint PRIMARY KEY); CREATE TABLE u (a int)"
-    (work / "schema.sql").write_text(schema)
-    source.execute(schema)
-    source.execute(
+    env = build(
+        schema,
         "INSERT INTO t SELECT repeat('é\n\"', i % 9),"
-        f" {ids} FROM generate_series(1, 5000) AS i ORDER BY i % 7"
+        f" {ids} FROM generate_series(1, 5000) AS i ORDER BY i % 7",
     )
-    env = source.env_file(work)
     ranges: list[er.KeyRange] = []
     split_task = er.split_task
 
@@ -180,7 +176,7 @@ def test_a_server_that_exports_no_snapshot(
 
 @pytest.mark.parametrize("server", [18], indirect=True)
 def test_an_error_in_a_job_is_told_in_two_lines(
-    source: Database, work: Path, fail: Fail, monkeypatch: pytest.MonkeyPatch
+    build: Build, work: Path, fail: Fail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     schema = (
         "CREATE FUNCTION boom() RETURNS text LANGUAGE plpgsql AS"
@@ -188,9 +184,7 @@ def test_an_error_in_a_job_is_told_in_two_lines(
         "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE u (id int PRIMARY KEY);"
         "CREATE POLICY p ON u USING (boom() = ''); "
     )
-    (work / "schema.sql").write_text(schema)
-    source.execute(schema + "INSERT INTO u VALUES (1); INSERT INTO t VALUES (1)")
-    env = source.env_file(work)
+    env = build(schema, "INSERT INTO u VALUES (1); INSERT INTO t VALUES (1)")
 
     def copy_to_file(*_: object) -> er.Written:
         raise er.SnapshotError("table u: boom", hint="no harm done")
@@ -385,7 +379,7 @@ def settings_of(database: Database) -> er.Settings:
 @pytest.mark.parametrize("server", [18], indirect=True)
 def test_a_failure_in_any_step_of_the_rebuild_changes_nothing(
     source: Database,
-    work: Path,
+    build: Build,
     run: Run,
     succeed: Succeed,
     monkeypatch: pytest.MonkeyPatch,
@@ -393,10 +387,7 @@ def test_a_failure_in_any_step_of_the_rebuild_changes_nothing(
     schema, rows = CASES["indexes of every kind"]
     drop = "DROP TABLE IF EXISTS ix_ref, ix_part, ix_rule, ix_filled, ix CASCADE;"
     drop += "DROP TABLE IF EXISTS ix_grouped CASCADE;"
-    (work / "schema.sql").write_text(drop + schema)
-    source.execute(schema)
-    source.execute(rows)
-    env = source.env_file(work)
+    env = build(drop + schema, rows)
     succeed("export", "--env-file", env)
     source.execute("DELETE FROM ix_ref; CREATE TABLE later (a int)")
     before = source.state()
@@ -490,12 +481,9 @@ TRICKY = {
 @pytest.mark.usefixtures("all_aside")
 @pytest.mark.parametrize(("schema", "rows"), TRICKY.values(), ids=TRICKY)
 def test_tricky_indexes_come_back(
-    source: Database, work: Path, succeed: Succeed, schema: str, rows: str
+    source: Database, build: Build, succeed: Succeed, schema: str, rows: str
 ) -> None:
-    (work / "schema.sql").write_text(schema)
-    source.execute(schema)
-    source.execute(rows)
-    env = source.env_file(work)
+    env = build(schema, rows)
     succeed("export", "--env-file", env)
     before = source.state()
     succeed("restore", "--env-file", env, "--data-only")

@@ -20,6 +20,7 @@ import export_restore as er
 Succeed = Callable[..., str]
 Fail = Callable[..., str]
 Run = Callable[..., Result]
+Build = Callable[..., Path]
 
 
 def differences(run: Run, *argv: object) -> list[str]:
@@ -106,15 +107,12 @@ def test_what_else_differs_is_named(
 
 
 def test_null_and_empty_are_not_the_same(
-    source: Database, work: Path, run: Run, succeed: Succeed
+    source: Database, build: Build, run: Run, succeed: Succeed
 ) -> None:
     schema = """CREATE TABLE t ("The id" int PRIMARY KEY, "a,b" text, c text)"""
-    (work / "schema.sql").write_text(schema)
-    source.execute(schema)
-    source.execute(
-        "INSERT INTO t VALUES (1, '', 'x\n\"y'), (2, NULL, 'a'), (3, 'z', '')"
+    env = build(
+        schema, "INSERT INTO t VALUES (1, '', 'x\n\"y'), (2, NULL, 'a'), (3, 'z', '')"
     )
-    env = source.env_file(work)
     succeed("export", "--env-file", env)
     source.execute('UPDATE t SET "a,b" = nullif(\'\', "a,b") WHERE "The id" < 3')
     source.execute('UPDATE t SET c = \'x\n"z\' WHERE "The id" = 1')
@@ -124,14 +122,13 @@ def test_null_and_empty_are_not_the_same(
 
 
 def test_rows_without_a_key(
-    source: Database, work: Path, run: Run, succeed: Succeed
+    source: Database, build: Build, run: Run, succeed: Succeed
 ) -> None:
     """The order does not count, how often a row is there does."""
     schema = "CREATE TABLE t (a int, b text)"
-    (work / "schema.sql").write_text(schema)
-    source.execute(schema)
-    source.execute("INSERT INTO t SELECT i % 5, 'x' FROM generate_series(1, 100) AS i")
-    env = source.env_file(work)
+    env = build(
+        schema, "INSERT INTO t SELECT i % 5, 'x' FROM generate_series(1, 100) AS i"
+    )
     succeed("export", "--env-file", env)
     source.execute(
         "CREATE TABLE u AS TABLE t; TRUNCATE t;"
@@ -166,12 +163,10 @@ def test_a_sequence_that_the_restore_raised_is_no_difference(
 
 
 def test_a_view_that_was_filled(
-    source: Database, work: Path, run: Run, succeed: Succeed
+    source: Database, build: Build, run: Run, succeed: Succeed
 ) -> None:
     schema = "CREATE MATERIALIZED VIEW v AS SELECT 1 AS a; CREATE TABLE t (a int)"
-    (work / "schema.sql").write_text(schema)
-    source.execute(schema)
-    env = source.env_file(work)
+    env = build(schema)
     succeed("export", "--env-file", env)
     source.execute("REFRESH MATERIALIZED VIEW v WITH NO DATA")
     assert differences(run, "--env-file", env) == ["v: is not filled"]
@@ -179,16 +174,14 @@ def test_a_view_that_was_filled(
 
 @pytest.mark.parametrize("server", [18], indirect=True)
 def test_a_million_rows_with_six_differences(
-    source: Database, work: Path, run: Run, succeed: Succeed
+    source: Database, build: Build, run: Run, succeed: Succeed
 ) -> None:
     schema = "CREATE TABLE t (id int PRIMARY KEY, a text, b text)"
-    (work / "schema.sql").write_text(schema)
-    source.execute(schema)
-    source.execute(
+    env = build(
+        schema,
         "INSERT INTO t SELECT i, md5(i::text), repeat('x', i % 40)"
-        " FROM generate_series(1, 1000000) AS i"
+        " FROM generate_series(1, 1000000) AS i",
     )
-    env = source.env_file(work)
     succeed("export", "--env-file", env)
     assert peak_memory("verify", "--env-file", env) < 80_000
     source.execute(
@@ -205,14 +198,13 @@ def test_a_million_rows_with_six_differences(
 
 @pytest.mark.parametrize("server", [18], indirect=True)
 def test_memory_stays_small_where_everything_differs(
-    source: Database, work: Path, run: Run, succeed: Succeed
+    source: Database, build: Build, run: Run, succeed: Succeed
 ) -> None:
     """No row in its place: the comparison goes in parts."""
     schema = "CREATE TABLE t (id int, a text)"
-    (work / "schema.sql").write_text(schema)
-    source.execute(schema)
-    source.execute("INSERT INTO t SELECT i, 'a' FROM generate_series(1, 200000) AS i")
-    env = source.env_file(work)
+    env = build(
+        schema, "INSERT INTO t SELECT i, 'a' FROM generate_series(1, 200000) AS i"
+    )
     succeed("export", "--env-file", env)
     source.execute(
         "TRUNCATE t; INSERT INTO t SELECT 200001 - i, 'a'"
@@ -258,7 +250,7 @@ def test_memory_stays_small_where_everything_differs(
 )
 def test_rows_that_are_hard_to_pair(
     source: Database,
-    work: Path,
+    build: Build,
     run: Run,
     succeed: Succeed,
     schema: str,
@@ -267,10 +259,7 @@ def test_rows_that_are_hard_to_pair(
     line: str,
 ) -> None:
     """Equal ones by the thousand, large ones, keys that no CSV holds whole."""
-    (work / "schema.sql").write_text(schema)
-    source.execute(schema)
-    source.execute(rows)
-    env = source.env_file(work)
+    env = build(schema, rows)
     succeed("export", "--env-file", env)
     succeed("verify", "--env-file", env)
     source.execute(change)
