@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import run_process
-from servers import Database
+from servers import Database, Server
 from test_rehearse import is_dead, wait_for_private_server
 
 import export_restore as er
@@ -31,13 +32,28 @@ ROWS = (
 ENDS = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}
 
 
-@pytest.fixture
-def env(source: Database, work: Path, succeed: Succeed) -> Path:
+@pytest.fixture(scope="module")
+def large(
+    server18: Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Database, Path]]:
     """A database that a restore takes a while for, and its snapshot."""
-    (work / "schema.sql").write_text(BLUEPRINT)
-    source.execute(BLUEPRINT)
-    source.execute(ROWS)
-    succeed("export", "--env-file", source.env_file(work))
+    folder = tmp_path_factory.mktemp("large")
+    (folder / "schema.sql").write_text(BLUEPRINT)
+    with server18.database() as database:
+        database.execute(BLUEPRINT + ROWS)
+        place = ["--dir", folder / "exports", "--schema-file", folder / "schema.sql"]
+        argv = ["export", "-q", "--env-file", database.env_file(folder), *place]
+        assert er.main(list(map(str, argv))) == 0
+        yield database, folder
+
+
+@pytest.fixture
+def env(source: Database, large: tuple[Database, Path], work: Path) -> Path:
+    """The same database and snapshot, to do with as one likes."""
+    template, folder = large
+    shutil.copytree(folder, work, dirs_exist_ok=True)
+    source.server.execute(f"DROP DATABASE {source.name}")
+    source.server.execute(f"CREATE DATABASE {source.name} TEMPLATE {template.name}")
     return source.env_file(work)
 
 
