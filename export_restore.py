@@ -1207,6 +1207,22 @@ def without_others(dump: str, others: Iterable[OthersObject]) -> str:
     return "".join(kept) + dump[position:]
 
 
+def with_cascade(dump: str, functions: Collection[Relation]) -> str:
+    """Return a dump that drops these functions with the triggers that call them."""
+    parts: list[str] = []
+    position = 0
+    for statement in split_statements(tokens(dump, SCHEMA_FILE), dump, SCHEMA_FILE):
+        names = [token.name for token in statement.tokens[4:7:2]]  # schema . name
+        if (
+            statement.begins("DROP FUNCTION IF EXISTS")
+            and Relation(*names) in functions
+        ):
+            end = statement.tokens[0].start + len(statement.text)
+            parts.append(f"{dump[position:end]} CASCADE")
+            position = end
+    return "".join(parts) + dump[position:]
+
+
 def about(statement: Statement) -> tuple[str, str] | None:
     """Return kind and name of what a statement makes or changes outside of schemas."""
     verbs = ("CREATE", "ALTER", "DROP", "COMMENT ON")
@@ -2493,6 +2509,17 @@ LIST_OF_OTHERS = f"""
     WHERE NOT pg_has_role(owner, 'MEMBER')
 """
 
+# The common handle_new_user(): a trigger on auth.users calls it.
+LIST_CALLED_BY_OTHERS = f"""
+    SELECT DISTINCT pn.nspname, p.proname
+    FROM pg_trigger AS t
+    JOIN pg_class AS c ON c.oid = t.tgrelid
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    JOIN pg_proc AS p ON p.oid = t.tgfoid
+    JOIN pg_namespace AS pn ON pn.oid = p.pronamespace
+    WHERE NOT t.tgisinternal AND {IS_MANAGED} AND pn.oid <> n.oid
+"""
+
 # Every line of catalog.txt: what it is about (schema, relation or NULL) and its text.
 # search_path is pg_catalog alone, so the server qualifies every name that it prints.
 # NOT NULL is told with its column: only 18 and later keep constraints for it.
@@ -3647,6 +3674,11 @@ def fetch_facts(db: Connection, managed: Seq[str] = MANAGED_SCHEMAS) -> list[Fac
 def fetch_of_others(db: Connection) -> list[OthersObject]:
     """Return what a dump by our role has to leave out."""
     return sorted(OthersObject(*row) for row in list_catalog(db, LIST_OF_OTHERS))
+
+
+def fetch_called_by_others(db: Connection) -> set[Relation]:
+    """Return the functions that triggers of tables call which a provider manages."""
+    return {Relation(*row) for row in list_catalog(db, LIST_CALLED_BY_OTHERS)}
 
 
 def as_encrypted(server: Settings, db: Connection) -> Settings:
@@ -5820,6 +5852,7 @@ def agreed(
         home = comes_from(snapshot, origin)
         if not plan.scratch:
             report.note(render_replacement(replaced, snapshot, settings, home=home))
+            report.record(replaced=list(map(replaced_as_data, replaced)), home=home)
         sure = plan.scratch or plan.agreed or plan.dry_run
         sure = sure or not replaced or (home and is_local(settings))
         if sure or not report.can_ask():
@@ -6708,10 +6741,11 @@ def take_blueprint(settings: Settings, report: Report) -> Blueprint:
             begin(db, "READ ONLY")
             major = int(server_version(db).split(".")[0])
             others = fetch_of_others(db)
+            hooked = fetch_called_by_others(db)
             server = as_encrypted(reached, db)
         program, dump = dump_schema(server, major, others, report)
     text = without_others(without_versions(dump), others)
-    return Blueprint(text, str(program), tuple(others))
+    return Blueprint(with_cascade(text, hooked), str(program), tuple(others))
 
 
 def check_session(settings: Settings) -> None:
@@ -7067,6 +7101,17 @@ def copied_as_data(copied: Copied) -> dict[str, Any]:
         "rows": copied.rows,
         "bytes": copied.size,
         "seconds": round(copied.seconds, 3),
+    }
+
+
+def replaced_as_data(replaced: Replaced) -> dict[str, Any]:
+    """Return a table whose rows go for JSON."""
+    return {
+        "schema": replaced.table.relation.schema,
+        "table": replaced.table.relation.name,
+        "rows_now": replaced.now and replaced.now.rows,
+        "exact": bool(replaced.now and replaced.now.exact),
+        "rows_then": replaced.file and replaced.file.rows,
     }
 
 

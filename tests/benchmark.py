@@ -4,8 +4,9 @@
     python tests/benchmark.py --scale 0.1 --rounds 3
 
 It starts a private PostgreSQL 18 with the settings that initdb gives it, and leaves
-nothing behind. The commands of a round run one after the other, so that whatever else
-the machine does meets all of them; the ratios are medians of each round's.
+nothing behind. A first round warms up and measures memory, which takes time of its own.
+The commands of a round run one after the other, so that whatever else the machine does
+meets all of them; the ratios are medians of each round's.
 """
 
 from __future__ import annotations
@@ -141,19 +142,21 @@ class Job:
     seconds: list[float] = dataclasses.field(default_factory=list)
     peak: int = 0  # kB, of all its processes together
 
-    def run(self, folder: Path) -> None:
+    def run(self, folder: Path, *, watched: bool = False) -> None:
+        """Run it once, for its time or for its memory."""
         self.prepare()
         start = time.monotonic()
         for command in self.commands:
             with subprocess.Popen(
                 command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
             ) as process:
-                watch = PeakMemory(process.pid)
+                watch = PeakMemory(process.pid) if watched else None
                 _, err = process.communicate()
-                self.peak = max(self.peak, watch.stop())
+                self.peak = max(self.peak, watch.stop() if watch else 0)
             if process.returncode:
                 raise SystemExit(f"{self.name}: {command}\n{err.decode()}")
-        self.seconds.append(time.monotonic() - start)
+        if not watched:
+            self.seconds.append(time.monotonic() - start)
 
 
 class PeakMemory:
@@ -337,10 +340,10 @@ def measure(rounds: int, scale: float, folder: Path) -> list[Job]:
             *small_jobs(server, folder),
             Job("--help", [[*PROGRAM, "--help"]]),
         ]
-        for number in range(rounds):
+        for number in range(rounds + 1):
             for job in jobs:
-                tell(f"round {number + 1} of {rounds}: {job.name}")
-                job.run(folder)
+                tell(f"round {number} of {rounds}: {job.name}")
+                job.run(folder, watched=number == 0)
         return jobs
 
 
@@ -353,8 +356,9 @@ def measure_growth(folder: Path) -> list[tuple[float, float, float, int]]:
             build_sample(server, "sample", scale)
             export = export_jobs(server, folder, "sample")[0]
             restore = restore_jobs(server, folder)[0]
-            export.run(folder)
-            restore.run(folder)
+            for watched in (False, True):
+                export.run(folder, watched=watched)
+                restore.run(folder, watched=watched)
             peak = max(export.peak, restore.peak)
             found.append((scale, export.seconds[0], restore.seconds[0], peak))
     return found

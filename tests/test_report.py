@@ -365,7 +365,9 @@ def test_json_of_each_command(exported: Database, work: Path, run: Run) -> None:
     tables = [("agents", 8), ("leads", 60), ("feedback", 90)]
     for argv, keys in {
         ("export", *env): {"tables", "total"},
-        ("restore", *env): {"tables", "total", "skipped", "dry_run"},
+        ("restore", *env): {
+            "tables", "total", "skipped", "dry_run", "replaced", "home",
+        },
         ("verify", *env): {"tables", "equal", "states", "catalog"},
         ("rehearse", *env): {
             "tables", "total", "skipped", "server_version", "compared",
@@ -380,6 +382,28 @@ def test_json_of_each_command(exported: Database, work: Path, run: Run) -> None:
         "host": exported.server.host, "port": exported.server.port,
         "name": exported.name, "user": "postgres",
     }  # fmt: skip
+
+
+def test_json_of_what_a_restore_replaces(
+    exported: Database, work: Path, run: Run
+) -> None:
+    exported.execute("DELETE FROM feedback WHERE id > 10")
+    found = answer(run("restore", "--env-file", exported.env_file(work), "--json"))
+    assert found["home"] is True
+    assert found["replaced"][1] == {
+        "schema": "public", "table": "feedback",
+        "rows_now": 10, "exact": True, "rows_then": 90,
+    }  # fmt: skip
+
+
+def test_json_of_a_blueprint(exported: Database, work: Path, run: Run) -> None:
+    argv = ("schema", "--json", "--env-file", exported.env_file(work), "--output")
+    found = answer(run(*argv, "new.sql"))
+    assert (found["file"], found["text"], found["left_out"]) == ("new.sql", None, [])
+    assert found["written_by"].startswith("pg_dump ")
+    assert found["database"]["name"] == exported.name
+    printed = answer(run(*argv, "-"))
+    assert printed["text"] == (work / "new.sql").read_text(encoding="utf-8")
 
 
 def test_json_of_a_rehearsed_export(exported: Database, work: Path, run: Run) -> None:

@@ -510,6 +510,7 @@ def test_the_page_as_it_stands(
     app.run(TRIGGER)
     before = everything(app)
     shutil.copy(ROOT / "export_restore.py", work)
+    (work / "schema.sql").unlink()
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", lines],
