@@ -19,17 +19,12 @@ import bisect
 import codecs
 import contextlib
 import contextvars
-import csv
 import dataclasses
 import fnmatch
-import graphlib
-import heapq
 import importlib.util
 import io
 import itertools
-import json
 import os
-import queue
 import re
 import select
 import signal
@@ -43,7 +38,6 @@ import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
@@ -72,6 +66,12 @@ class ImportedWhenUsed:
 
 
 if TYPE_CHECKING:
+    import csv
+    import graphlib
+    import hashlib
+    import heapq
+    import json
+    import queue
     import shutil
     import tempfile
 
@@ -79,7 +79,13 @@ if TYPE_CHECKING:
     from psycopg2 import sql
     from psycopg2.extensions import connection as Connection
 else:
+    csv = ImportedWhenUsed("csv")
+    graphlib = ImportedWhenUsed("graphlib")
+    hashlib = ImportedWhenUsed("hashlib")
+    heapq = ImportedWhenUsed("heapq")
+    json = ImportedWhenUsed("json")
     psycopg2 = ImportedWhenUsed("psycopg2")
+    queue = ImportedWhenUsed("queue")
     shutil = ImportedWhenUsed("shutil")
     sql = ImportedWhenUsed("psycopg2.sql")
     tempfile = ImportedWhenUsed("tempfile")
@@ -1633,12 +1639,17 @@ def escaped_for_file(name: str) -> str:
 WORD = string.ascii_letters + string.digits
 
 
+def short_hash(text: str) -> str:
+    """Return some letters that no other text is likely to give."""
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
 def distinct_stem(relation: Relation, stem: str, *, alone: bool) -> str:
     """Return the stem; where it would collide, with a hash of the exact name."""
     fits = len(stem.encode()) <= FILE_NAME_BYTES
     if fits and (alone or stem == stem.casefold()):
         return stem
-    exact = sha256(f"{relation.schema}\0{relation.name}".encode()).hexdigest()[:8]
+    exact = short_hash(f"{relation.schema}\0{relation.name}")
     return stem.encode()[:FILE_NAME_BYTES].decode(errors="ignore") + "~" + exact
 
 
@@ -1688,7 +1699,7 @@ def render_manifest(manifest: Manifest) -> str:
 
 def checksum(text: str, present: str) -> str:
     """Return the checksum that a manifest should have where it has the present one."""
-    return sha256(text.replace(present, NO_CHECKSUM).encode()).hexdigest()
+    return hashlib.sha256(text.replace(present, NO_CHECKSUM).encode()).hexdigest()
 
 
 def origin_entry(origin: Origin) -> dict[str, Any]:
@@ -1746,7 +1757,7 @@ def resource_name(path: str) -> str:
     """Return a name as the standard wants it; of files it holds one of each."""
     stem = path.removesuffix(GZIP_SUFFIX).removesuffix(CSV_SUFFIX).lower()
     name = re.sub(r"[^a-z0-9._-]", "-", stem)
-    return name if name == stem else f"{name}-{sha256(path.encode()).hexdigest()[:8]}"
+    return name if name == stem else f"{name}-{short_hash(path)}"
 
 
 def schema_entry(resource: Resource) -> dict[str, Any]:
@@ -4787,7 +4798,7 @@ def file_hashes(paths: Seq[Path]) -> list[str]:
 
 def file_hash(path: Path) -> str:
     """Return a file's sha256, read in large pieces."""
-    digest = sha256()
+    digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
@@ -4877,7 +4888,7 @@ class Hasher(io.RawIOBase):
 
     def __init__(self, advance: Callable[[int], object]) -> None:
         self._advance = advance
-        self._hash = sha256()
+        self._hash = hashlib.sha256()
         self.size = 0
 
     @property
@@ -5006,7 +5017,7 @@ def write_file(path: Path, content: bytes) -> str:
     """Write a new file, readable by its owner alone; return its sha256."""
     with os.fdopen(create_file(path), "wb") as file:
         file.write(content)
-    return sha256(content).hexdigest()
+    return hashlib.sha256(content).hexdigest()
 
 
 def append_file(path: Path, part: Path) -> None:
