@@ -127,8 +127,9 @@ def show_rows(page: Any) -> None:
     entry(page, TREE[-1]).click()
     page.wait_for_timeout(1500)
     page.mouse.click(175, 45)  # "View Data" in the tree's toolbar
-    page.locator(".rdg-row").first.wait_for(timeout=60_000)
     page.mouse.move(700, 600)
+    while not any(frame.locator(".rdg-row").count() for frame in page.frames):
+        page.wait_for_timeout(1000)
     page.wait_for_timeout(2000)
 
 

@@ -415,20 +415,23 @@ def render_svg(jobs: Sequence[Job]) -> str:
     """Return the ratios as bars; the line is where we would be as fast."""
     known = {job.name: job for job in jobs}
     bars = []
+    values = [ratio(known, ours, theirs)[0] for ours, theirs, *_ in RATIOS]
+    unit = 570 / max(values)
     for place, (ours, theirs, *_) in enumerate(RATIOS):
-        value = ratio(known, ours, theirs)[0]
+        value = values[place]
         y = 28 + place * 34
         bars.append(
             f'<text x="10" y="{y}">{ours} ÷ {theirs}</text>'
-            f'<rect x="10" y="{y + 5}" width="{value * 400:.0f}" height="9" rx="2"/>'
-            f'<text x="{18 + value * 400:.0f}" y="{y + 14}">{value:.2f}</text>'
+            f'<rect x="10" y="{y + 5}" width="{value * unit:.0f}" height="9" rx="2"/>'
+            f'<text x="{18 + value * unit:.0f}" y="{y + 14}">{value:.2f}</text>'
         )
     height = 40 + len(RATIOS) * 34
+    one = round(10 + unit)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="640" height="{height}" '
         'font-family="sans-serif" font-size="12" fill="#336791">'
         f'<rect width="100%" height="100%" fill="white"/>{"".join(bars)}'
-        f'<line x1="410" y1="10" x2="410" y2="{height - 10}" stroke="#999" '
+        f'<line x1="{one}" y1="10" x2="{one}" y2="{height - 10}" stroke="#999" '
         'stroke-dasharray="3"/></svg>\n'
     )
 
