@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from conftest import Result, run_process
 from servers import PASSWORD, Database, Server, binaries
+from supabase import give, make_certificates
 from test_any_database import CASES, CONTRIB, compare
 
 import export_restore as er
@@ -400,25 +401,14 @@ def test_tls(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A pg_dump without TLS, though newer, is passed over: no password in clear."""
-    key, certificate = server17.data / "server.key", server17.data / "server.crt"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-nodes", "-days", "9"),
-            *("-pkeyopt", "ec_paramgen_curve:prime256v1", "-subj", "/CN=localhost"),
-            *("-keyout", str(key), "-out", str(certificate)),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    if server17.system_user:
-        import shutil
-
-        for path in (key, certificate):
-            shutil.chown(path, server17.system_user)
-    key.chmod(0o600)
+    tls = server17.data / "tls"
+    make_certificates(tls)
+    give(tls, server17.system_user)
     hba = server17.data / "pg_hba.conf"
     before = hba.read_text()
     hba.write_text("local all all trust\nhostssl all all 127.0.0.1/32 trust\n")
+    for kind, file in (("cert", "server.crt"), ("key", "server.key")):
+        server17.execute(f"ALTER SYSTEM SET ssl_{kind}_file = 'tls/{file}'")
     server17.execute("ALTER SYSTEM SET ssl = on")
     server17.pg_ctl("reload")
     try:
@@ -427,7 +417,7 @@ def test_tls(
             for mode, root in (
                 ("require", None),
                 ("prefer", None),
-                ("verify-ca", str(certificate)),
+                ("verify-ca", str(tls / "ca.crt")),
             ):
                 env = database.env_file(
                     work,
