@@ -7103,11 +7103,15 @@ class Report:
         return status
 
 
+def table_as_data(relation: Relation) -> dict[str, str]:
+    """Return what a table is called for JSON."""
+    return {"schema": relation.schema, "table": relation.name}
+
+
 def copied_as_data(copied: Copied) -> dict[str, Any]:
     """Return a table that was copied for JSON."""
     return {
-        "schema": copied.relation.schema,
-        "table": copied.relation.name,
+        **table_as_data(copied.relation),
         "file": copied.file,
         "rows": copied.rows,
         "bytes": copied.size,
@@ -7118,8 +7122,7 @@ def copied_as_data(copied: Copied) -> dict[str, Any]:
 def replaced_as_data(replaced: Replaced) -> dict[str, Any]:
     """Return a table whose rows go for JSON."""
     return {
-        "schema": replaced.table.relation.schema,
-        "table": replaced.table.relation.name,
+        **table_as_data(replaced.table.relation),
         "rows_now": replaced.now and replaced.now.rows,
         "exact": bool(replaced.now and replaced.now.exact),
         "rows_then": replaced.file and replaced.file.rows,
@@ -7129,8 +7132,7 @@ def replaced_as_data(replaced: Replaced) -> dict[str, Any]:
 def compared_as_data(compared: Compared) -> dict[str, Any]:
     """Return a table that was compared for JSON."""
     return {
-        "schema": compared.relation.schema,
-        "table": compared.relation.name,
+        **table_as_data(compared.relation),
         "rows": compared.rows,
         "obstacle": compared.obstacle,
         "missing": differences_as_data(compared.missing),

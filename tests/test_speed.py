@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures.process
 import gzip
 import json
 import os
@@ -224,6 +225,26 @@ def test_jobs_die_with_their_parent(
         assert process.returncode == 130
         assert err.splitlines()[1:] == ["export_restore: interrupted"]
         assert list((work / "exports").iterdir()) == []
+
+
+@pytest.mark.usefixtures("tiny_is_large")
+@pytest.mark.parametrize("server", [18], indirect=True)
+def test_ctrl_c_while_jobs_start(
+    seeded: Database, work: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pool of processes that is half started cannot be ended: it ends up whole."""
+    manager = concurrent.futures.process._ExecutorManagerThread
+    start = manager.start
+
+    def interrupted_start(thread: threading.Thread) -> None:
+        signal.raise_signal(signal.SIGINT)
+        start(thread)
+
+    monkeypatch.setattr(manager, "start", interrupted_start)
+    result = run("export", "--env-file", seeded.env_file(work), "--jobs", "2")
+    assert result.status == 130
+    assert result.err.splitlines()[-1] == "export_restore: interrupted"
+    assert list((work / "exports").iterdir()) == []
 
 
 def test_how_many_jobs_pay(monkeypatch: pytest.MonkeyPatch) -> None:
