@@ -21,6 +21,7 @@ import contextlib
 import contextvars
 import dataclasses
 import fnmatch
+import functools
 import importlib.util
 import io
 import itertools
@@ -28,6 +29,7 @@ import os
 import re
 import select
 import signal
+import socket
 import string
 import sys
 import threading
@@ -39,7 +41,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar
+
+T = TypeVar("T")
 
 try:
     import fcntl
@@ -96,6 +100,8 @@ EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_DAMAGED = 3
+EXIT_UNTOLD = 4
+EXIT_UNKNOWN = 5
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 EXIT_BROKEN_PIPE = 141
@@ -116,7 +122,12 @@ READY_FOLDER = ".ready"
 PRIVATE_PREFIX = "export_restore-rehearsal-"
 SCRATCH_PREFIX = "export_restore_rehearsal_"
 
-WAKE_UP = 0.5  # seconds: on Windows Ctrl-C does not end a wait for the network
+TURN = 0.1  # seconds from one look up from a wait for the server to the next
+GRACE = 1.0  # seconds after Ctrl-C that what should be completed has for it
+# Seconds after Ctrl-C until we do not wait for the server any more, nor for a new line.
+HANG_UP_AFTER = 1.5
+GIVE_UP_AFTER = 2.2
+FATE_SECONDS = 30.0  # to find out what became of a COMMIT
 CHUNK_BYTES = 1 << 18
 SEND_BYTES = 1 << 16  # more at once would keep the server waiting for us
 # From this size on it is faster to build a table's indexes than to keep them (bytes).
@@ -128,11 +139,17 @@ WRITE_AHEAD = 16  # chunks that wait to be hashed, compressed and written
 SYNC_THREADS = 8
 COUNTED_ROWS = 100_000  # up to here rows are counted, beyond it they are estimated
 LOCK_PATIENCE = 2.0  # seconds without an answer before we look who keeps the server
-# Beyond this it is no autovacuum that the server would cancel for us (seconds).
-AUTOVACUUM_PATIENCE = 10.0
 LOOK_SECONDS = 5.0  # to see who holds a lock
 LONGEST_PAUSE = 30.0  # between two looks
 APPLICATION = "export_restore"
+# A peer that is gone is noticed within two minutes, whether we wait for it (seconds) or
+# it for us (milliseconds; on Linux alone).
+KEEPALIVES = {
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 6,
+    "tcp_user_timeout": 90_000,
+}
 IDENTIFIER_BYTES = 63  # NAMEDATALEN - 1: PostgreSQL cuts longer names
 FILE_NAME_BYTES = 200  # below every file system's 255, with room for a suffix
 
@@ -159,6 +176,7 @@ PINNED_SETTINGS = {
     "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
     "transaction_timeout": "0",
+    "client_connection_check_interval": "1000",  # when we are gone, it lets go
     "search_path": "pg_catalog",
 }
 
@@ -297,7 +315,6 @@ SQLSTATE_HINTS = {
         "a CSV is UTF-8: correct the text, which the database keeps in no encoding"
     ),
     LOCK_NOT_AVAILABLE: "end that process (pg_terminate_backend), or try again later",
-    "57P01": "run the command again when the server is back",
 }
 
 
@@ -695,7 +712,6 @@ class Holder:
     state: str | None
     since: float | None  # seconds that its transaction is old
     query: str | None
-    automatic: bool  # an autovacuum
 
     def __str__(self) -> str:
         if not self.pid:
@@ -2707,14 +2723,26 @@ LIST_HOLDERS = """
     )
     SELECT DISTINCT holder.pid, a.usename, nullif(a.application_name, ''), a.state,
            extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start)::float8,
-           nullif(a.query, '<insufficient privilege>'),
-           coalesce(a.backend_type = 'autovacuum worker',
-                    a.pid IS NOT NULL AND a.usename IS NULL)
+           nullif(a.query, '<insufficient privilege>')
     FROM waiting
     CROSS JOIN LATERAL
         unnest(pg_catalog.pg_blocking_pids(waiting.pid)) AS holder(pid)
     LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = holder.pid
     ORDER BY holder.pid
+"""
+
+LIST_ABANDONED = """
+    SELECT datname FROM pg_catalog.pg_database AS d
+    WHERE pg_catalog.starts_with(datname, %s)
+      AND pg_catalog.pg_has_role(datdba, 'USAGE')
+      AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a
+                      WHERE d.datname IN (a.datname, a.application_name))
+"""
+
+CANCEL_STATEMENT = """
+    SELECT pg_catalog.pg_cancel_backend(pid) FROM pg_catalog.pg_stat_activity
+    WHERE pid = %(pid)s AND application_name = %(application)s
+      AND datname = pg_catalog.current_database() AND usename = session_user
 """
 
 # What DROP and CREATE change in silence: a new object belongs to its maker, and has
@@ -2891,6 +2919,8 @@ PIN_SETTINGS = """
     FROM pg_catalog.json_each_text(%s::pg_catalog.json) AS pin
     JOIN pg_catalog.pg_settings AS known
       ON pg_catalog.lower(known.name) = pg_catalog.lower(pin.key)
+     AND (pin.key <> 'client_connection_check_interval'
+          OR pg_catalog.version() ~ 'linux|darwin|bsd')  -- others cannot
 """
 
 # What sorts of index builds may take: a small server has small buffers.
@@ -3063,46 +3093,146 @@ def is_local(settings: Settings) -> bool:
     )
 
 
-# ---- Signals — Ctrl-C and SIGTERM ----------------------------------------------------
+# ---- Signals — Ctrl-C, SIGTERM and SIGHUP --------------------------------------------
+
+# Windows has no SIGHUP.
+SIGNALS = [
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP")
+    if hasattr(signal, name)
+]
 
 
-@contextlib.contextmanager
-def ending_on_signals() -> Iterator[list[int]]:
-    """Let SIGTERM end a command as Ctrl-C does; give the signals that came."""
-    seen: list[int] = []
+class Ending:
+    """What ends a command before its time: the first signal, where it may.
 
-    def end(number: int, _: object) -> None:
-        seen.append(number)
-        raise KeyboardInterrupt
+    What is `done` cannot be taken back: from then on nothing is ended, and the exit
+    status is about that alone.
+    """
 
-    before = {
-        each: signal.signal(each, end) for each in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield seen
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def __init__(self) -> None:
+        self.signals: list[int] = []
+        self.done = ""
+        self._times: list[float] = []  # when they came
+        self._raised = False
+        self._held = 0
+
+    @contextlib.contextmanager
+    def by_signals(self, *, program: bool) -> Iterator[None]:
+        """Let signals end what goes on; a program whose work is over takes none."""
+        self.__init__()  # type: ignore[misc]
+        before = {
+            number: signal.signal(number, self._take)
+            for number in SIGNALS
+            # What nohup has started outlives its terminal.
+            if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, signal.SIG_IGN if program else handler)
+
+    def _take(self, number: int, _: object) -> None:
+        self.signals.append(number)
+        self._times.append(time.monotonic())
+        if len(self.signals) == 1:
+            self.check()
+
+    @property
+    def held(self) -> bool:
+        """Tell whether signals have to wait."""
+        return bool(self._held or self.done)
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if a signal came, and need not wait."""
+        if self.signals and not self.held:
+            self._raised = True
+            raise KeyboardInterrupt
+
+    def hold(self) -> None:
+        """Let signals wait."""
+        self._held += 1
+
+    def release(self) -> None:
+        """Let signals end the command again; one that is ending is not disturbed."""
+        self._held -= 1
+        if not self._raised:
+            self.check()
+
+    def go_on(self) -> None:
+        """Begin what may be ended after something that is done."""
+        self.done = ""
+        self.check()
+
+    def patient(self, seconds: float) -> bool:
+        """Tell whether a signal is not that old yet, and a second one a fifth of it."""
+        ends = zip(self._times, (seconds, seconds / 5), strict=False)
+        return all(time.monotonic() < since + length for since, length in ends)
+
+
+ENDING = Ending()
 
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Put Ctrl-C and SIGTERM off to the end of what must not stop half-way."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    seen: list[int] = []
-    before = {
-        each: signal.signal(each, lambda number, _: seen.append(number))
-        for each in (signal.SIGINT, signal.SIGTERM)
-    }
+    """Put signals off to the end of what must not stop half-way."""
+    ENDING.hold()
     try:
         yield
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-        for number in seen[:1]:
-            signal.raise_signal(number)
+        ENDING.release()
+
+
+class Call(Generic[T]):
+    """Work that a thread does: from a wait for a server nothing else can look up."""
+
+    # What threads take their next call from, if they have none.
+    idle: ClassVar[list[queue.SimpleQueue[Call[Any]]]] = []
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._work = work
+        self._over = threading.Event()
+        self._value: T
+        self._error: BaseException | None = None
+        (Call.idle.pop() if Call.idle else begin_to_work()).put(self)
+
+    def answer(self, calls: queue.SimpleQueue[Call[Any]]) -> None:
+        """Do the work in a thread that is then free for another."""
+        try:
+            self._value = self._work()
+        except BaseException as error:
+            self._error = error
+        Call.idle.append(calls)
+        self._over.set()
+
+    def over(self, seconds: float = 0) -> bool:
+        """Wait so long at most; tell whether the work is over."""
+        return self._over.wait(seconds)
+
+    def ends_within(self, seconds: float) -> bool:
+        """Wait until so long after a signal; tell whether the work is over."""
+        while ENDING.patient(seconds) and not self.over(TURN):
+            pass
+        return self.over()
+
+    def result(self) -> T:
+        """Return what came of it, or raise that."""
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+
+def begin_to_work() -> queue.SimpleQueue[Call[Any]]:
+    """Start a thread; return what it takes its calls from."""
+    calls: queue.SimpleQueue[Call[Any]] = queue.SimpleQueue()
+
+    def work() -> None:
+        while True:
+            calls.get().answer(calls)
+
+    threading.Thread(target=work, daemon=True).start()
+    return calls
 
 
 # ---- Database — the connection alone -------------------------------------------------
@@ -3123,40 +3253,33 @@ def connected(settings: Settings) -> Iterator[Connection]:
 
 def connect(settings: Settings) -> Connection:
     """Return a connection; raise SnapshotError with a hint if there is none."""
+    way = {
+        "host": settings.host,
+        "port": settings.port,
+        "dbname": settings.dbname,
+        "user": settings.user,
+        "password": settings.password or None,
+        "sslmode": settings.sslmode,
+        "sslrootcert": settings.sslrootcert or None,
+        "client_encoding": "UTF8",
+        "application_name": APPLICATION,
+        "connect_timeout": 15,
+        "gssencmode": "disable",  # poolers answer it with an error
+        **KEEPALIVES,
+    }
     try:
-        with libpq_environment_hidden():
-            db = psycopg2.connect(
-                host=settings.host,
-                port=settings.port,
-                dbname=settings.dbname,
-                user=settings.user,
-                password=settings.password or None,
-                sslmode=settings.sslmode,
-                sslrootcert=settings.sslrootcert or None,
-                client_encoding="UTF8",
-                application_name=APPLICATION,
-                connect_timeout=15,
-                keepalives_idle=30,
-                gssencmode="disable",  # poolers answer it with an error
-            )
+        return awaited(lambda: open_connection(way))
     except psycopg2.Error as error:
         raise connection_failure(settings, error) from error
+
+
+def open_connection(way: Mapping[str, Any]) -> Connection:
+    """Connect; for a thread, since nothing can end that."""
+    db: Connection = psycopg2.connect(**way)
     # Transactions begin and end by statement: one round trip less each, and no
     # session state that psycopg2 would set on its own.
     db.autocommit = True
     return db
-
-
-@contextlib.contextmanager
-def libpq_environment_hidden() -> Iterator[None]:
-    """Hide PGHOSTADDR, PGOPTIONS and the like: the env file alone decides."""
-    hidden = {
-        name: os.environ.pop(name) for name in list(os.environ) if name.startswith("PG")
-    }
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)
 
 
 def connection_failure(settings: Settings, error: psycopg2.Error) -> SnapshotError:
@@ -3187,8 +3310,8 @@ def connection_hint(settings: Settings, text: str) -> str:
 
 def execute(db: Connection, query: str | sql.Composable, values: Any = None) -> int:
     """Run statements in one round trip; return the last one's row count."""
-    with db.cursor() as cursor, interruptible():
-        cursor.execute(query, values)
+    with db.cursor() as cursor:
+        awaited(lambda: cursor.execute(query, values), db, LOCK_WATCH.get())
         return int(cursor.rowcount)
 
 
@@ -3196,52 +3319,124 @@ def fetch(
     db: Connection, query: str | sql.Composable, values: Any = None
 ) -> list[tuple[Any, ...]]:
     """Return the rows of a query that gives few."""
-    with db.cursor() as cursor, interruptible():
+    with db.cursor() as cursor:
+        awaited(lambda: cursor.execute(query, values), db, LOCK_WATCH.get())
+        return cursor.fetchall()
+
+
+def awaited(
+    work: Callable[[], T], db: Connection | None = None, watch: LockWatch | None = None
+) -> T:
+    """Let a thread do what waits for the server of `db`; return what comes of it.
+
+    Meanwhile see to signals, and to who holds a lock.
+    """
+    ENDING.check()
+    held = ENDING.held
+    with uninterrupted():
+        call = Call(work)
+        looks = watch.looks(db) if watch and db else itertools.repeat(None)
+        while not call.over(TURN) and not ENDING.signals:
+            next(looks)
+        if ENDING.signals:
+            end_call(call, db, held=held)
+    ENDING.check()
+    return call.result()
+
+
+def end_call(call: Call[Any], db: Connection | None, *, held: bool) -> None:
+    """End a call soon after a signal, and at once after a second.
+
+    What has to be completed gets some time. Raises KeyboardInterrupt if nothing helps.
+    """
+    if db is None:
+        call.ends_within(GIVE_UP_AFTER if held else 0)
+    elif not call.ends_within(GRACE if held else 0):
+        Call(lambda: cancel(db, call))
+        call.ends_within(HANG_UP_AFTER)
+        hang_up(db, call)
+    if not call.over(TURN):
+        raise KeyboardInterrupt
+
+
+def cancel(db: Connection, call: Call[Any]) -> None:
+    """Have the server cancel the statement that a call waits for, else hang up.
+
+    Not by psycopg2's cancel(), which keeps Python's lock while it connects: minutes, if
+    the network is dead. A pooler's client does not always know the server's process.
+    """
+    with contextlib.suppress(psycopg2.Error):
+        if ask_about(db, CANCEL_STATEMENT):
+            return
+    hang_up(db, call)
+
+
+def hang_up(db: Connection, call: Call[Any]) -> None:
+    """Cut the line that a call waits for, so that it comes back with an error."""
+    with contextlib.suppress(OSError, psycopg2.Error):
+        if not call.over():
+            with socket.fromfd(db.fileno(), socket.AF_INET, socket.SOCK_STREAM) as line:
+                line.shutdown(socket.SHUT_RDWR)
+
+
+def way_of(db: Connection) -> dict[str, Any]:
+    """Return how to connect to where a connection leads."""
+    return {**db.info.dsn_parameters, "password": db.info.password or None}
+
+
+def ask(way: Mapping[str, Any], query: str, values: Any = None) -> list[Any]:
+    """Return the rows of a query by a connection of its own; for a thread."""
+    with contextlib.closing(open_connection(way)) as db, db.cursor() as cursor:
         cursor.execute(query, values)
         return cursor.fetchall()
 
 
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Let Ctrl-C end a statement; COPY, which cannot wait this way, sees it by itself.
-
-    libpq waits for an answer without looking up; here Python waits, and asks libpq.
-    """
-    psycopg2.extensions.set_wait_callback(wait_for_server)
-    try:
-        yield
-    finally:
-        psycopg2.extensions.set_wait_callback(None)
-
-
-def wait_for_server(db: Connection) -> None:
-    """Wait until a statement is done; cancel it if the user has had enough.
-
-    If it takes long, tell who holds the lock that it waits for.
-    """
-    pauses = pauses_to_look(LOCK_WATCH.get(), db.info.backend_pid)
-    try:
-        while (state := db.poll()) != psycopg2.extensions.POLL_OK:
-            reading = state == psycopg2.extensions.POLL_READ
-            sockets = [db.fileno()]
-            readers, writers = (sockets, []) if reading else ([], sockets)
-            while not any(select.select(readers, writers, [], next(pauses))):
-                pass
-    except (KeyboardInterrupt, OSError):
-        with contextlib.suppress(psycopg2.Error):
-            db.cancel()
-        raise
+def ask_about(db: Connection, query: str) -> list[Any]:
+    """Return what another connection says of the process that works for `db`."""
+    values = {"pid": db.info.backend_pid, "application": APPLICATION}
+    return ask(way_of(db), query, values)
 
 
 @dataclass(slots=True)
 class LockWatch:
     """What to do while the server waits for a lock."""
 
-    server: Settings
     say: Callable[[str], object]
     timeout: float | None  # seconds; None: wait as long as it takes
     seen: str = ""  # who was last seen to hold one
 
+    def looks(self, db: Connection) -> Iterator[None]:
+        """Look now and then who holds the lock, a turn at a time; tell once."""
+        self.seen, told = "", False
+        pause = min(LOCK_PATIENCE, (self.timeout or LONGEST_PAUSE) / 2)
+        while True:
+            for _ in range(round(pause / TURN)):
+                yield
+            look = Call(lambda: ask_about(db, LIST_HOLDERS))
+            for _ in range(round(LOOK_SECONDS / TURN)):
+                if not look.over():
+                    yield
+            text = self.see(look)
+            if text and not told:
+                told = True
+                self.say(text)
+            pause = min(pause * 2, LONGEST_PAUSE)
+
+    def see(self, look: Call[list[Any]]) -> str:
+        """Return what to say of what was seen."""
+        try:
+            rows = look.result() if look.over() else None
+        except psycopg2.Error:
+            rows = None
+        if rows is None:
+            return CANNOT_LOOK
+        holders = "; ".join(str(Holder(*row)) for row in rows)
+        self.seen = holders and f"held by {holders}"
+        return self.seen and f"waiting for a lock, {self.seen}"
+
+
+CANNOT_LOOK = """\
+the server is still at work, or waits for a lock; no second connection shows which"""
 
 LOCK_WATCH: contextvars.ContextVar[LockWatch | None] = contextvars.ContextVar(
     "lock watch", default=None
@@ -3250,89 +3445,16 @@ LOCK_WATCH: contextvars.ContextVar[LockWatch | None] = contextvars.ContextVar(
 
 @contextlib.contextmanager
 def watching_locks(
-    server: Settings, say: Callable[[str], object], timeout: float | None = None
+    say: Callable[[str], object], timeout: float | None = None
 ) -> Iterator[None]:
     """Tell who holds a lock that a statement waits for; give up after `timeout`."""
-    token = LOCK_WATCH.set(LockWatch(server, say, timeout))
+    token = LOCK_WATCH.set(LockWatch(say, timeout))
     try:
         yield
     except psycopg2.errors.LockNotAvailable as error:
         raise database_failure(error) from error
     finally:
         LOCK_WATCH.reset(token)
-
-
-def pauses_to_look(watch: LockWatch | None, pid: int) -> Iterator[float]:
-    """Yield how long to wait for the answer of a server process, again and again.
-
-    In between see who holds the lock that it waits for, and tell when that changes.
-    """
-    if watch is None:
-        yield from itertools.repeat(WAKE_UP)
-        return
-    start = time.monotonic()
-    watch.seen = ""
-    told: frozenset[int] | None = frozenset()
-    pause = min(LOCK_PATIENCE, (watch.timeout or LONGEST_PAUSE) / 2)
-    while True:
-        yield from rests(pause)
-        answer = begin_to_look(watch.server, pid)
-        yield from rests(LOOK_SECONDS, answer)
-        holders = None if answer.empty() else answer.get()
-        watch.seen = render_holders(holders or (), time.monotonic() - start)
-        text = watch.seen and f"waiting for a lock, {watch.seen}"
-        text = CANNOT_LOOK if holders is None else text
-        who = None if holders is None else frozenset(each.pid for each in holders)
-        if text and who != told:
-            told = who
-            watch.say(text)
-        pause = min(pause * 2, LONGEST_PAUSE)
-
-
-CANNOT_LOOK = """\
-the server is still at work, or waits for a lock; no second connection shows which"""
-
-
-def rests(
-    length: float, answer: queue.SimpleQueue[Any] | None = None
-) -> Iterator[float]:
-    """Yield short times to wait, for so long, or until there is an answer."""
-    end = time.monotonic() + length
-    while (rest := end - time.monotonic()) > 0 and (answer is None or answer.empty()):
-        yield min(rest, WAKE_UP if answer is None else 0.1)
-
-
-def begin_to_look(server: Settings, pid: int) -> queue.SimpleQueue[list[Holder] | None]:
-    """See by another connection who keeps a server process; None: nobody can see."""
-    answer: queue.SimpleQueue[list[Holder] | None] = queue.SimpleQueue()
-
-    def look() -> None:
-        try:
-            answer.put(fetch_holders(server, pid))
-        except (psycopg2.Error, SnapshotError):
-            answer.put(None)
-
-    threading.Thread(target=look, daemon=True).start()
-    return answer
-
-
-def fetch_holders(server: Settings, pid: int) -> list[Holder]:
-    """Return who holds the lock that a server process waits for, if it does."""
-    values = {"pid": pid, "application": APPLICATION}
-    # Not by fetch(): how statements wait is the business of another thread just now.
-    with connected(server) as db, db.cursor() as cursor:
-        cursor.execute(LIST_HOLDERS, values)
-        return [Holder(*row) for row in cursor.fetchall()]
-
-
-def render_holders(holders: Iterable[Holder], waited: float) -> str:
-    """Return who holds a lock; nothing about what the server sees to by itself."""
-    known = [
-        str(each)
-        for each in holders
-        if not each.automatic or waited > AUTOVACUUM_PATIENCE
-    ]
-    return f"held by {'; '.join(known)}" if known else ""
 
 
 def lock_timeout() -> int:
@@ -3509,22 +3631,68 @@ LEAVE_NOTHING_BEHIND = """
 """
 
 
-def commit(db: Connection) -> None:
-    """Commit; whatever the script set for its session goes first.
+# Which server it is: a standby that was promoted, or another behind the same address,
+# counts transactions of its own. Not every provider lets everybody ask; then another
+# start is another server.
+NAME_SERVER = """
+    DO $$ BEGIN
+        PERFORM pg_catalog.set_config('export_restore.server', pg_catalog.concat(
+            system_identifier, pg_catalog.left(pg_catalog.pg_walfile_name(
+                pg_catalog.pg_current_wal_lsn()), 8)), true)
+        FROM pg_catalog.pg_control_system();
+    EXCEPTION WHEN OTHERS THEN
+        PERFORM pg_catalog.set_config('export_restore.server',
+            pg_catalog.pg_postmaster_start_time()::text, true);
+    END $$;
+    SELECT pg_catalog.current_setting('export_restore.server'), """
+NAME_TRANSACTION = NAME_SERVER + "pg_catalog.pg_current_xact_id()::text"
+ASK_FATE = NAME_SERVER + "pg_catalog.pg_xact_status(%s::text::pg_catalog.xid8)"
 
-    RESET ALL passes over what SET LOCAL has put to its default; a value that a script
-    had set beneath it would come to light with the commit.
+
+def commit(db: Connection, done: str = "everything is committed") -> list[str]:
+    """Commit, which is done when it is; return what the server had to say.
+
+    Whatever the script set for its session goes first. RESET ALL passes over what SET
+    LOCAL has put to its default; a value that a script had set beneath it would come to
+    light with the commit.
     """
+    way = way_of(db)
+    [(server, transaction)] = fetch(db, f"{LEAVE_NOTHING_BEHIND};{NAME_TRANSACTION}")
+    del db.notices[:]
+    ENDING.done = done
     try:
-        execute(db, LEAVE_NOTHING_BEHIND)
         execute(db, "COMMIT")
-    except psycopg2.OperationalError as error:
-        if error.pgcode:
+    except (psycopg2.Error, KeyboardInterrupt) as error:
+        refused = isinstance(error, psycopg2.Error) and not is_end(error)
+        fate = "aborted" if refused else fetch_fate(way, server, transaction)
+        if fate == "aborted":
+            ENDING.go_on()
             raise
-        raise SnapshotError(
-            "the connection was lost while the restore was being committed",
-            hint="see whether the target has the snapshot's rows, else restore again",
-        ) from error
+        if fate != "committed":
+            raise SnapshotError(
+                "the connection was lost while the server committed; nobody knows "
+                "whether it did",
+                hint="see whether the target has the new rows, else run it again",
+                code=EXIT_UNKNOWN,
+            ) from error
+    return [excerpt(notice, 400) for notice in db.notices]
+
+
+def fetch_fate(way: Mapping[str, Any], server: str, transaction: str) -> str | None:
+    """Return what became of a transaction: committed or aborted; else nobody knows."""
+    end = time.monotonic() + FATE_SECONDS
+    while time.monotonic() < end and ENDING.patient(GIVE_UP_AFTER):
+        try:
+            query = functools.partial(ask, way, ASK_FATE, [transaction])
+            [(now, fate)] = awaited(query)
+        except psycopg2.OperationalError:  # it may be about to start again
+            fate = "in progress"
+        except (psycopg2.Error, KeyboardInterrupt):
+            return None
+        if fate != "in progress":
+            return str(fate) if now == server else None
+        time.sleep(TURN)
+    return None
 
 
 def fetch_catalog(db: Connection) -> Catalog:
@@ -3755,18 +3923,30 @@ def create_roles(db: Connection, names: Iterable[str]) -> None:
 
 @contextlib.contextmanager
 def scratch_database(server: Settings) -> Iterator[Settings]:
-    """Make a database on a server, and drop it at the end, whatever happens."""
+    """Make a database on a server, and drop it at the end, whatever happens.
+
+    A session that is called like it shows that it is in use. Those that nobody uses are
+    left by processes that were killed: they go first.
+    """
     name = f"{SCRATCH_PREFIX}{os.getpid()}_{time.time_ns() // 1000}"
     ident = sql.Identifier(name)
-    create = sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(ident)
-    drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(ident)
-    try:
+    drop = sql.SQL("DROP DATABASE IF EXISTS {}")
+    with connected(server) as sign:
+        begin(sign, "READ ONLY")
+        execute(sign, "SELECT set_config('application_name', %s, true)", [name])
         with connected(server) as db:
-            execute(db, create)
-        yield dataclasses.replace(server, dbname=name)
-    finally:
-        with uninterrupted(), connected(server) as db:
-            execute(db, drop)
+            for (left,) in fetch(db, LIST_ABANDONED, [SCRATCH_PREFIX]):
+                with contextlib.suppress(psycopg2.Error):
+                    execute(db, drop.format(sql.Identifier(left)))
+        try:
+            with connected(server) as db:
+                execute(
+                    db, sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(ident)
+                )
+            yield dataclasses.replace(server, dbname=name)
+        finally:
+            with uninterrupted(), connected(server) as db:
+                execute(db, drop.format(ident) + sql.SQL(" WITH (FORCE)"))
 
 
 def server_version(db: Connection) -> str:
@@ -3804,13 +3984,34 @@ def copy_out(
         try:
             first = rows is None or rows.after is None
             way = COPY_TO_CLIENT.format("on" if first else "off")
-            cursor.copy_expert(query + sql.SQL(way), stream)
+            copy = functools.partial(cursor.copy_expert, query + sql.SQL(way), stream)
+            awaited(lambda: with_reason(copy), db)
         except psycopg2.Error as error:
             plain = database_failure(error)
             raise SnapshotError(
                 f"table {table.relation}: {plain}", hint=plain.hint
             ) from error
         return int(cursor.rowcount)
+
+
+def with_reason(copy: Callable[[], object]) -> None:
+    """Copy; raise the reason that the server gives if it ends the connection.
+
+    psycopg2 then raises another error, and has sys.excepthook print the reason, under a
+    traceback with a row in it.
+    """
+    told: list[BaseException | None] = []
+    before = sys.excepthook
+    sys.excepthook = lambda kind, error, trace: told.append(error.__cause__)
+    try:
+        copy()
+    except psycopg2.Error as error:
+        for why in told:
+            if isinstance(why, psycopg2.Error):
+                raise why from error
+        raise
+    finally:
+        sys.excepthook = before
 
 
 def in_range(table: Table, rows: KeyRange | None) -> sql.Composable:
@@ -3860,7 +4061,8 @@ def copy_in(
         relation.ident, in_parentheses(columns), sql.Literal(null)
     )
     with db.cursor() as cursor:
-        cursor.copy_expert(query, stream, size=SEND_BYTES)
+        copy = functools.partial(cursor.copy_expert, query, stream, size=SEND_BYTES)
+        awaited(lambda: with_reason(copy), db)
         return int(cursor.rowcount)
 
 
@@ -3957,7 +4159,7 @@ def script_failure(
 def database_failure(error: psycopg2.Error) -> SnapshotError:
     """Return what the server said in one line, with a hint where one helps."""
     said = error.diag.message_primary
-    if said is None:
+    if said is None or is_end(error):
         return connection_lost(error)
     more = error.diag.message_detail
     if error.pgcode == LOCK_NOT_AVAILABLE and (watch := LOCK_WATCH.get()):
@@ -3979,13 +4181,24 @@ def statement_hint(text: str) -> str:
     return next((hint.format_map(m.groupdict()) for m, hint in found if m), "")
 
 
+def is_end(error: psycopg2.Error) -> bool:
+    """Tell whether an error is the end of its connection."""
+    return error.diag.severity_nonlocalized not in ("ERROR", "WARNING")
+
+
 def connection_lost(error: psycopg2.Error) -> SnapshotError:
     """Return the error for a server that stopped answering."""
-    said = str(error).strip().splitlines() or [type(error).__name__]
+    said = error.diag.message_primary or str(error).strip().partition("\n")[0]
+    # What libpq says of a COPY that was cut is about itself.
+    cut = not said or re.match("invalid socket|error with status", said)
     return SnapshotError(
-        f"the connection to the server was lost: {said[0]}",
+        f"the connection to the server was lost: {'it was cut' if cut else said}",
         hint="nothing was changed; run the command again when the server is back",
     )
+
+
+# Classes of SQLSTATEs: data exception, and integrity constraint violation.
+OF_THE_DATA = ("22", "23")
 
 
 def copy_failure(error: psycopg2.Error, file: str) -> SnapshotError:
@@ -3994,12 +4207,15 @@ def copy_failure(error: psycopg2.Error, file: str) -> SnapshotError:
     place = re.match(
         r"COPY .*?, \D*(\d+)(?:, \D*? (\S.*?): )?", error.diag.context or "", re.DOTALL
     )
-    if error.diag.message_primary is None or place is None:
+    if is_end(error) or place is None:
         return plain
     where = f"{file}, line {place.group(1)}"
     column = place.group(2) or error.diag.column_name
     if column:
         where += f", column {column}"
+    unread = "error in .read() call" in str(error)  # psycopg2's words
+    if not unread and (error.pgcode or "")[:2] not in OF_THE_DATA:
+        return SnapshotError(f"{where}: {plain}", hint=plain.hint)
     return SnapshotError(
         f"{where}: {plain}",
         hint="correct the file; the target was not changed",
@@ -4214,7 +4430,9 @@ def gets_grants(now: Rights, then: Rights) -> bool:
 def analyze(db: Connection, relations: Iterable[Relation]) -> None:
     """Refresh the planner's statistics; the restore is complete without them."""
     names = sql.SQL(", ").join(relation.ident for relation in relations)
-    with contextlib.suppress(psycopg2.Error):
+    if ENDING.signals:
+        return
+    with contextlib.suppress(psycopg2.Error, KeyboardInterrupt):
         begin(db, "READ WRITE")  # no timeout of the role ends it
         execute(db, sql.SQL("ANALYZE {}; COMMIT").format(names))
 
@@ -4513,7 +4731,9 @@ def dump_schema(
     with tempfile.TemporaryDirectory(prefix="export_restore-") as folder:
         file = Path(folder, SCHEMA_FILE)
         for program in fitting:
-            options = (*DUMP_OPTIONS, *exclusions(left_out, program), f"--file={file}")
+            way = " ".join(f"{key}={value}" for key, value in KEEPALIVES.items())
+            options = (*DUMP_OPTIONS, *exclusions(left_out, program), f"--file={file}",
+                       f"--dbname={way}")  # fmt: skip
             status, said = run_program([program.path, *options], server)
             if status == 0:
                 for line in said.splitlines():
@@ -4551,13 +4771,15 @@ def run_program(command: Seq[str], server: Settings) -> tuple[int, str]:
         try:
             said = process.communicate()[1]
         except BaseException:
-            process.terminate()  # it cancels its query
+            process.terminate()  # it cancels its query, if the server still answers
+            Call(process.wait).ends_within(HANG_UP_AFTER)
+            process.kill()
             raise
     return process.returncode, said.decode(errors="replace")
 
 
 def libpq_environment(server: Settings) -> dict[str, str]:
-    """Return our environment with how to connect, and no other PG variable."""
+    """Return our environment, which has no PG variable, with how to connect."""
     own = {
         "PGHOST": server.host,
         "PGPORT": str(server.port),
@@ -4571,12 +4793,7 @@ def libpq_environment(server: Settings) -> dict[str, str]:
         "PGGSSENCMODE": "disable",
         "LC_ALL": "C",  # messages that we can read
     }
-    others = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.upper().startswith("PG")
-    }
-    return others | {name: value for name, value in own.items() if value}
+    return os.environ | {name: value for name, value in own.items() if value}
 
 
 def dump_failure(program: PgDump, server: Settings, said: str) -> SnapshotError:
@@ -5068,7 +5285,7 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def staged(folder: Path) -> Iterator[Stage]:
+def staged(folder: Path, done: str = "") -> Iterator[Stage]:
     """Give a stage inside `folder`; at the end its files replace those outside.
 
     Whatever instant the process dies in, the old snapshot or the new one can be
@@ -5076,16 +5293,16 @@ def staged(folder: Path) -> Iterator[Stage]:
     """
     with telling_of_disk(folder), lockable_folder(folder) as lock:
         remove_abandoned(folder)
-        made = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=folder))
-        try:
+        with contextlib.ExitStack() as stack:
+            with uninterrupted():
+                made = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=folder))
+                stack.callback(remove_tree, made)
             with lockable(made) as claim, contextlib.closing(Stage(made)) as stage:
                 claim("LOCK_EX")
                 yield stage
                 stage.settle()
                 lock("LOCK_EX")
-                publish(made, folder)
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
+                publish(made, folder, done)
 
 
 def check_apart(folder: Path, snapshot: Path) -> None:
@@ -5135,10 +5352,12 @@ def remove_abandoned(folder: Path) -> None:
                 shutil.rmtree(stage, ignore_errors=True)
 
 
-def publish(stage: Path, folder: Path) -> None:
+def publish(stage: Path, folder: Path, done: str) -> None:
     """Make a staged snapshot the one of the folder: the rename is the commit."""
     roll_forward(folder)
-    move(stage, folder / READY_FOLDER)
+    with uninterrupted():
+        move(stage, folder / READY_FOLDER)
+        ENDING.done = done
     sync_folder(folder)
     roll_forward(folder)
 
@@ -5221,6 +5440,7 @@ class ExportPlan:
     hint: str = (
         "bring it up to date (export_restore.py schema writes one), or --exclude"
     )
+    done: str = "the snapshot is published"  # what a command has then achieved
 
 
 def export(settings: Settings, plan: ExportPlan, report: Report) -> list[Copied]:
@@ -5254,9 +5474,9 @@ def export_from(
     with (
         report.doing(f"connecting to {settings}"),
         connected(server) as db,
-        watching_locks(server, report.note, plan.lock_timeout),
+        watching_locks(report.note, plan.lock_timeout),
         report.doing(f"waiting for {plan.folder}"),
-        staged(plan.folder) as stage,
+        staged(plan.folder, plan.done) as stage,
         report.doing("reading the catalog"),
     ):
         source = begin_source(db, fetch_origin(db, settings), script, plan, report)
@@ -5264,7 +5484,8 @@ def export_from(
         files = plan_files(source.catalog, source.tables, suffix)
         note_strangers(plan.folder, files, report)
         tasks = plan_tasks(db, files, stage, compressed=plan.compressed)
-        jobs = Jobs(server, source.shared, plan.jobs or sensible_jobs(tasks), report)
+        count = plan.jobs or sensible_jobs(tasks)
+        jobs = Jobs(server, db, source.shared, count, report)
         written = export_tables(db, tasks, jobs, stage)
         report.doing("writing the catalog")
         states = fetch_sequence_states(db, source.sequences)
@@ -5674,6 +5895,7 @@ class Jobs:
     """How many processes are to copy, and how they join the transaction snapshot."""
 
     server: Settings
+    db: Connection  # that began it
     snapshot: str  # its name; empty: it is not to be shared
     count: int
     report: Report
@@ -5735,6 +5957,8 @@ def gather(
         ready, _ = concurrent.futures.wait(
             waiting, 0.1, concurrent.futures.FIRST_COMPLETED
         )
+        if select.select([jobs.db], [], [], 0)[0]:  # its end, most likely
+            execute(jobs.db, "SELECT")
         jobs.report.advance(copied.value - told)
         told = copied.value
         for future in ready:
@@ -5758,8 +5982,9 @@ def start_job(
     server: Settings, snapshot: str, tables: Collection[Table], copied: Any
 ) -> None:
     """Connect, and join the transaction snapshot. Dies when the parent process does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process decides
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in SIGNALS:  # the parent process decides
+        signal.signal(number, signal.SIG_IGN)
+    Call.idle.clear()  # a fork has none of the threads
     threading.Thread(target=die_with_parent, daemon=True).start()
     Job.copied = copied
     with contextlib.suppress(SnapshotError):
@@ -5826,7 +6051,7 @@ def restore(settings: Settings, plan: RestorePlan, report: Report) -> list[Copie
         opened_snapshot(plan.folder, accept_edits=plan.accept_edits) as snapshot,
         report.doing(f"connecting to {settings}"),
         reachable(settings) as server,
-        watching_locks(server, report.note, plan.lock_timeout),
+        watching_locks(report.note, plan.lock_timeout),
     ):
         if snapshot.manifest is None:
             report.note("no manifest: checksums, row counts and catalog go unchecked")
@@ -5836,7 +6061,9 @@ def restore(settings: Settings, plan: RestorePlan, report: Report) -> list[Copie
             copied = replace(db, snapshot, plan, before, report)
             if not plan.dry_run:
                 report.doing("committing")
-                commit(db)
+                done = "" if plan.scratch else "the snapshot is restored"
+                for said in commit(db, done):
+                    report.note(said)
                 report.doing("analyzing the tables")
                 analyze(db, [each.relation for each in copied])
     return copied
@@ -5937,7 +6164,9 @@ def keep_present(
     going = [table for table, _ in tables_going(snapshot, before, plan)]
     lock_tables(db, going, "EXCLUSIVE")
     file = plan.keep_schema_file or snapshot.folder / SCHEMA_FILE
-    kept = ExportPlan(plan.keep, file, lock_timeout=plan.lock_timeout, hint=KEEP_HINT)
+    kept = ExportPlan(
+        plan.keep, file, lock_timeout=plan.lock_timeout, hint=KEEP_HINT, done=""
+    )
     export_from(server, settings, read_script(file), kept, report)
 
 
@@ -6511,7 +6740,7 @@ def verify(settings: Settings, folder: Path, report: Report) -> Verification:
         opened_snapshot(folder) as snapshot,
         report.doing(f"connecting to {settings}"),
         reachable(settings) as server,
-        watching_locks(server, report.note),
+        watching_locks(report.note),
         connected(server) as db,
     ):
         report.doing("reading the catalog")
@@ -6940,7 +7169,13 @@ class Report:
 
     def _say(self, text: str) -> None:
         with self.aside():
-            print(text, file=sys.stderr, flush=True)
+            self._write(f"{text}\n")
+
+    def _write(self, text: str) -> None:
+        """Write to stderr; that nobody takes it changes nothing."""
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+            sys.stderr.flush()
 
     # The bar.
 
@@ -7011,8 +7246,7 @@ class Report:
         above = max(self._drawn - 1, 0) // terminal_width()
         up = f"\033[{above}A" if above else ""
         self._drawn = columns  # first: whoever interrupts this has it wiped
-        sys.stderr.write(f"\r{up}\033[J{line}")
-        sys.stderr.flush()
+        self._write(f"\r{up}\033[J{line}")
 
     # What came of it.
 
@@ -7024,8 +7258,25 @@ class Report:
         """Print a result for people; the work that it came of is over."""
         self.doing("")
         if not self.as_json:
-            with self.aside():
+            with self._stdout():
                 print(text)
+
+    @contextlib.contextmanager
+    def _stdout(self) -> Iterator[None]:
+        """Print what is for stdout; raise SnapshotError if it does not take it."""
+        with self.aside():
+            try:
+                yield
+                sys.stdout.flush()
+            except OSError as error:
+                # What it has not taken Python would try again at the end.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                gone = isinstance(error, BrokenPipeError)
+                raise SnapshotError(
+                    f"the result cannot be told: {reason(error)}",
+                    hint="see where stdout goes, and whether there is room",
+                    code=EXIT_BROKEN_PIPE if gone else EXIT_FAILED,
+                ) from error
 
     @contextlib.contextmanager
     def within(self, key: str) -> Iterator[None]:
@@ -7070,36 +7321,40 @@ class Report:
             self.tell(f"{place}; {written.written_by} wrote it.")
         elif not self.as_json:
             self.doing("")
-            with self.aside():
-                sys.stdout.flush()
+            with self._stdout():
                 sys.stdout.buffer.write(written.text.encode())
 
     def failed(self, error: Exception) -> int:
         """Say what went wrong, and what to do; return the exit status."""
-        plain = in_plain_words(error)
-        print(f"{self._program}: error: {plain}", file=sys.stderr)
+        plain = after_done(in_plain_words(error))
+        if plain.code == EXIT_BROKEN_PIPE:  # the usual end of `… | head`
+            return plain.code
+        self._write(f"{self._program}: error: {plain}\n")
         if plain.hint:
-            print(f"hint: {plain.hint}", file=sys.stderr)
+            self._write(f"hint: {plain.hint}\n")
         cause = error if plain is not error else error.__cause__
         if self.verbose and cause is not None:
             said = str(cause).strip().replace("\n", "\n  ")
-            print(f"cause: {type(cause).__name__}: {said}", file=sys.stderr)
+            self._write(f"cause: {type(cause).__name__}: {said}\n")
         self.record(error=plain.args[0], hint=plain.hint, lines=plain.lines)
         return plain.code
 
     def ended(self, how: str, status: int) -> int:
         """Say that somebody ended the command; return the exit status."""
-        print(f"{self._program}: {how}", file=sys.stderr)
+        self._write(f"{self._program}: {how}\n")
         self.record(error=how, hint="", lines=())
         return status
 
     def close(self, status: int) -> int:
         """Print the object of --json; return the exit status."""
-        if self.as_json:
-            seconds = round(time.monotonic() - self._start, 3)
-            self.record(status=status, seconds=seconds, notes=self._notes)
-            print(json.dumps(self._facts, indent=2))
-        sys.stdout.flush()
+        try:
+            with self._stdout():
+                if self.as_json:
+                    seconds = round(time.monotonic() - self._start, 3)
+                    self.record(status=status, seconds=seconds, notes=self._notes)
+                    print(json.dumps(self._facts, indent=2))
+        except SnapshotError as error:
+            return status or self.failed(error)
         return status
 
 
@@ -7301,6 +7556,8 @@ exit status:
   1         failed: the database or the disk said no
   2         wrong usage or configuration
   3         the snapshot is damaged, or the database differs from it
+  4         done, but the result could not be told: stdout was closed or full
+  5         the connection was lost in COMMIT, and nobody knows what came of it
   130, 143  ended by Ctrl-C or SIGTERM; everything is as it was
 """
 
@@ -7569,6 +7826,7 @@ def command_export(arguments: argparse.Namespace, report: Report) -> int:
     )
     if not arguments.rehearse:
         return EXIT_DONE
+    ENDING.go_on()
     with report.within("rehearsal"):
         return run_rehearsal(arguments, None, report)
 
@@ -7700,23 +7958,33 @@ def run_command(
     report: Report, parser: argparse.ArgumentParser, argv: Seq[str] | None
 ) -> int:
     """Run a command line and return its exit status."""
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # names may be in any script
-            stream.reconfigure(errors="backslashreplace")
-    with ending_on_signals() as signals:
+    open_streams()
+    for name in [each for each in os.environ if each.startswith("PG")]:
+        del os.environ[name]  # the env file alone decides
+    with ENDING.by_signals(program=argv is None):
         try:
-            return report.close(outcome(report, parser, argv, signals))
-        except BrokenPipeError:
-            # Nobody reads stdout any more; let the interpreter not complain at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return EXIT_BROKEN_PIPE
+            status = outcome(report, parser, argv)
+        except KeyboardInterrupt:
+            status = end_of(report)
+        return report.close(status)
+
+
+def open_streams() -> None:
+    """Have three standard streams, and names in any script written to them."""
+    nowhere = Path(os.devnull)
+    if sys.stdin is None:
+        sys.stdin = nowhere.open()
+    if sys.stdout is None:  # what takes nothing is an error
+        sys.stdout = os.fdopen(os.open(nowhere, os.O_RDONLY), "w")
+    if sys.stderr is None:  # print() would take stdout
+        sys.stderr = nowhere.open("w")
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def outcome(
-    report: Report,
-    parser: argparse.ArgumentParser,
-    argv: Seq[str] | None,
-    signals: Collection[int],
+    report: Report, parser: argparse.ArgumentParser, argv: Seq[str] | None
 ) -> int:
     """Do what a command line says; tell a failure; return the exit status."""
     try:
@@ -7726,18 +7994,18 @@ def outcome(
         report.record(command=arguments.command)
         with report.working():
             return int(arguments.run(arguments, report))
-    except KeyboardInterrupt:
-        return end_of(report, signals)
-    except (SystemExit, BrokenPipeError):  # here: --help waits for no psycopg2
+    except SystemExit:  # here: --help waits for no psycopg2
         raise
     except (psycopg2.Error, SnapshotError, OSError) as error:
-        # What ends a COPY comes back as an error of the server.
-        return end_of(report, signals) if signals else report.failed(error)
+        ENDING.check()  # what was ended may fail with another error
+        return report.failed(error)
+    finally:
+        ENDING.hold()
 
 
-def end_of(report: Report, signals: Collection[int]) -> int:
+def end_of(report: Report) -> int:
     """Tell that somebody ended the command; return the exit status."""
-    if signal.SIGTERM in signals:
+    if any(each != signal.SIGINT for each in ENDING.signals):
         return report.ended("terminated", EXIT_TERMINATED)
     return report.ended("interrupted", EXIT_INTERRUPTED)
 
@@ -7752,10 +8020,18 @@ def in_plain_words(error: Exception) -> SnapshotError:
     return SnapshotError(str(error), hint=hint)
 
 
+def after_done(error: SnapshotError) -> SnapshotError:
+    """Return the error as it is told once something cannot be taken back."""
+    if not ENDING.done or error.code == EXIT_UNKNOWN:
+        return error
+    text = f"{ENDING.done}, but then: {error}"
+    return SnapshotError(text, hint=error.hint, code=EXIT_UNTOLD)
+
+
 def main(argv: Seq[str] | None = None) -> int:
     """Run the command line `argv` (default: sys.argv) and return the exit status."""
     words = sys.argv[1:] if argv is None else argv
-    return run_command(Report(as_json="--json" in words), build_parser(), words)
+    return run_command(Report(as_json="--json" in words), build_parser(), argv)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,19 @@ def pytest_report_header() -> str:
     return f"PostgreSQL: embedded {' and '.join(map(str, VERSIONS))}, 17 with contrib"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--moments", type=int, default=0,
+        help="strike commands at so many moments (default: as many as are quick)",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def moments(request: pytest.FixtureRequest) -> int:
+    """At how many moments to strike; 0: the test knows what is quick."""
+    return int(request.config.getoption("--moments"))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Make the user that servers run as, as root: two workers would both try."""
     if not hasattr(config, "workerinput") and hasattr(os, "geteuid"):

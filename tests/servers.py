@@ -110,12 +110,22 @@ class Server:
 
 
 class Proxy:
-    """Passes bytes on to a server, late if wanted; counts round trips; cuts lines."""
+    """Passes bytes on to a server, late if wanted; counts round trips; cuts lines.
 
-    def __init__(self, port: int, delay: float = 0) -> None:
+    It falls silent once so many bytes went by after a client has said a `word`: lines
+    stay open, and are taken, but nothing goes through them.
+    """
+
+    def __init__(
+        self, port: int, delay: float = 0, word: str | None = None, size: int = 0
+    ) -> None:
         self.target = port
         self.delay = delay  # seconds, there and back
         self.round_trips = 0
+        self.word = None if word is None else word.encode()
+        self.size = size
+        self.silent = threading.Event()
+        self.said = False
         self.sockets: list[socket.socket] = []
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
@@ -127,6 +137,7 @@ class Proxy:
                 client, _ = self.listener.accept()
             except OSError:
                 return
+            self.fall_silent(b"")
             server = socket.create_connection(("127.0.0.1", self.target))
             self.last = server
             self.sockets += [client, server]
@@ -144,11 +155,28 @@ class Proxy:
                     self.round_trips += 1  # the client speaks after the server did
                 self.last = source
                 time.sleep(self.delay / 2)
+                if source is client or self.said:
+                    self.fall_silent(chunk)
+                while self.silent.is_set():
+                    time.sleep(0.05)
                 sink.sendall(chunk)
         except OSError:  # the line was cut
             pass
         finally:
             hang_up(sink)
+
+    def fall_silent(self, chunk: bytes) -> None:
+        """Pass nothing on any more if the time for that has come."""
+        if self.said:
+            self.size -= len(chunk)
+        self.said = self.said or (self.word is not None and self.word in chunk)
+        if self.said and self.size <= 0:
+            self.silent.set()
+
+    def hear(self) -> None:
+        """Pass on what comes from now on."""
+        self.word, self.said = None, False
+        self.silent.clear()
 
     def cut(self) -> None:
         """Cut every line in the middle of whatever goes through it."""

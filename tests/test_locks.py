@@ -95,13 +95,14 @@ def test_through_a_pooler_the_process_is_unknown(
     source: Database, env: Path, run: Run
 ) -> None:
     """It tells its clients a number of its own."""
-    seen: list[list[er.Holder]] = []
-    server = er.read_settings(env)
-    with holding(source, READ) as db:
-        later(1, lambda: seen.append(er.fetch_holders(server, 1)))
+    seen: list[list[Any]] = []
+    values = {"pid": 1, "application": er.APPLICATION}
+    with holding(source, READ) as db, contextlib.closing(source.connect()) as other:
+        way = er.way_of(other)
+        later(1, lambda: seen.append(er.ask(way, er.LIST_HOLDERS, values)))
         later(1.5, let_go, db)
         assert run("restore", "--env-file", env).status == 0
-        assert [each.pid for each in seen[0]] == [db.info.backend_pid]
+        assert [er.Holder(*each).pid for each in seen[0]] == [db.info.backend_pid]
 
 
 @pytest.mark.parametrize("command", ["restore", "export"])
@@ -154,12 +155,6 @@ def test_no_second_connection(
         source.execute("DROP OWNED BY lonely; DROP ROLE lonely")
     assert result.status == 0, result.err
     assert result.err.count(er.CANNOT_LOOK) == 1
-
-
-def test_the_server_sees_to_autovacuum(server: object) -> None:
-    at_work = er.Holder(7, None, None, "active", 3.0, "autovacuum: VACUUM t", True)
-    assert er.render_holders([at_work], 3.0) == ""
-    assert "process 7" in er.render_holders([at_work], 11.0)
 
 
 def test_ctrl_c_ends_a_wait_that_was_told_of(source: Database, env: Path) -> None:
