@@ -80,10 +80,11 @@ if TYPE_CHECKING:
     import tempfile
 
     import psycopg2
-    from psycopg2 import sql
+    from psycopg2 import extras, sql
     from psycopg2.extensions import connection as Connection
 else:
     csv = ImportedWhenUsed("csv")
+    extras = ImportedWhenUsed("psycopg2.extras")
     graphlib = ImportedWhenUsed("graphlib")
     hashlib = ImportedWhenUsed("hashlib")
     heapq = ImportedWhenUsed("heapq")
@@ -3311,7 +3312,8 @@ def connection_hint(settings: Settings, text: str) -> str:
 def execute(db: Connection, query: str | sql.Composable, values: Any = None) -> int:
     """Run statements in one round trip; return the last one's row count."""
     with db.cursor() as cursor:
-        awaited(lambda: cursor.execute(query, values), db, LOCK_WATCH.get())
+        statement = functools.partial(cursor.execute, query, values)
+        awaited(lambda: with_last_words(statement), db, LOCK_WATCH.get())
         return int(cursor.rowcount)
 
 
@@ -3320,8 +3322,21 @@ def fetch(
 ) -> list[tuple[Any, ...]]:
     """Return the rows of a query that gives few."""
     with db.cursor() as cursor:
-        awaited(lambda: cursor.execute(query, values), db, LOCK_WATCH.get())
+        statement = functools.partial(cursor.execute, query, values)
+        awaited(lambda: with_last_words(statement), db, LOCK_WATCH.get())
         return cursor.fetchall()
+
+
+def with_last_words(statement: Callable[[], object]) -> None:
+    """Run a statement; what the server says when it hangs up is part of the error.
+
+    It is if Python waits, and not libpq. For COPY see with_reason().
+    """
+    psycopg2.extensions.set_wait_callback(extras.wait_select)
+    try:
+        statement()
+    finally:
+        psycopg2.extensions.set_wait_callback(None)
 
 
 def awaited(
@@ -4189,6 +4204,7 @@ def is_end(error: psycopg2.Error) -> bool:
 def connection_lost(error: psycopg2.Error) -> SnapshotError:
     """Return the error for a server that stopped answering."""
     said = error.diag.message_primary or str(error).strip().partition("\n")[0]
+    said = said.removeprefix("FATAL:").strip()
     # What libpq says of a COPY that was cut is about itself.
     cut = not said or re.match("invalid socket|error with status", said)
     return SnapshotError(
@@ -7556,8 +7572,8 @@ exit status:
   1         failed: the database or the disk said no
   2         wrong usage or configuration
   3         the snapshot is damaged, or the database differs from it
-  4         done, but the result could not be told: stdout was closed or full
-  5         the connection was lost in COMMIT, and nobody knows what came of it
+  4         done, but the result could not be told: stdout is closed or full
+  5         the connection was lost in COMMIT: see whether it was done
   130, 143  ended by Ctrl-C or SIGTERM; everything is as it was
 """
 

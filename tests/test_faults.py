@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 from conftest import ROOT, run_process
-from servers import Database, Server
+from servers import Database, Proxy, Server, hang_up
 
 import export_restore as er
 
@@ -206,6 +207,102 @@ def peak_memory(*argv: object, status: int = 0) -> int:
     command = [sys.executable, "-c", code, str(ROOT), *map(str, argv), str(status)]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     return int(run.stdout.split()[-1])
+
+
+# The program, where its line falls silent, and whether the server can give a reason:
+# a process that cannot send cannot.
+CUT_OFF = [
+    ("export_restore restore", "FROM STDIN", 1 << 20, True),
+    ("export_restore restore", "ADD CONSTRAINT", 0, True),
+    ("export_restore verify", "TO STDOUT", 1, False),
+    ("export_restore export --jobs 1", "TO STDOUT", 1, False),
+    ("export_restore export --jobs 2", "TO STDOUT", 1, False),
+    ("setup_db --leads 20000 --feedback 0", "FROM STDIN", 1 << 20, True),
+]
+
+
+@pytest.mark.parametrize("server", [18], indirect=True)
+@pytest.mark.parametrize("command, word, size, reason", CUT_OFF)
+def test_the_server_ends_the_connection(
+    source: Database,
+    work: Path,
+    succeed: Succeed,
+    command: str,
+    word: str,
+    size: int,
+    reason: bool,
+) -> None:
+    """Two lines, with the true reason and no row."""
+    big_snapshot(source, work, succeed, rows=40_000)
+    (work / "schema.sql").write_bytes((ROOT / "schema.sql").read_bytes())
+    source.execute("ALTER ROLE postgres PASSWORD 'over the line'")
+    program, *options = command.split()
+    if "export" in options:
+        options += ["--dir", "new", "--schema-file", "exports/schema.sql"]
+        source.execute("ALTER TABLE small DROP COLUMN later")
+        source.execute("INSERT INTO big (note) SELECT repeat('x', 50)"
+                       " FROM generate_series(1, 40000)")  # fmt: skip
+    with contextlib.closing(Proxy(source.server.port, word=word, size=size)) as proxy:
+        place = {"DB_HOST": "127.0.0.1", "DB_PORT": str(proxy.port)}
+        env = source.env_file(work, **place, DB_PASSWORD="'over the line'")
+        line = [sys.executable, str(ROOT / f"{program}.py"), *options, "-q"]
+        line += ["--env-file", str(env)]
+        process = subprocess.Popen(
+            line, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert proxy.silent.wait(30)
+        time.sleep(0.3)
+        source.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name = 'export_restore'"
+        )
+        proxy.hear()
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, len(err.splitlines())) == (1, "", 2), err
+    assert f"{program}: error: " in err
+    assert "the connection to the server was lost: " in err
+    assert "xxx" not in err
+    assert not reason or "terminating connection due to administrator command" in err
+
+
+@pytest.mark.parametrize("server", [18], indirect=True)
+def test_jobs_end_with_the_connection_that_began(
+    source: Database, work: Path, succeed: Succeed
+) -> None:
+    """At once: without it what they copy is for nothing."""
+    big_snapshot(source, work, succeed, rows=40_000)
+    source.execute("ALTER TABLE small DROP COLUMN later")
+    source.execute("ALTER ROLE postgres PASSWORD 'over the line'")
+    with contextlib.closing(Proxy(source.server.port, word="TO STDOUT")) as proxy:
+        place = {"DB_HOST": "127.0.0.1", "DB_PORT": str(proxy.port)}
+        env = source.env_file(work, **place, DB_PASSWORD="'over the line'")
+        process = run_process("export", "-q", "--jobs", 2, "--env-file", env)
+        assert proxy.silent.wait(30)
+        time.sleep(0.5)
+        hang_up(proxy.sockets[1])  # the server's end of the first
+        start = time.monotonic()
+        _, err = process.communicate(timeout=30)
+    assert time.monotonic() - start < 2
+    assert (process.returncode, len(err.splitlines())) == (1, 2), err
+    assert "the connection to the server was lost: " in err
+
+
+@pytest.mark.parametrize("server", [18], indirect=True)
+def test_a_peer_that_is_gone_is_noticed(source: Database, work: Path) -> None:
+    """Within two minutes, whether we wait for it or it for us."""
+    source.execute("ALTER ROLE postgres PASSWORD 'x'")
+    env = source.env_file(work, DB_HOST="127.0.0.1", DB_PASSWORD="x")
+    with (
+        er.connected(er.read_settings(env)) as db,
+        socket.fromfd(db.fileno(), socket.AF_INET, socket.SOCK_STREAM) as line,
+    ):
+        idle, interval, count, unconfirmed = (
+            line.getsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_{name}"))
+            for name in ("KEEPIDLE", "KEEPINTVL", "KEEPCNT", "USER_TIMEOUT")
+        )
+        assert line.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    assert idle + interval * count <= 120
+    assert 0 < unconfirmed <= 120_000
 
 
 def test_a_lost_connection_is_told_in_two_lines(

@@ -186,6 +186,33 @@ def test_the_next_one_cleans_up_behind_one_that_was_killed(
 
 
 @pytest.mark.parametrize("server", [18], indirect=True)
+def test_so_it_does_on_a_server_of_ones_own(
+    exported: Database, work: Path, succeed: Succeed
+) -> None:
+    """What another rehearsal, maybe of another machine, works with stays."""
+    env = exported.env_file(work)
+    used = [f"{er.SCRATCH_PREFIX}7_{number}" for number in range(2)]
+    before = databases(exported.server)
+    for name in used:
+        exported.execute(f"CREATE DATABASE {name}")
+    names = "SELECT datname FROM pg_database WHERE starts_with(datname, %s)"
+    inside, sign = exported.server.connect(used[0]), exported.connect()
+    with contextlib.closing(inside), contextlib.closing(sign):
+        sign.cursor().execute(f"SET application_name = {used[1]}")
+        process = run_process("rehearse", "--env-file", env)
+        deadline = time.monotonic() + 30
+        while len(exported.fetch(names, [er.SCRATCH_PREFIX])) < 3:
+            assert time.monotonic() < deadline
+        process.kill()
+        process.communicate()
+        succeed("rehearse", "--env-file", env)
+        left = {name for (name,) in exported.fetch(names, [er.SCRATCH_PREFIX])}
+    assert left == {*used}
+    succeed("rehearse", "--env-file", env)
+    assert databases(exported.server) == before
+
+
+@pytest.mark.parametrize("server", [18], indirect=True)
 def test_folders_of_others_stay(
     exported: Database, own_temp: Path, succeed: Succeed
 ) -> None:

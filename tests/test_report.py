@@ -6,6 +6,7 @@ import io
 import json
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -488,6 +489,58 @@ def test_json_of_an_interrupted_command(slow: Path, source: Database) -> None:
     assert process.returncode == found["status"] == 130
     assert found["error"] == "interrupted"
     assert err.splitlines()[-1] == "export_restore: interrupted"
+
+
+# ---- streams that take nothing
+
+UNTOLD = [
+    ("export", er.EXIT_UNTOLD, "the snapshot is published, but then: "),
+    ("restore", er.EXIT_UNTOLD, "the snapshot is restored, but then: "),
+    ("restore --json", er.EXIT_UNTOLD, "the snapshot is restored, but then: "),
+    ("verify", 1, ""),
+    ("schema --output -", 1, ""),
+]
+
+
+@pytest.mark.parametrize("command, status, done", UNTOLD)
+def test_nobody_takes_the_result(
+    exported: Database, work: Path, command: str, status: int, done: str
+) -> None:
+    """What is done is done; the status says that much even so."""
+    if "restore" in command:
+        exported.execute("DELETE FROM feedback")
+    line = [sys.executable, ROOT / "export_restore.py", *command.split(), "-q"]
+    line += ["--env-file", exported.env_file(work)]
+    for shell, reason in {
+        '"$@" > /dev/full': "No space left on device",
+        'exec "$@" >&-': "Bad file descriptor",
+        '{ "$@"; echo "$?" > status; } | true': "Broken pipe",
+    }.items():
+        ended = subprocess.run(
+            ["sh", "-c", shell, "sh", *map(str, line)],
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        broken = "Broken" in reason
+        found = int(Path("status").read_text()) if broken else ended.returncode
+        reader_gone = done == "" and broken
+        assert found == (er.EXIT_BROKEN_PIPE if reader_gone else status), ended
+        assert ended.stdout == ""
+        said = f"export_restore: error: {done}the result cannot be told: {reason}\n"
+        assert ended.stderr.startswith(said) or reader_gone, shell
+        assert ended.stderr.count("\n") == (0 if reader_gone else 2)
+    assert exported.fetch("SELECT count(*) FROM feedback") == [(90,)]
+
+
+def test_notes_do_not_go_to_stdout(exported: Database, work: Path) -> None:
+    """Not where stderr is closed or full, either."""
+    script = ROOT / "export_restore.py"
+    line = [sys.executable, script, "restore", "--json", "--env-file"]
+    for shell in ('exec "$@" 2>&-', '"$@" 2> /dev/full'):
+        ended = subprocess.run(
+            ["sh", "-c", shell, "sh", *map(str, line), exported.env_file(work)],
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert (ended.returncode, json.loads(ended.stdout)["status"]) == (0, 0)
 
 
 # ---- what to do next
