@@ -3096,12 +3096,8 @@ def is_local(settings: Settings) -> bool:
 
 # ---- Signals — Ctrl-C, SIGTERM and SIGHUP --------------------------------------------
 
-# Windows has no SIGHUP.
-SIGNALS = [
-    getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP")
-    if hasattr(signal, name)
-]
+ENDS = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+SIGNALS = [each for each in signal.Signals if each.name in ENDS]
 
 
 class Ending:
@@ -3112,6 +3108,9 @@ class Ending:
     """
 
     def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
         self.signals: list[int] = []
         self.done = ""
         self._times: list[float] = []  # when they came
@@ -3121,7 +3120,7 @@ class Ending:
     @contextlib.contextmanager
     def by_signals(self, *, program: bool) -> Iterator[None]:
         """Let signals end what goes on; a program whose work is over takes none."""
-        self.__init__()  # type: ignore[misc]
+        self._start()
         before = {
             number: signal.signal(number, self._take)
             for number in SIGNALS
@@ -3312,8 +3311,7 @@ def connection_hint(settings: Settings, text: str) -> str:
 def execute(db: Connection, query: str | sql.Composable, values: Any = None) -> int:
     """Run statements in one round trip; return the last one's row count."""
     with db.cursor() as cursor:
-        statement = functools.partial(cursor.execute, query, values)
-        awaited(lambda: with_last_words(statement), db, LOCK_WATCH.get())
+        run(cursor, query, values)
         return int(cursor.rowcount)
 
 
@@ -3322,21 +3320,24 @@ def fetch(
 ) -> list[tuple[Any, ...]]:
     """Return the rows of a query that gives few."""
     with db.cursor() as cursor:
-        statement = functools.partial(cursor.execute, query, values)
-        awaited(lambda: with_last_words(statement), db, LOCK_WATCH.get())
+        run(cursor, query, values)
         return cursor.fetchall()
 
 
-def with_last_words(statement: Callable[[], object]) -> None:
-    """Run a statement; what the server says when it hangs up is part of the error.
+def run(cursor: Any, query: str | sql.Composable, values: Any) -> None:
+    """Run statements with a cursor.
 
-    It is if Python waits, and not libpq. For COPY see with_reason().
+    If Python waits, and not libpq, an error has what the server said before it hung up.
     """
-    psycopg2.extensions.set_wait_callback(extras.wait_select)
-    try:
-        statement()
-    finally:
-        psycopg2.extensions.set_wait_callback(None)
+
+    def work() -> None:
+        psycopg2.extensions.set_wait_callback(extras.wait_select)
+        try:
+            cursor.execute(query, values)
+        finally:
+            psycopg2.extensions.set_wait_callback(None)
+
+    awaited(work, cursor.connection, LOCK_WATCH.get())
 
 
 def awaited(
@@ -3999,8 +4000,7 @@ def copy_out(
         try:
             first = rows is None or rows.after is None
             way = COPY_TO_CLIENT.format("on" if first else "off")
-            copy = functools.partial(cursor.copy_expert, query + sql.SQL(way), stream)
-            awaited(lambda: with_reason(copy), db)
+            copy(cursor, query + sql.SQL(way), stream)
         except psycopg2.Error as error:
             plain = database_failure(error)
             raise SnapshotError(
@@ -4009,21 +4009,22 @@ def copy_out(
         return int(cursor.rowcount)
 
 
-def with_reason(copy: Callable[[], object]) -> None:
-    """Copy; raise the reason that the server gives if it ends the connection.
+def copy(cursor: Any, query: sql.Composable, stream: Any) -> None:
+    """Run a COPY from or to a stream; raise what the server said if it hung up.
 
-    psycopg2 then raises another error, and has sys.excepthook print the reason, under a
-    traceback with a row in it.
+    psycopg2 hands that to sys.excepthook, which would print it under a traceback, and a
+    row in that; then it raises what libpq says.
     """
     told: list[BaseException | None] = []
     before = sys.excepthook
     sys.excepthook = lambda kind, error, trace: told.append(error.__cause__)
     try:
-        copy()
+        work = functools.partial(cursor.copy_expert, query, stream, size=SEND_BYTES)
+        awaited(work, cursor.connection)
     except psycopg2.Error as error:
-        for why in told:
-            if isinstance(why, psycopg2.Error):
-                raise why from error
+        for said in told:
+            if isinstance(said, psycopg2.Error):
+                raise said from error
         raise
     finally:
         sys.excepthook = before
@@ -4076,8 +4077,7 @@ def copy_in(
         relation.ident, in_parentheses(columns), sql.Literal(null)
     )
     with db.cursor() as cursor:
-        copy = functools.partial(cursor.copy_expert, query, stream, size=SEND_BYTES)
-        awaited(lambda: with_reason(copy), db)
+        copy(cursor, query, stream)
         return int(cursor.rowcount)
 
 

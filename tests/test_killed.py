@@ -116,8 +116,9 @@ class Victim:
         return met
 
 
+@on_18
 def test_the_client_is_killed(source: Database, env: Path, moments: int) -> None:
-    met = Victim(source, env).endure(moments or 50, lambda process: process.kill())
+    met = Victim(source, env).endure(moments or 30, lambda process: process.kill())
     assert False in met
 
 
@@ -143,7 +144,7 @@ def test_the_server_stops_at_once(
         database.execute(BLUEPRINT + ROWS)
         succeed("export", "--env-file", database.env_file(work))
         victim = Victim(database, database.env_file(work))
-        assert False in victim.endure(moments or 50, strike)
+        assert False in victim.endure(moments or 30, strike)
 
 
 # ---- through a line that is cut, or falls silent
@@ -167,7 +168,7 @@ def test_the_connection_is_cut(
 ) -> None:
     victim = Victim(source, env)
     with line(source, work) as (proxy, victim.env):
-        met = victim.endure(moments or 50, lambda process: proxy.cut())
+        met = victim.endure(moments or 30, lambda process: proxy.cut())
     assert False in met
 
 
