@@ -261,7 +261,7 @@ def test_a_failed_restore_does_not_move_a_sequence(
     source.execute("SELECT setval('stays', 30)")
     before = source.state()
 
-    def refuse(db: object) -> None:
+    def refuse(*_: object) -> None:
         raise er.SnapshotError("no", hint="no")
 
     with monkeypatch.context() as patch:

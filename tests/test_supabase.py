@@ -6,16 +6,18 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psycopg2
 import pytest
-from conftest import ROOT, Result
+from conftest import ROOT, Result, run_process
 from servers import Database, Server
 from supabase import PASSWORD, Pooler, Project, SupabaseServer
 
@@ -136,6 +138,32 @@ def test_rehearsal_through_the_transaction_pooler(
     env = project.pooled(work, transaction_pooler)
     succeed("export", "--env-file", env)
     assert "can be restored" in succeed("rehearse", "--env-file", env)
+
+
+def test_ctrl_c_through_the_transaction_pooler(
+    project: Project, transaction_pooler: Pooler, work: Path, succeed: Succeed
+) -> None:
+    """Nobody tells us the server's process; it sees that the line was cut, and ends."""
+    schema = "DROP TABLE IF EXISTS t; CREATE TABLE t (a int);"
+    (work / "schema.sql").write_text(schema)
+    project.run(schema)
+    env = project.pooled(work, transaction_pooler)
+    succeed("export", "--env-file", env)
+    waiting = (
+        "SELECT FROM pg_locks WHERE NOT granted AND database ="
+        " (SELECT oid FROM pg_database WHERE datname = current_database())"
+    )
+    with contextlib.closing(project.connect()) as db, db.cursor() as cursor:
+        cursor.execute("BEGIN; LOCK TABLE t")
+        process = run_process("restore", "--env-file", env)
+        while not project.fetch(waiting):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=3)
+        deadline = time.monotonic() + 5
+        while project.fetch(waiting):
+            assert time.monotonic() < deadline
+    assert process.returncode == 130
 
 
 def test_the_pooled_session_is_left_as_it_was(
