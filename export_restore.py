@@ -392,9 +392,12 @@ class Relation:
         return ".".join(map(quoted_when_needed, parts))
 
 
+PLAIN_NAME = re.compile("[a-z_][a-z0-9_$]*")
+
+
 def quoted_when_needed(name: str) -> str:
     """Return the name as a person would write it in SQL."""
-    if re.fullmatch(r"[a-z_][a-z0-9_$]*", name):
+    if PLAIN_NAME.fullmatch(name):
         return name
     return '"' + name.replace('"', '""') + '"'
 
@@ -438,6 +441,7 @@ class ForeignKey:
     columns: tuple[str, ...] = ()
     referenced: tuple[str, ...] = ()  # empty: not every row is known to obey
     validate: tuple[str, ...] = ()  # what makes it valid where it is, further down
+    oid: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -505,11 +509,31 @@ class Catalog:
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Fact:
-    """A line of catalog.txt, and the relation that it is about, if it is about one."""
+class CatalogLine:
+    """A line of catalog.txt, and what it is about."""
 
-    line: str
-    about: Relation | None
+    text: str
+    relation: Relation | None  # that it is a part of
+    oid: int  # of the object
+    name: str | None  # by which a schema script has to call it, if it has to
+
+    @property
+    def key(self) -> str:
+        return key_of(self.text)
+
+    def is_named_in(self, names: Collection[str]) -> bool:
+        """Tell whether it is one of those that these names may mean."""
+        own = self.name if self.relation is None else self.relation.name
+        return own is not None and own in names
+
+    @property
+    def is_invalid(self) -> bool:
+        """Tell whether it is an index that PostgreSQL does not use, and no dump has."""
+        return self.text.endswith(INVALID)
+
+    @property
+    def kind(self) -> str:
+        return kind_of(self.text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -631,6 +655,7 @@ class Origin:
 class Manifest:
     """What a snapshot holds; see render_manifest for how it is written."""
 
+    format: int
     created: str
     tool_version: str
     server_version: str
@@ -660,7 +685,8 @@ class Snapshot:
     script: Script
     csv_files: tuple[CsvFile, ...]
     manifest: Manifest | None  # a folder made by hand has none
-    facts: tuple[str, ...]  # the lines of catalog.txt
+    # The lines of catalog.txt; None: there is none, or an older program wrote it.
+    catalog: tuple[str, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -1128,6 +1154,14 @@ def opens_routine(beginning: Seq[Token]) -> bool:
     """Tell whether these tokens begin a routine, whose body may be SQL."""
     words = " ".join(token.text.upper() for token in beginning)
     return bool(re.match(r"CREATE (OR REPLACE )?(FUNCTION|PROCEDURE)\b", words))
+
+
+def is_one_statement(text: str) -> bool:
+    """Tell whether a text is no more than one statement of SQL."""
+    try:
+        return len(list(split_statements(tokens(text, ""), text, ""))) == 1
+    except SnapshotError:
+        return False
 
 
 def check_meta_command(token: Token, text: str, name: str) -> None:
@@ -1655,7 +1689,7 @@ def distinct_stem(relation: Relation, stem: str, *, alone: bool) -> str:
 
 # ---- Manifest and catalog.txt — pure: to and from text -------------------------------
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had other lines in catalog.txt
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 # Stands where the manifest's own checksum goes while that is computed.
 NO_CHECKSUM = "0" * 64
@@ -1673,7 +1707,7 @@ def render_manifest(manifest: Manifest) -> str:
         "created": manifest.created,
         "resources": list(map(resource_entry, manifest.resources)),
         "postgresql": {
-            "format": FORMAT_VERSION,
+            "format": manifest.format,
             "tool": manifest.tool_version,
             "server": manifest.server_version,
             "database": manifest.database,
@@ -1865,6 +1899,7 @@ def parsed_manifest(package: Mapping[str, Any]) -> Manifest:
     """Return the manifest that a Data Package holds."""
     server = package["postgresql"]
     return Manifest(
+        format=whole(server["format"]),
         created=worded(package["created"]),
         tool_version=worded(server["tool"]),
         server_version=worded(server["server"]),
@@ -1958,36 +1993,127 @@ def parsed_resource(entry: Mapping[str, Any]) -> Resource:
     )
 
 
-def comparable(lines: Iterable[str], *, same_version: bool) -> list[str]:
-    """Return lines of catalog.txt without what PostgreSQL prints anew in each version.
+# Words that newer versions keep for themselves: what an older one prints has to mean
+# the same to them. A bare json is the type to all.
+NEWER_KEYWORDS = (
+    "json_array", "json_arrayagg", "json_exists", "json_object", "json_objectagg",
+    "json_query", "json_scalar", "json_serialize", "json_table", "json_value",
+    "merge_action", "system_user",
+)  # fmt: skip
+# In catalog.txt expressions stand between these.
+EXPRESSION = re.compile("‹([^›]*)›")
+UNPRINTABLE = re.compile(r"[\\‹›\x00-\x1f\x7f-\x9f\u2028\u2029]")
+ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+ESCAPED = re.compile(r"\\(?:u([0-9a-f]{4})|(.))")
+# A string, one that names an object, a body in dollar quotes, a name.
+QUOTED = re.compile(
+    r"""'(?P<object>(?:[^']|'')*)'(?=::"reg) | '(?:[^']|'')*'
+      | \$(?P<tag>\w*)\$ .*? \$(?P=tag)\$ | "(?P<name>(?:[^"]|"")*)" """,
+    re.VERBOSE | re.DOTALL,
+)
+KEY = re.compile(r"""(?:"(?:[^"]|"")*"|[^":]|:(?!\ |$))*""")
 
-    Between major versions the text of a view differs where its meaning does not.
-    """
-    if same_version:
-        return list(lines)
-    return [
-        line.split(": ", 1)[0] if line.startswith(VERSION_BOUND) else line
-        for line in lines
-    ]
+
+def catalog_text(
+    text: str, expressions: Iterable[str], keywords: Collection[str]
+) -> str:
+    """Return a line of catalog.txt: expressions marked, names quoted when needed."""
+    line = escaped(text)
+    place = 0
+    for expression in filter(None, expressions):
+        part = escaped(expression)
+        found = line.find(part, place)
+        if found >= 0:
+            line = f"{line[:found]}‹{part}›{line[found + len(part) :]}"
+            place = found + len(part) + 2
+    return without_quotes(line, keywords)
 
 
-def same_major(one: str, other: str) -> bool:
-    """Tell whether two versions of PostgreSQL are of the same major one."""
-    majors = {version.split(".", maxsplit=1)[0] for version in (one, other)}
-    return len(majors) == 1
+def escaped(text: str) -> str:
+    """Return text on one line in which every character shows."""
+    return UNPRINTABLE.sub(
+        lambda match: ESCAPES.get(match[0]) or f"\\u{ord(match[0]):04x}", text
+    )
 
 
-VERSION_BOUND = ("view ", "materialized view ", "function ", "rule ")
+def unescaped(text: str) -> str:
+    """Return the text that escaped() was given."""
+    letters = {"n": "\n", "r": "\r", "t": "\t"}
+    return ESCAPED.sub(
+        lambda match: (
+            chr(int(match[1], 16)) if match[1] else letters.get(match[2], match[2])
+        ),
+        text,
+    )
+
+
+def without_quotes(text: str, keywords: Collection[str]) -> str:
+    """Return SQL whose names are quoted where that is needed, whatever the version."""
+
+    def plain(match: re.Match[str]) -> str:
+        if match["object"] is not None:
+            return f"'{without_quotes(match['object'], keywords)}'"
+        name = match["name"]
+        needed = name is None or name in keywords or not PLAIN_NAME.fullmatch(name)
+        return match[0] if needed else name
+
+    return QUOTED.sub(plain, text)
+
+
+# The kinds whose name has several words, which is to tell them from others.
+KINDS = ("materialized view", "domain constraint", "row security of")
+
+
+def key_of(line: str) -> str:
+    """Return what a line of catalog.txt is about: its kind and name."""
+    match = KEY.match(line)
+    return match[0] if match else line
+
+
+def kind_of(line: str) -> str:
+    """Return the kind of object that a line of catalog.txt is about."""
+    kinds = (kind for kind in KINDS if line.startswith(f"{kind} "))
+    return next(kinds, line.partition(" ")[0])
+
+
+def expressions_of(line: str, other: str) -> Iterator[tuple[str, str]]:
+    """Yield the expressions of two lines by pairs."""
+    yield from zip(EXPRESSION.findall(line), EXPRESSION.findall(other), strict=True)
+
+
+def domain_of(key: str) -> str:
+    """Return the domain that a line's key names, for SQL."""
+    names = re.findall(r'"(?:[^"]|"")*"|[^."\s]+', key.removeprefix("domain "))
+    return ".".join(names[names[0] == "constraint" :][:2])
+
+
+def same_but_for_expressions(line: str, other: str) -> bool:
+    """Tell whether two lines have as many expressions, and all else alike."""
+    return EXPRESSION.sub("‹›", line) == EXPRESSION.sub("‹›", other)
+
+
+def render_catalog(lines: Iterable[CatalogLine]) -> bytes:
+    """Return catalog.txt."""
+    return "".join(f"{line.text}\n" for line in lines).encode()
 
 
 def drift(expected: Iterable[str], found: Iterable[str]) -> list[str]:
     """Return a unified diff of catalog lines; empty if they are equal."""
-    import difflib
+    missing, extra = {*expected} - {*found}, {*found} - {*expected}
+    news = {key_of(line): line for line in extra}
+    diff = [(line, "-") for line in missing] + [(line, "+") for line in extra]
+    ends = [
+        f"{key_of(line)}: only the ends of lines differ, CRLF and LF"
+        for line in sorted(missing)
+        if with_newlines(line) == with_newlines(news.get(key_of(line), ""))
+    ]
+    heading = ["--- snapshot", "+++ database"] if diff else []
+    return [*heading, *(sign + line for line, sign in sorted(diff)), *ends]
 
-    lines = difflib.unified_diff(
-        sorted(expected), sorted(found), "snapshot", "database", lineterm="", n=0
-    )
-    return [line for line in lines if not line.startswith("@@")]
+
+def with_newlines(line: str) -> str:
+    """Return a line of catalog.txt with LF where it tells of CRLF."""
+    return line.replace("\\r\\n", "\\n")
 
 
 # ---- Comparison — pure: two streams of CSV records in, their differences out ---------
@@ -2296,7 +2422,8 @@ LIST_FOREIGN_KEYS = f"""
                              i.conrelid::regclass, i.conname)
                FROM heir JOIN pg_constraint AS i ON i.conrelid = heir.oid
                WHERE i.conname = k.conname AND i.contype = k.contype
-                 AND i.coninhcount > 0 AND i.convalidated) END
+                 AND i.coninhcount > 0 AND i.convalidated) END,
+           k.oid
     FROM pg_constraint AS k
     JOIN pg_class AS c ON c.oid = k.conrelid
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
@@ -2531,10 +2658,38 @@ LIST_CALLED_BY_OTHERS = f"""
     WHERE NOT t.tgisinternal AND {IS_MANAGED} AND pn.oid <> n.oid
 """
 
-# Every line of catalog.txt: what it is about (schema, relation or NULL) and its text.
-# search_path is pg_catalog alone, so the server qualifies every name that it prints.
+FIRST_OID_OF_USERS = 16384
+PLAIN_CATALOGS = (
+    "pg_am", "pg_amop", "pg_amproc", "pg_cast", "pg_collation", "pg_conversion",
+    "pg_language", "pg_opclass", "pg_operator", "pg_opfamily", "pg_transform",
+    "pg_ts_dict", "pg_ts_parser", "pg_ts_template",
+)  # fmt: skip
+ROWS_OF_PLAIN_CATALOGS = "".join(
+    f" UNION ALL SELECT '{name}', '{name}', oid, to_jsonb(o) FROM {name} AS o"
+    for name in PLAIN_CATALOGS
+)
+INVALID = " invalid"  # an index that no dump has
+
+NOT_A_TYPE_OF_AN_EXTENSION = """
+    NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_type'::regclass
+                AND d.objid = t.oid AND d.deptype = 'e')
+"""
+INDEX_EXPRESSIONS = """
+    ARRAY(SELECT pg_get_indexdef(i.indexrelid, place, false)
+          FROM generate_series(1, i.indnkeyatts) AS place
+          WHERE i.indkey[place - 1] = 0 ORDER BY place)
+    || pg_get_expr(i.indpred, i.indrelid)
+"""
+
+# Of options the order does not matter.
+SORTED = """(SELECT string_agg(option, ', ' ORDER BY option COLLATE "C")
+              FROM unnest({}) AS option)"""
+
+# Each row: the oid of what a line is about; schema and name of the relation that it
+# belongs to; the name by which a schema script has to call it, if it has to; the text;
+# and the expressions in it, in order.
 # NOT NULL is told with its column: only 18 and later keep constraints for it.
-LIST_FACTS = f"""
+LIST_LINES = f"""
     WITH relation AS (
         SELECT c.*, n.nspname, format('%%I.%%I', n.nspname, c.relname) AS called
         FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
@@ -2543,72 +2698,121 @@ LIST_FACTS = f"""
         SELECT n.oid, n.nspname FROM pg_namespace AS n
         WHERE {USER_SCHEMA}
     )
-    SELECT NULL, NULL, format('schema %%I', nspname) FROM own
+    SELECT oid::bigint, NULL, NULL, NULL, format('schema %%I', nspname),
+           NULL::text[]
+    FROM own
     UNION ALL
-    SELECT NULL, NULL, format('extension %%I', e.extname)
+    SELECT e.oid, NULL, NULL, NULL, format('extension %%I', e.extname), NULL
     FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
     WHERE NOT ({IS_MANAGED})
     UNION ALL
-    SELECT nspname, relname,
+    SELECT oid, nspname, relname, CASE relkind WHEN 'c' THEN relname END,
            CASE relkind WHEN 'r' THEN 'table ' WHEN 'p' THEN 'partitioned table '
-                        ELSE 'foreign table ' END || called || ':'
+                        WHEN 'f' THEN 'foreign table ' ELSE 'type ' END || called || ':'
            || CASE relpersistence WHEN 'u' THEN ' unlogged' ELSE '' END
+           || coalesce(' of ' || nullif(reloftype, 0)::regtype, '')
            || coalesce(' partition by ' || pg_get_partkeydef(oid), '')
            || coalesce(' partition ' || pg_get_expr(relpartbound, oid), '')
            || coalesce(' inherits ' || (
                   SELECT string_agg(inhparent::regclass::text, ', ' ORDER BY inhseqno)
                   FROM pg_inherits WHERE inhrelid = relation.oid), '')
-           || CASE WHEN relrowsecurity THEN ' row security' ELSE '' END
-           || CASE WHEN relforcerowsecurity THEN ' forced' ELSE '' END
-           || CASE relreplident WHEN 'd' THEN ''
-                                ELSE format(' replica identity %%s', relreplident) END
-           || coalesce(' with ' || array_to_string(reloptions, ', '), '')
-    FROM relation WHERE relkind IN ('r', 'p', 'f')
+           || CASE WHEN relreplident = 'd' OR relkind = 'c' THEN ''
+                   ELSE format(' replica identity %%s', relreplident) END
+           || coalesce((SELECT format(' using %%I', amname) FROM pg_am
+                        WHERE pg_am.oid = relam AND amname <> 'heap'), '')
+           || coalesce(' with ' || {SORTED.format("reloptions")}, '')
+           || coalesce((SELECT ' toast with ' || {SORTED.format("t.reloptions")}
+                        FROM pg_class AS t WHERE t.oid = relation.reltoastrelid), '')
+           -- Columns that are inherited stand where a parent has them.
+           || coalesce((
+                  SELECT format(' (%%s)', string_agg(quote_ident(a.attname), ', '
+                                                     ORDER BY a.attnum))
+                  FROM pg_attribute AS a
+                  WHERE a.attrelid = relation.oid AND a.attnum > 0
+                    AND NOT a.attisdropped AND (a.attinhcount = 0 OR relispartition)
+              ), ''),
+           ARRAY(SELECT pg_get_expr(p.partexprs, p.partrelid)
+                 FROM pg_partitioned_table AS p
+                 WHERE p.partrelid = relation.oid AND p.partexprs IS NOT NULL)
+    FROM relation WHERE relkind IN ('r', 'p', 'f', 'c')
     UNION ALL
-    SELECT nspname, relname,
+    SELECT oid, nspname, relname, NULL, format('row security of %%s:%%s%%s', called,
+               CASE WHEN relrowsecurity THEN ' enabled' ELSE '' END,
+               CASE WHEN relforcerowsecurity THEN ' forced' ELSE '' END), NULL
+    FROM relation WHERE relrowsecurity OR relforcerowsecurity
+    UNION ALL
+    SELECT relation.oid, nspname, relname, NULL,
            format('column %%s.%%I: %%s', called, a.attname,
                   format_type(a.atttypid, a.atttypmod))
            || coalesce((SELECT ' collate ' || l.oid::regcollation FROM pg_collation AS l
-                        JOIN pg_type AS t ON t.oid = a.atttypid
                         WHERE l.oid = a.attcollation AND l.oid <> t.typcollation), '')
            || CASE WHEN a.attnotnull THEN ' not null' ELSE '' END
+           || CASE WHEN EXISTS (
+                  SELECT FROM pg_constraint AS k
+                  WHERE k.conrelid = a.attrelid AND k.contype = 'n'
+                    AND k.conkey = ARRAY[a.attnum] AND NOT k.convalidated)
+                  THEN ' not valid' ELSE '' END
            || CASE a.attidentity WHEN 'a' THEN ' identity always'
                                  WHEN 'd' THEN ' identity by default' ELSE '' END
            || CASE a.attgenerated WHEN 's' THEN ' stored' WHEN 'v' THEN ' virtual'
                                   ELSE '' END
            || coalesce(' default ' || pg_get_expr(f.adbin, f.adrelid), '')
+           || CASE WHEN relkind NOT IN ('r', 'p', 'm', 'f')
+                     OR a.attstorage = t.typstorage THEN ''
+                   ELSE format(' storage %%s', a.attstorage) END
+           || CASE a.attcompression WHEN '' THEN ''
+                   ELSE format(' compression %%s', a.attcompression) END
+           || coalesce(' statistics ' || nullif(a.attstattarget, -1), '')
+           || coalesce(' with ' || {SORTED.format("a.attoptions")}, '')
+           || coalesce(' options ' || {SORTED.format("a.attfdwoptions")}, ''),
+           ARRAY[pg_get_expr(f.adbin, f.adrelid)]
     FROM relation
     JOIN pg_attribute AS a ON a.attrelid = relation.oid
+    JOIN pg_type AS t ON t.oid = a.atttypid
     LEFT JOIN pg_attrdef AS f ON f.adrelid = a.attrelid AND f.adnum = a.attnum
-    WHERE relkind IN ('r', 'p', 'f', 'c') AND a.attnum > 0 AND NOT a.attisdropped
+    WHERE relkind IN ('r', 'p', 'f', 'c', 'v', 'm')
+      AND a.attnum > 0 AND NOT a.attisdropped
     UNION ALL
-    SELECT nspname, relname,
+    SELECT k.oid, nspname, relname, NULL,
            format('constraint %%s.%%I: %%s', called, k.conname,
-                  pg_get_constraintdef(k.oid))
+                  pg_get_constraintdef(k.oid)),
+           CASE k.contype
+               WHEN 'c' THEN ARRAY[pg_get_expr(k.conbin, k.conrelid)]
+               WHEN 'x' THEN {INDEX_EXPRESSIONS} END
     FROM relation JOIN pg_constraint AS k ON k.conrelid = relation.oid
+    LEFT JOIN pg_index AS i ON k.contype = 'x' AND i.indexrelid = k.conindid
     WHERE k.contype IN ('c', 'f', 'p', 'u', 'x') AND k.conparentid = 0
     UNION ALL
-    SELECT nspname, relname,
+    SELECT i.indexrelid, nspname, relname, NULL,
            format('index %%s: %%s', i.indexrelid::regclass,
                   pg_get_indexdef(i.indexrelid))
            || CASE WHEN i.indisclustered THEN ' clustered' ELSE '' END
            || CASE WHEN i.indisreplident THEN ' replica identity' ELSE '' END
-           || CASE WHEN i.indisvalid THEN '' ELSE ' invalid' END
+           || coalesce(' statistics ' || (
+                  SELECT string_agg(format('%%s=%%s', a.attnum, a.attstattarget), ', '
+                                    ORDER BY a.attnum)
+                  FROM pg_attribute AS a
+                  WHERE a.attrelid = i.indexrelid AND a.attstattarget >= 0), '')
+           || CASE WHEN i.indisvalid THEN '' ELSE '{INVALID}' END,
+           {INDEX_EXPRESSIONS}
     FROM relation JOIN pg_index AS i ON i.indrelid = relation.oid
     UNION ALL
-    SELECT nspname, relname,
+    SELECT oid, nspname, relname, relname,
            CASE relkind WHEN 'v' THEN 'view ' ELSE 'materialized view ' END || called
-           || coalesce(' with ' || array_to_string(reloptions, ', '), '')
-           || ': ' || pg_get_viewdef(oid)
+           || ':' || coalesce(' with ' || {SORTED.format("reloptions")}, '')
+           || ' ' || rtrim(pg_get_viewdef(oid), ';'),
+           ARRAY[rtrim(pg_get_viewdef(oid), ';')]
     FROM relation WHERE relkind IN ('v', 'm')
     UNION ALL
-    SELECT nspname, relname,
+    SELECT t.oid, nspname, relname, t.tgname,
            format('trigger %%s.%%I: %%s enabled %%s', called, t.tgname,
-                  pg_get_triggerdef(t.oid), t.tgenabled)
+                  pg_get_triggerdef(t.oid), t.tgenabled),
+           ARRAY[substring(pg_get_triggerdef(t.oid) FROM
+                           ' FOR EACH (?:ROW|STATEMENT) WHEN \\((.*)\\) EXECUTE ')]
     FROM relation JOIN pg_trigger AS t ON t.tgrelid = relation.oid
     WHERE NOT t.tgisinternal
     UNION ALL
-    SELECT nspname, relname,
+    SELECT p.oid, nspname, relname, p.polname,
            format('policy %%s.%%I: %%s for %%s to %%s', called, p.polname,
                   CASE WHEN p.polpermissive THEN 'permissive' ELSE 'restrictive' END,
                   p.polcmd,
@@ -2617,69 +2821,152 @@ LIST_FACTS = f"""
                         LATERAL (SELECT CASE role WHEN 0 THEN 'public'
                                         ELSE role::regrole::text END) AS r(name)))
            || coalesce(' using ' || pg_get_expr(p.polqual, p.polrelid), '')
-           || coalesce(' check ' || pg_get_expr(p.polwithcheck, p.polrelid), '')
+           || coalesce(' check ' || pg_get_expr(p.polwithcheck, p.polrelid), ''),
+           ARRAY[pg_get_expr(p.polqual, p.polrelid),
+                 pg_get_expr(p.polwithcheck, p.polrelid)]
     FROM relation JOIN pg_policy AS p ON p.polrelid = relation.oid
     UNION ALL
-    SELECT nspname, relname,
-           format('rule %%s.%%I: %%s enabled %%s', called, r.rulename,
-                  pg_get_ruledef(r.oid), r.ev_enabled)
-    FROM relation JOIN pg_rewrite AS r ON r.ev_class = relation.oid
+    SELECT r.oid, nspname, relname, r.rulename,
+           format('rule %%s.%%I: enabled %%s on %%s %%s', called, r.rulename,
+                  r.ev_enabled,
+                  (ARRAY['update', 'insert', 'delete'])[r.ev_type::text::int - 1],
+                  body),
+           ARRAY[body]
+    FROM relation JOIN pg_rewrite AS r ON r.ev_class = relation.oid,
+         pg_get_ruledef(r.oid) AS def, format(' TO %%s', relation.oid::regclass) AS aim,
+         -- What follows the name of the relation.
+         LATERAL (SELECT rtrim(substr(def, strpos(def, aim) + length(aim)), ';'))
+             AS b(body)
     WHERE r.rulename <> '_RETURN'
     UNION ALL
-    SELECT nspname, relname,
-           format('sequence %%s: %%s start %%s increment %%s '
+    SELECT relation.oid, nspname, relname,
+           CASE WHEN o.refobjid IS NULL THEN relname END,
+           format('sequence %%s:%%s %%s start %%s increment %%s '
                   'from %%s to %%s cache %%s%%s', called,
+                  CASE relpersistence WHEN 'u' THEN ' unlogged' ELSE '' END,
                   format_type(q.seqtypid, NULL), q.seqstart, q.seqincrement,
                   q.seqmin, q.seqmax, q.seqcache,
                   CASE WHEN q.seqcycle THEN ' cycle' ELSE '' END)
-           || coalesce((SELECT format(' owned by %%s.%%I', d.refobjid::regclass,
-                                      a.attname)
-                        FROM pg_depend AS d JOIN pg_attribute AS a
-                          ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
-                        WHERE d.classid = 'pg_class'::regclass
-                          AND d.objid = relation.oid AND d.deptype IN ('a', 'i')), '')
+           || CASE WHEN a.attname IS NULL THEN ''
+                   ELSE format(' owned by %%s.%%I', o.refobjid::regclass, a.attname)
+                   END, NULL
     FROM relation JOIN pg_sequence AS q ON q.seqrelid = relation.oid
+    LEFT JOIN pg_depend AS o
+           ON o.classid = 'pg_class'::regclass AND o.objid = relation.oid
+          AND o.refclassid = 'pg_class'::regclass AND o.deptype IN ('a', 'i')
+    LEFT JOIN pg_attribute AS a
+           ON a.attrelid = o.refobjid AND a.attnum = o.refobjsubid
     UNION ALL
-    SELECT nspname, relname,
-           format('statistics %%I: %%s', x.stxname, pg_get_statisticsobjdef(x.oid))
+    SELECT x.oid, relation.nspname, relname, x.stxname,
+           format('statistics %%I.%%I: (%%s) on %%s from %%s', s.nspname, x.stxname,
+                  array_to_string(x.stxkind, ', '),
+                  array_to_string(ARRAY(
+                      SELECT quote_ident(a.attname) FROM pg_attribute AS a
+                      WHERE a.attrelid = x.stxrelid AND a.attnum = ANY (x.stxkeys)
+                      ORDER BY a.attnum) || said, ', '), called)
+           || coalesce(' statistics ' || nullif(x.stxstattarget, -1), ''),
+           said
     FROM relation JOIN pg_statistic_ext AS x ON x.stxrelid = relation.oid
+    JOIN pg_namespace AS s ON s.oid = x.stxnamespace,
+         pg_get_statisticsobjdef_expressions(x.oid) AS said
     UNION ALL
-    SELECT NULL, NULL,
-           CASE t.typtype
-               WHEN 'e' THEN format('enum %%s: %%s', t.oid::regtype, (
-                   SELECT string_agg(quote_literal(e.enumlabel), ', '
-                                     ORDER BY e.enumsortorder)
-                   FROM pg_enum AS e WHERE e.enumtypid = t.oid))
-               WHEN 'd' THEN format('domain %%s: %%s', t.oid::regtype,
-                                    format_type(t.typbasetype, t.typtypmod))
-                   || CASE WHEN t.typnotnull THEN ' not null' ELSE '' END
-                   || coalesce(' default ' || t.typdefault, '')
-                   || coalesce((SELECT string_agg(format(' %%I %%s', k.conname,
-                                           pg_get_constraintdef(k.oid)), ''
-                                           ORDER BY k.conname)
-                                FROM pg_constraint AS k
-                                WHERE k.contypid = t.oid AND k.contype = 'c'), '')
-               ELSE (SELECT format('range %%s: %%s', t.oid::regtype,
-                                   format_type(r.rngsubtype, NULL))
-                     FROM pg_range AS r WHERE r.rngtypid = t.oid)
-           END
+    SELECT t.oid, NULL, NULL, t.typname,
+           format('enum %%s: %%s', t.oid::regtype, (
+               SELECT string_agg(quote_literal(e.enumlabel), ', '
+                                 ORDER BY e.enumsortorder)
+               FROM pg_enum AS e WHERE e.enumtypid = t.oid)), NULL
     FROM pg_type AS t JOIN own ON own.oid = t.typnamespace
-    WHERE t.typtype IN ('e', 'd', 'r')
-      AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_type'::regclass
-                      AND d.objid = t.oid AND d.deptype = 'e')
+    WHERE t.typtype = 'e' AND {NOT_A_TYPE_OF_AN_EXTENSION}
     UNION ALL
-    SELECT NULL, NULL,
-           CASE p.prokind
-               WHEN 'a' THEN format('aggregate %%s: %%s of %%s initially %%s',
-                   p.oid::regprocedure, a.aggtransfn::regprocedure,
-                   format_type(a.aggtranstype, NULL), a.agginitval)
-               ELSE format('function %%s: %%s', p.oid::regprocedure,
-                           pg_get_functiondef(p.oid))
-           END
-    FROM pg_proc AS p JOIN own ON own.oid = p.pronamespace
-    LEFT JOIN pg_aggregate AS a ON a.aggfnoid = p.oid
-    WHERE NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_proc'::regclass
+    SELECT t.oid, NULL, NULL, t.typname,
+           format('domain %%s: %%s', t.oid::regtype,
+                  format_type(t.typbasetype, t.typtypmod))
+           || coalesce((SELECT ' collate ' || l.oid::regcollation FROM pg_collation AS l
+                        JOIN pg_type AS b ON b.oid = t.typbasetype
+                        WHERE l.oid = t.typcollation AND l.oid <> b.typcollation), '')
+           || CASE WHEN t.typnotnull THEN ' not null' ELSE '' END
+           || coalesce(' default ' || pg_get_expr(t.typdefaultbin, 0), ''),
+           ARRAY[pg_get_expr(t.typdefaultbin, 0)]
+    FROM pg_type AS t JOIN own ON own.oid = t.typnamespace
+    WHERE t.typtype = 'd' AND {NOT_A_TYPE_OF_AN_EXTENSION}
+    UNION ALL
+    SELECT k.oid, NULL, NULL, NULL,
+           format('domain constraint %%s.%%I: %%s', t.oid::regtype, k.conname,
+                  pg_get_constraintdef(k.oid)), ARRAY[pg_get_expr(k.conbin, 0)]
+    FROM pg_constraint AS k
+    JOIN pg_type AS t ON t.oid = k.contypid JOIN own ON own.oid = t.typnamespace
+    WHERE k.contype = 'c' AND {NOT_A_TYPE_OF_AN_EXTENSION}
+    UNION ALL
+    SELECT p.oid, NULL, NULL, p.proname,
+           format('%%s %%s: ', kind, p.oid::regprocedure) || body, ARRAY[body]
+    FROM pg_proc AS p JOIN own ON own.oid = p.pronamespace,
+         LATERAL (SELECT CASE p.prokind WHEN 'p' THEN 'procedure' ELSE 'function' END)
+             AS k(kind),
+         -- What follows the name.
+         LATERAL (SELECT substr(pg_get_functiondef(p.oid), 1 + length(format(
+             'CREATE OR REPLACE %%s %%I.%%I', kind, nspname, p.proname)))) AS d(body)
+    WHERE p.prokind <> 'a'
+      AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_proc'::regclass
                       AND d.objid = p.oid AND d.deptype IN ('e', 'i'))
+"""
+
+# What PostgreSQL has no function to print: rows of its catalog, with names for oids.
+# `class` and `id` are the object that a row tells of. What is left out is part of the
+# name, says who may do what, or depends on a library's version.
+LIST_OTHER_LINES = f"""
+    WITH own AS (
+        SELECT quote_ident(n.nspname) AS name FROM pg_namespace AS n
+        WHERE {USER_SCHEMA}
+    ), object(catalog, class, id, row) AS (
+        SELECT 'pg_aggregate', 'pg_proc', aggfnoid::oid, to_jsonb(o)
+        FROM pg_aggregate AS o
+        UNION ALL SELECT 'pg_range', 'pg_type', rngtypid, to_jsonb(o)
+        FROM pg_range AS o
+        UNION ALL SELECT 'pg_type', 'pg_type', oid, to_jsonb(o)
+        FROM pg_type AS o WHERE typtype = 'b' AND typcategory <> 'A'
+        UNION ALL SELECT 'pg_ts_config', 'pg_ts_config', oid, to_jsonb(o)
+            || jsonb_build_object('map', (
+                   SELECT string_agg(format('%%s %%s', m.maptokentype,
+                                            m.mapdict::regdictionary), ', '
+                                     ORDER BY m.maptokentype, m.mapseqno)
+                   FROM pg_ts_config_map AS m WHERE m.mapcfg = o.oid))
+        FROM pg_ts_config AS o
+        {ROWS_OF_PLAIN_CATALOGS}
+    )
+    SELECT o.id::bigint, NULL, NULL, i.name,
+           format('%%s %%s:', replace(replace(o.catalog, 'pg_range', 'range'),
+                                      o.catalog, i.type), i.identity)
+           || (SELECT string_agg(format(' %%s=%%s', k.key,
+                                        coalesce(named.identity, e.value)), ''
+                                 ORDER BY k.key)
+               FROM jsonb_each_text(o.row) AS e
+               CROSS JOIN LATERAL replace(e.key, 'iculocale', 'locale') AS k(key)
+               LEFT JOIN pg_get_catalog_foreign_keys() AS f
+                      ON f.fktable = o.catalog::regclass AND f.fkcols = ARRAY[e.key]
+                     AND e.value ~ '^[0-9]+$'
+               LEFT JOIN LATERAL pg_identify_object(
+                          f.pktable, CASE WHEN f.pktable > 0 THEN e.value::oid END, 0)
+                      AS named ON e.value <> '0' AND f.pktable IS NOT NULL
+               WHERE e.key !~ '(^oid|name|namespace|owner|acl|bin|version)$'
+                 AND e.value NOT IN ('0', '-', 'false')),
+           NULL
+    FROM object AS o, pg_identify_object(o.class::regclass, o.id, 0) AS i
+    WHERE o.id >= {FIRST_OID_OF_USERS}
+      AND (i.schema IS NULL OR i.schema IN (SELECT name FROM own))
+      AND NOT EXISTS (
+          SELECT FROM pg_depend AS d
+          WHERE d.deptype = 'e' AND (d.classid, d.objid) IN (
+              (o.class::regclass, o.id),
+              ('pg_opfamily'::regclass,
+               coalesce(o.row ->> 'amopfamily', o.row ->> 'amprocfamily')::oid)))
+"""
+
+LIST_COMMENTS = f"""
+    SELECT d.objoid::bigint, format('comment on %%s %%s: ', i.type, i.identity),
+           d.description
+    FROM pg_description AS d,
+         pg_identify_object(d.classoid, d.objoid, d.objsubid) AS i
+    WHERE d.objoid >= {FIRST_OID_OF_USERS} AND d.classoid <> 'pg_extension'::regclass
 """
 
 # A table that was never analyzed has reltuples -1: nobody knows.
@@ -2856,23 +3143,6 @@ LIST_TIES = f"""
     JOIN pg_namespace AS n ON n.oid = d.defaclnamespace,
          aclexplode(d.defaclacl) AS a
     GROUP BY d.defaclrole, n.nspname
-"""
-
-# What keeps rows from people who may read the table.
-LIST_GUARDS = f"""
-    SELECT format('policy %%I of %%s', p.polname, c.oid::regclass), n.nspname, c.relname
-    FROM pg_policy AS p
-    JOIN pg_class AS c ON c.oid = p.polrelid
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE {USER_SCHEMA}
-    UNION ALL
-    SELECT format('%%s of %%s', what, c.oid::regclass), n.nspname, c.relname
-    FROM pg_class AS c
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace,
-         LATERAL (VALUES ('row-level security', c.relrowsecurity),
-                         ('FORCE ROW LEVEL SECURITY', c.relforcerowsecurity)
-                 ) AS v(what, active)
-    WHERE v.active AND {USER_SCHEMA}
 """
 
 ASK_SERVER_FACTS = """
@@ -3569,10 +3839,10 @@ def fetch_tables(db: Connection) -> Iterator[Table]:
 def fetch_foreign_keys(db: Connection) -> Iterator[ForeignKey]:
     """Yield the foreign keys, and the checks that were never validated."""
     for row in list_catalog(db, LIST_FOREIGN_KEYS):
-        name, *names, definition, comment, columns, referenced, validate = row
+        name, *names, definition, comment, columns, referenced, validate, oid = row
         table, references = Relation(*names[:2]), Relation(*names[2:])
         rest = (tuple(each or ()) for each in (columns, referenced, validate))
-        yield ForeignKey(name, table, references, definition, comment, *rest)
+        yield ForeignKey(*(name, table, references, definition, comment, *rest, oid))
 
 
 def fetch_indexes(db: Connection) -> Iterator[Index]:
@@ -3669,17 +3939,182 @@ def fetch_foreign_partitions(db: Connection) -> list[tuple[Relation, Relation]]:
     ]
 
 
-def fetch_facts(db: Connection, managed: Seq[str] = MANAGED_SCHEMAS) -> list[Fact]:
-    """Return the lines of catalog.txt, sorted as text, each on one line.
+def fetch_catalog_lines(
+    db: Connection, managed: Seq[str] = MANAGED_SCHEMAS
+) -> list[CatalogLine]:
+    """Return the lines of catalog.txt, sorted as text.
 
-    What a provider manages is left out, if it lies in one of the `managed` schemas.
+    What a provider manages is left out, if it lies in one of the `managed` schemas. The
+    server quotes every name, for which of them are keywords depends on its version.
     """
-    execute(db, "SET LOCAL search_path TO pg_catalog")
-    return sorted(
-        Fact(text.replace("\\", "\\\\").replace("\n", "\\n"), about)
-        for schema, name, text in list_catalog(db, LIST_FACTS, managed)
-        for about in [Relation(schema, name) if name is not None else None]
+    execute(db, f"{PATH_OF_CATALOG}; SET LOCAL quote_all_identifiers TO on")
+    words = fetch(db, "SELECT word FROM pg_get_keywords() WHERE catcode <> 'U'")
+    keywords = {*NEWER_KEYWORDS, *(word for (word,) in words)} - {"json"}
+    rows = [
+        row
+        for query in (LIST_LINES, LIST_OTHER_LINES)
+        for row in list_catalog(db, query, managed)
+    ]
+    lines = [
+        CatalogLine(
+            catalog_text(text, expressions or (), keywords),
+            None if relation is None else Relation(schema, relation),
+            oid,
+            name,
+        )
+        for oid, schema, relation, name, text, expressions in rows
+    ]
+    known = {line.oid: line.relation for line in lines}
+    lines += [
+        CatalogLine(
+            catalog_text(on, (), keywords) + escaped(text), known[oid], oid, None
+        )
+        for oid, on, text in list_catalog(db, LIST_COMMENTS)
+        if oid in known
+    ]
+    execute(db, "SET LOCAL quote_all_identifiers TO off")
+    return sorted(lines, key=lambda line: line.text)
+
+
+PATH_OF_CATALOG = "SET LOCAL search_path TO pg_catalog"
+
+# Whatever PostgreSQL prints, it may print otherwise once it has read it. Two texts mean
+# the same if they become the same when they are read and printed again and again.
+# What is made for that goes with the subtransaction, by an error of our own.
+READ_AND_PRINT = """
+    DECLARE
+        probe jsonb;
+        body text;
+        readings jsonb;
+        problem text;
+        answers jsonb := '[]';
+    BEGIN
+        FOR probe IN SELECT jsonb_array_elements({probes}) LOOP
+            body := probe ->> 'body';
+            readings := '[]';
+            problem := '';
+            FOR reading IN 1..3 LOOP
+                BEGIN
+                    EXECUTE (probe ->> 'make') || body;
+                    EXECUTE probe ->> 'print' INTO STRICT body;
+                    RAISE EXCEPTION USING ERRCODE = 'ER000';
+                EXCEPTION
+                    WHEN SQLSTATE 'ER000' THEN readings := readings || to_jsonb(body);
+                    WHEN OTHERS THEN problem := SQLERRM; EXIT;
+                END;
+            END LOOP;
+            answers := answers || jsonb_build_object('readings', readings,
+                                                     'problem', problem);
+        END LOOP;
+        PERFORM set_config('export_restore.answers', answers::text, true);
+    END
+"""
+PRINT_VIEW = (
+    "SELECT rtrim(pg_get_viewdef('pg_temp.export_restore_probe'::regclass), ';')"
+)
+PRINT_RULE = """
+    SELECT rtrim(split_part(pg_get_ruledef(oid), '."export_restore_probe"', 2), ';')
+    FROM pg_rewrite WHERE ev_class = 'pg_temp.export_restore_probe'::regclass
+      AND rulename <> '_RETURN'
+"""
+PRINT_ROUTINE = """
+    SELECT split_part(pg_get_functiondef(oid), '."export_restore_probe"', 2)
+    FROM pg_proc
+    WHERE (proname, pronamespace) = ('export_restore_probe', pg_my_temp_schema())
+"""
+
+
+def fetch_differences(
+    db: Connection, expected: Iterable[str], found: Iterable[CatalogLine]
+) -> tuple[list[str], str]:
+    """Return a diff of catalog lines, and why their meaning is unknown, if it is.
+
+    Lines that mean the same to the server are no difference.
+    """
+    wanted, there = frozenset(expected), {line.text: line for line in found}
+    extra = {line.key: line for text, line in there.items() if text not in wanted}
+    pairs = [
+        (text, extra[key_of(text)])
+        for text in sorted(wanted - there.keys())
+        if key_of(text) in extra
+        and same_but_for_expressions(text, extra[key_of(text)].text)
+    ]
+    same, problem = fetch_same(db, pairs)
+    return drift(
+        wanted - {text for text, _ in same},
+        there.keys() - {line.text for _, line in same},
+    ), problem
+
+
+def fetch_same(
+    db: Connection, pairs: Seq[tuple[str, CatalogLine]]
+) -> tuple[list[tuple[str, CatalogLine]], str]:
+    """Return the pairs of lines that mean the same to the server, and its refusal."""
+    probes = [
+        [render_probe(db, line, expression) for expression in both]
+        for text, line in pairs
+        for both in expressions_of(text, line.text)
+    ]
+    if not probes:
+        return [], ""
+    answers = iter(fetch_readings(db, [probe for both in probes for probe in both]))
+    same, problems = [], []
+    for text, line in pairs:
+        equal = True
+        for _ in expressions_of(text, line.text):
+            theirs, ours = next(answers), next(answers)
+            equal &= bool({*theirs["readings"]} & {*ours["readings"]})
+            if not ours["readings"]:
+                problems.append(ours["problem"])
+        if equal:
+            same.append((text, line))
+    return same, next(iter(problems), "")
+
+
+def fetch_readings(
+    db: Connection, probes: Seq[Mapping[str, str]]
+) -> list[dict[str, Any]]:
+    """Return what each probe becomes when it is read and printed, thrice."""
+    block = sql.SQL(READ_AND_PRINT).format(probes=sql.Literal(json.dumps(probes)))
+    execute(
+        db,
+        sql.SQL("{}; SET LOCAL quote_all_identifiers TO on; DO {}").format(
+            sql.SQL(PATH_OF_CATALOG), sql.Literal(block.as_string(db))
+        ),
     )
+    query = "SELECT current_setting('export_restore.answers')::json; "
+    [(answers,)] = fetch(db, f"SET LOCAL quote_all_identifiers TO off; {query}")
+    return list(answers)
+
+
+def render_probe(db: Connection, line: CatalogLine, expression: str) -> dict[str, str]:
+    """Return what to make, and how to print it, to know what an expression means.
+
+    It comes from a file, so it must not be able to run anything but what it is part of.
+    """
+    relation = line.relation and sql.SQL("ONLY {}").format(
+        line.relation.ident
+    ).as_string(db)
+    body = unescaped(expression)
+    make, show = "CREATE TEMP VIEW export_restore_probe AS ", PRINT_VIEW
+    if line.kind == "rule":
+        [event] = re.findall(r"enabled . on (\w+) ", line.text)
+        make = (
+            f"{make} SELECT * FROM {relation}; "
+            f"CREATE RULE probe AS ON {event} TO pg_temp.export_restore_probe "
+        )
+        show = PRINT_RULE
+    elif line.kind in ("function", "procedure"):
+        make = f"CREATE {line.kind} pg_temp.export_restore_probe"
+        show = PRINT_ROUTINE
+    elif line.kind not in ("view", "materialized view"):
+        source = relation or f"(SELECT NULL::{domain_of(line.key)} AS value) AS d"
+        if line.kind == "trigger":
+            source = f"{relation} AS old, {relation} AS new"
+        body = f"SELECT ROW({body}) IS NULL AS probe FROM {source}"
+    if not is_one_statement(make.rpartition(";")[2] + body):
+        body = ""
+    return {"make": make, "body": body, "print": show}
 
 
 def fetch_of_others(db: Connection) -> list[OthersObject]:
@@ -3722,12 +4157,6 @@ def fetch_ties(db: Connection) -> dict[str, Tie]:
         name: Tie(name, Relation(*about) if about[1] else None, survivor, statement)
         for name, *about, survivor, statement in list_catalog(db, query)
     }
-
-
-def fetch_guards(db: Connection) -> dict[str, Relation]:
-    """Return the policies and row-level security by name, with their tables."""
-    execute(db, "SET LOCAL search_path TO pg_catalog")
-    return {name: Relation(*about) for name, *about in list_catalog(db, LIST_GUARDS)}
 
 
 def fetch_server_facts(db: Connection) -> ServerFacts:
@@ -4718,14 +5147,15 @@ def read_snapshot(folder: Path, *, accept_edits: bool) -> Snapshot:
     edited = check_files(folder, manifest, paths, accept_edits=accept_edits)
     resources = manifest.resources if manifest else ()
     intact = {each.path: each for each in resources if each.path not in edited}
-    facts = folder / CATALOG_FILE
+    current = manifest is not None and manifest.format == FORMAT_VERSION
+    catalog = folder / CATALOG_FILE
     return Snapshot(
         folder,
         read_script(folder / SCHEMA_FILE),
         tuple(read_csv_header(path, intact.get(path.name)) for path in paths),
         manifest,
         # str.splitlines would split at more than newlines.
-        tuple(facts.read_bytes().decode().split("\n")[:-1]) if manifest else (),
+        tuple(catalog.read_bytes().decode().split("\n")[:-1]) if current else None,
     )
 
 
@@ -5240,7 +5670,7 @@ class Source:
     catalog: Catalog
     tables: list[Table]  # that go into the snapshot
     sequences: list[Sequence]
-    facts: str  # catalog.txt
+    lines: list[CatalogLine]  # of catalog.txt
 
 
 def export_from(
@@ -5270,7 +5700,7 @@ def export_from(
         states = fetch_sequence_states(db, source.sequences)
         hashes = {
             SCHEMA_FILE: stage.write_file(SCHEMA_FILE, script.raw),
-            CATALOG_FILE: stage.write_file(CATALOG_FILE, source.facts.encode()),
+            CATALOG_FILE: stage.write_file(CATALOG_FILE, render_catalog(source.lines)),
         }
         resources = made_resources(source.catalog, files, written)
         manifest = made_manifest(source, tuple(resources), states, hashes)
@@ -5292,13 +5722,13 @@ def begin_source(
         plan,
         report,
     )
+    # At once: what others alter meanwhile, PostgreSQL would print as it is then.
+    lines = [line for line in fetch_catalog_lines(db) if not line.is_invalid]
     check_exportable(db, catalog, chosen, script, report)
     sequences = list(chosen_sequences(catalog, chosen, partial=False))
     check_blueprint(chosen, sequences, script, plan)
-    # At once: what others alter meanwhile, PostgreSQL would print as it is then.
-    facts = "".join(f"{fact.line}\n" for fact in fetch_facts(db))
     version = server_version(db)
-    return Source(origin, version, shared, catalog, chosen, sequences, facts)
+    return Source(origin, version, shared, catalog, chosen, sequences, lines)
 
 
 def made_manifest(
@@ -5310,6 +5740,7 @@ def made_manifest(
     """Return the manifest of what was exported just now."""
     catalog = source.catalog
     return Manifest(
+        format=FORMAT_VERSION,
         created=time.strftime(TIME_FORMAT, time.gmtime()),
         tool_version=VERSION,
         server_version=source.version,
@@ -5951,10 +6382,9 @@ class Former:
     """What the target was before the blueprint ran."""
 
     catalog: Catalog
-    facts: list[Fact]
+    lines: list[CatalogLine]
     rights: dict[tuple[str, str], Rights]
     ties: dict[str, Tie]
-    guards: dict[str, Relation]
     filled: list[Table]  # tables with rows, as far as we may see them
 
     @property
@@ -5967,12 +6397,72 @@ def fetch_former(db: Connection, catalog: Catalog) -> Former:
     visible = [each for each in catalog.tables if each.readable and not each.hides_rows]
     return Former(
         catalog,
-        fetch_facts(db, managed=()),
+        fetch_catalog_lines(db, managed=()),
         fetch_rights(db),
         fetch_ties(db),
-        fetch_guards(db),
         fetch_filled(db, visible),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What the blueprint made of the target's catalog."""
+
+    former: Former
+    catalog: Catalog
+    lines: list[CatalogLine]
+
+    def outlived(self, relation: Relation | None) -> bool:
+        """Tell whether a relation is the one that was there before."""
+        return outlived(relation, self.former.catalog, self.catalog)
+
+    def coming_back(self) -> list[CatalogLine]:
+        """Return what tables that stay have lost for now, and get back from us."""
+        keys = {key.oid for key in keys_lost(self.former.catalog, self.catalog)}
+        return [
+            line
+            for line in self.gone()
+            if line.oid in keys
+            or (line.kind == "trigger" and self.outlived(line.relation))
+        ]
+
+    def gone(self) -> Iterator[CatalogLine]:
+        """Yield what is no more; of what went or was made anew not its parts."""
+        keys = {line.key for line in self.lines}
+        objects = {line.oid for line in self.lines}
+        for line in self.former.lines:
+            if line.key in keys or (line.kind == "comment" and line.oid not in objects):
+                continue
+            if line.relation is None or self.outlived(line.relation):
+                yield line
+            elif line.relation in self.catalog.relations:
+                if line.kind in GUARDS:
+                    yield line
+            elif line.kind in WHOLE_RELATIONS and " owned by " not in line.text:
+                yield line
+
+    def lost(self) -> list[CatalogLine]:
+        """Return what is gone and does not come back."""
+        back = {line.text for line in self.coming_back()}
+        return [line for line in self.gone() if line.text not in back]
+
+    def made(self, expected: Collection[str]) -> list[CatalogLine]:
+        """Return what to compare with the snapshot: not what the target has besides."""
+        keys = {key_of(text) for text in expected}
+        old = {(line.text, line.oid) for line in self.former.lines}
+        return [
+            line
+            for line in (*self.lines, *self.coming_back())
+            if line.key in keys or (line.text, line.oid) not in old
+        ]
+
+
+# What keeps rows from people who may read the table.
+GUARDS = ("policy", "row security of")
+WHOLE_RELATIONS = (
+    "table", "partitioned table", "foreign table", "view", "materialized view",
+    "sequence", "type",
+)  # fmt: skip
 
 
 def replace_schema(
@@ -5986,13 +6476,15 @@ def replace_schema(
     former = fetch_former(db, before)
     report.doing(f"replaying {SCHEMA_FILE}")
     replay(db, snapshot, before, report)
-    report.doing("reading the catalog")
+    report.doing("comparing the catalog")
     catalog = fetch_catalog(db)
-    report_lost(before, catalog, report)
+    replayed = Replayed(former, catalog, fetch_catalog_lines(db, managed=()))
     loads = plan_loads(snapshot, catalog, former.oids)
     tables = [load.table for load in loads]
+    report_lost(replayed, snapshot, plan, report)
     if not plan.accept_drift:
         check_kept(former.filled, tables, before, catalog)
+        check_drift(db, snapshot, replayed)
     stayed = [table for table in tables if table.oid in former.oids]
     lock_tables(db, stayed, "ACCESS EXCLUSIVE")
     force_policies(db, tables, "NO FORCE")
@@ -6013,23 +6505,9 @@ def replace_schema(
     keep_ties(db, former.ties, (before, catalog), plan, report)
     if not plan.accept_drift:
         report.doing("checking the catalog")
-        check_catalog(db, snapshot, former, catalog, tables)
+        after = (*replayed.lines, *replayed.coming_back())
+        check_unaltered(db, after, fetch_catalog_lines(db, managed=()), tables)
     return copied
-
-
-def check_catalog(
-    db: Connection,
-    snapshot: Snapshot,
-    former: Former,
-    after: Catalog,
-    loaded: Iterable[Table],
-) -> None:
-    """Raise if the target is not what was exported, or lost what nobody meant to."""
-    check_guards(former.guards, fetch_guards(db), after)
-    facts = fetch_facts(db, managed=())
-    before = former.catalog
-    check_survivors(former.facts, facts, before, after, loaded)
-    check_drift(snapshot, server_version(db), former.facts, facts, before, after)
 
 
 def replace_rows(
@@ -6048,7 +6526,7 @@ def replace_rows(
     catalog = fetch_catalog(db)
     loads = plan_replacement(catalog, snapshot, plan)
     tables = [load.table for load in loads]
-    facts_before = fetch_facts(db)
+    lines = fetch_catalog_lines(db)
     force_policies(db, tables, "NO FORCE")
     report.expect(bytes_to_move(loads, plan))
     copied = load(db, snapshot, catalog, loads, report, stale=tables, lost_keys=())
@@ -6060,7 +6538,7 @@ def replace_rows(
     force_policies(db, tables, "FORCE")
     refresh_views(db, snapshot, catalog, (), report)
     if not plan.accept_drift:
-        check_unaltered(facts_before, fetch_facts(db), tables)
+        check_unaltered(db, lines, fetch_catalog_lines(db), tables)
     return copied
 
 
@@ -6130,40 +6608,27 @@ def check_rows(snapshot: Snapshot, copied: Iterable[Copied]) -> None:
         )
 
 
-def check_drift(
-    snapshot: Snapshot,
-    version: str,
-    facts_before: Iterable[Fact],
-    facts: Iterable[Fact],
-    before: Catalog,
-    after: Catalog,
-) -> None:
-    """Raise with a diff if the restored catalog is not the one that was exported.
+def check_drift(db: Connection, snapshot: Snapshot, replayed: Replayed) -> None:
+    """Raise with a diff if the catalog is not the one that was exported.
 
     What the target had besides the snapshot, and still has, is no difference.
     """
-    if snapshot.manifest is None:
+    if snapshot.catalog is None:
         return
-    same_version = same_major(snapshot.manifest.server_version, version)
-    old = {fact.line for fact in facts_before if fact.about is None}
-    expected = frozenset(snapshot.facts)
-    found = [
-        fact.line
-        for fact in facts
-        if fact.line in expected
-        or not (fact.line in old or outlived(fact.about, before, after))
-    ]
-    lines = drift(
-        comparable(snapshot.facts, same_version=same_version),
-        comparable(found, same_version=same_version),
-    )
+    found = replayed.made(snapshot.catalog)
+    lines, problem = fetch_differences(db, snapshot.catalog, found)
     if lines:
         raise SnapshotError(
             f"{SCHEMA_FILE} does not make the database that was exported",
-            lines=lines,
+            lines=[*lines, *uncompared(problem)],
             hint="bring schema.sql up to date and export again, or --accept-drift",
             code=EXIT_DAMAGED,
         )
+
+
+def uncompared(problem: str) -> list[str]:
+    """Return a line that says why the meaning of texts is not known, if it is not."""
+    return [f"whether they mean the same is not known: {problem}"] if problem else []
 
 
 def outlived(relation: Relation | None, before: Catalog, after: Catalog) -> bool:
@@ -6249,77 +6714,75 @@ def check_kept(
         )
 
 
-def check_survivors(
-    facts_before: Iterable[Fact],
-    facts: Iterable[Fact],
-    before: Catalog,
-    after: Catalog,
-    loaded: Iterable[Table],
-) -> None:
-    """Raise if DROP … CASCADE took parts of what the blueprint does not make."""
-    made = {table.relation for table in loaded}
-    there = {fact.line for fact in facts}
-    lost = [
-        fact.line
-        for fact in facts_before
-        if fact.line not in there
-        and fact.about not in made
-        and outlived(fact.about, before, after)
-    ]
-    if lost:
-        raise SnapshotError(
-            f"{SCHEMA_FILE} took parts of what it does not make",
-            lines=[f"-{line}" for line in lost],
-            hint="drop without CASCADE, or lose them with --accept-drift",
-            code=EXIT_DAMAGED,
-        )
-
-
 def check_unaltered(
-    facts_before: Iterable[Fact], facts: Iterable[Fact], loaded: Iterable[Table]
+    db: Connection,
+    before: Iterable[CatalogLine],
+    after: Iterable[CatalogLine],
+    loaded: Iterable[Table],
 ) -> None:
     """Raise if the tables are not what they were, their rows apart.
 
     An index that was invalid is whole now that every row is new.
     """
     names = {name for table in loaded for name in (table.relation, *table.partitions)}
-    lines = drift(
-        *(
-            [each.line.removesuffix(" invalid") for each in some if each.about in names]
-            for some in (facts_before, facts)
-        )
+    then, now = (
+        [
+            dataclasses.replace(line, text=line.text.removesuffix(INVALID))
+            for line in lines
+            if line.relation in names
+        ]
+        for lines in (before, after)
     )
+    lines, problem = fetch_differences(db, [line.text for line in then], now)
     if lines:
         raise SnapshotError(
             "the tables would not be what they were",
-            lines=lines,
+            lines=[*lines, *uncompared(problem)],
             hint="see what alters them as rows are replaced, or --accept-drift",
             code=EXIT_DAMAGED,
         )
 
 
-def check_guards(
-    before: Mapping[str, Relation], now: Collection[str], after: Catalog
+def report_lost(
+    replayed: Replayed, snapshot: Snapshot, plan: RestorePlan, report: Report
 ) -> None:
-    """Raise if the blueprint makes tables anew without what guarded their rows."""
-    lost = sorted(
-        name
-        for name, table in before.items()
-        if name not in now and table in after.relations
-    )
-    if lost:
+    """Raise if the blueprint takes what nothing brings back; name what it may drop.
+
+    It means to drop what a DROP of its own names.
+    """
+    drops = [each for each in snapshot.script.statements if each.begins("DROP")]
+    named = {name for _, name in names_dropped(drops)}
+    lost = replayed.lost()
+    meant = [line for line in lost if line.is_named_in(named)]
+    taken = [line for line in lost if line not in meant]
+    if taken and not plan.accept_drift:
         raise SnapshotError(
-            f"{SCHEMA_FILE} takes what guards rows: {', '.join(lost)}",
+            f"{SCHEMA_FILE} takes what nothing brings back",
+            lines=[render_lost(line, drops) for line in taken],
             hint=f"add it to {SCHEMA_FILE}, or lose it with --accept-drift",
             code=EXIT_DAMAGED,
         )
+    if lost:
+        names = ", ".join(shown(line.key) for line in lost)
+        report.note(f"dropped by {SCHEMA_FILE}: {names}")
 
 
-def report_lost(before: Catalog, after: Catalog, report: Report) -> None:
-    """Say what the blueprint's DROP … CASCADE took and nothing brought back."""
-    gone = sorted(before.relations.keys() - after.relations.keys())
-    if gone:
-        report.note(f"dropped by {SCHEMA_FILE}: {', '.join(map(str, gone))}")
+def render_lost(line: CatalogLine, drops: Iterable[Statement]) -> str:
+    """Return what goes, and with which DROP … CASCADE, as far as the names tell."""
+    words = set(re.findall(r"[^\W\d][\w$]*", line.text))
+    with_it = (
+        excerpt(each.text)
+        for each in drops
+        if "CASCADE" in each.words
+        and {name for _, name in names_dropped([each])} & words
+    )
+    cause = next(with_it, SCHEMA_FILE)
+    return f"{shown(line.key)} goes with {cause}, and does not come back"
+
+
+def shown(key: str) -> str:
+    """Return the key of a line of catalog.txt for people, who leave out public."""
+    return re.sub(r"(?<= )public\.", "", key)
 
 
 def keys_lost(before: Catalog, after: Catalog) -> list[ForeignKey]:
@@ -6535,7 +6998,7 @@ def verify(settings: Settings, folder: Path, report: Report) -> Verification:
                 *compare_sequences(db, catalog, manifest),
                 *compare_views(catalog, manifest),
             ),
-            catalog=tuple(compare_catalogs(db, snapshot, manifest)),
+            catalog=tuple(compare_catalogs(db, snapshot, report)),
         )
 
 
@@ -6666,19 +7129,33 @@ def compare_views(catalog: Catalog, manifest: Manifest) -> Iterator[str]:
             yield f"{name}: is {'not filled' if populated else 'filled'}"
 
 
-def compare_catalogs(
-    db: Connection, snapshot: Snapshot, manifest: Manifest
-) -> list[str]:
-    """Return a diff of the snapshot's catalog and the database's."""
-    same = same_major(manifest.server_version, server_version(db))
-    expected = comparable(snapshot.facts, same_version=same)
-    found = {fact.line for fact in fetch_facts(db)}
-    lines = drift(expected, comparable(sorted(found), same_version=same))
-    if lines:  # it may belong to the provider here: an extension
-        others = {fact.line for fact in fetch_facts(db, managed=())}
-        found |= others & {*snapshot.facts}
-        lines = drift(expected, comparable(sorted(found), same_version=same))
-    return lines
+def compare_catalogs(db: Connection, snapshot: Snapshot, report: Report) -> list[str]:
+    """Return a diff of the snapshot's catalog and the database's.
+
+    Ends the transaction: a server compares meanings in one that may write.
+    """
+    expected = snapshot.catalog
+    if expected is None:
+        report.note(f"the catalog goes unchecked: {OLD_FORMAT}")
+        return []
+    found = [line for line in fetch_catalog_lines(db) if not line.is_invalid]
+    if {line.text for line in found} == {*expected}:
+        return []
+    # What is missing may belong to the provider here: an extension.
+    found += [
+        line for line in fetch_catalog_lines(db, managed=()) if line.text in expected
+    ]
+    rollback(db)
+    try:
+        begin(db, "READ WRITE")
+        lines, problem = fetch_differences(db, expected, found)
+    except psycopg2.Error as error:
+        problem = str(database_failure(error))
+        lines = drift(expected, {line.text for line in found})
+    return [*lines, *uncompared(problem)] if lines else []
+
+
+OLD_FORMAT = f"an older version of this program wrote {CATALOG_FILE}"
 
 
 def rehearse(settings: Settings | None, folder: Path, report: Report) -> Rehearsal:

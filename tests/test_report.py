@@ -188,13 +188,13 @@ def test_the_total_is_the_time_of_the_whole_command(
     seeded: Database, work: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not the sum of the tables: jobs work at once, and keys take their time, too."""
-    fetch_facts = er.fetch_facts
+    fetch_catalog_lines = er.fetch_catalog_lines
 
-    def slowly(db: Any) -> list[er.Fact]:
+    def slowly(db: Any) -> list[er.CatalogLine]:
         time.sleep(0.2)
-        return fetch_facts(db)
+        return fetch_catalog_lines(db)
 
-    monkeypatch.setattr(er, "fetch_facts", slowly)
+    monkeypatch.setattr(er, "fetch_catalog_lines", slowly)
     argv = ("export", "-q", "--env-file", seeded.env_file(work))
     assert json.loads(run(*argv, "--json").out)["total"]["seconds"] > 0.2
     total = re.search(r"^total .* (\d+\.\d\d)$", run(*argv).out, re.MULTILINE)
