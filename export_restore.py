@@ -522,8 +522,9 @@ class CatalogLine:
         return key_of(self.text)
 
     def is_named_in(self, names: Collection[str]) -> bool:
-        """Tell whether it is one of those that these names may mean."""
-        own = self.name if self.relation is None else self.relation.name
+        """Tell whether it is an object, no part of one, that these names may mean."""
+        whole = self.kind in WHOLE_RELATIONS and self.relation
+        own = whole.name if whole else self.name if self.relation is None else None
         return own is not None and own in names
 
     @property
@@ -1308,7 +1309,11 @@ def names_dropped(statements: Iterable[Statement]) -> Iterator[tuple[str, str]]:
                 yield statement.tokens[place - 2].name if qualified else "", token.name
 
 
-DROP_SYNTAX = ("DROP", "TABLE", "SCHEMA", "IF", "EXISTS", "CASCADE", "RESTRICT")
+DROP_SYNTAX = (
+    "AGGREGATE", "CASCADE", "DOMAIN", "DROP", "EXISTS", "FUNCTION", "IF",
+    "MATERIALIZED", "ON", "POLICY", "PROCEDURE", "RESTRICT", "ROUTINE", "RULE",
+    "SCHEMA", "SEQUENCE", "TABLE", "TRIGGER", "TYPE", "VIEW",
+)  # fmt: skip
 
 
 def dropped(relations: Iterable[Relation], script: Script) -> set[Relation]:
@@ -1649,11 +1654,11 @@ def unnamed_in_script(
 
     Those with a name such as PostgreSQL gives are nobody's to mention.
     """
-    usual = re.compile(r"_(pkey|key|fkey|check|excl|idx|not_null)\d*$")
+    usual = re.compile(r"_(pkey|key|fkey|check|excl|idx|stat)\d*$")
     return [
         shown(line.key)
         for line in lines
-        if line.kind in ("index", "constraint", "domain constraint")
+        if line.kind in ("index", "constraint", "domain constraint", "statistics")
         and line.last_name not in names
         and not usual.search(line.last_name)
     ]
@@ -2101,7 +2106,10 @@ def without_quotes(text: str, keywords: Collection[str]) -> str:
 
 COLUMN_ORDER = "column order of"  # it loses nothing: a difference is but a note
 # The kinds whose name has several words, which is to tell them from others.
-KINDS = ("materialized view", "domain constraint", "row security of", COLUMN_ORDER)
+KINDS = (
+    "materialized view", "domain constraint", "row security of",
+    "forced row security of", COLUMN_ORDER,
+)  # fmt: skip
 
 
 def key_of(line: str) -> str:
@@ -2781,10 +2789,12 @@ LIST_LINES = f"""
       AND (a.attinhcount = 0 OR relispartition)
     GROUP BY relation.oid, nspname, relname, called
     UNION ALL
-    SELECT oid, nspname, relname, NULL, format('row security of %%s:%%s%%s', called,
-               CASE WHEN relrowsecurity THEN ' enabled' ELSE '' END,
-               CASE WHEN relforcerowsecurity THEN ' forced' ELSE '' END), NULL
-    FROM relation WHERE relrowsecurity OR relforcerowsecurity
+    SELECT oid, nspname, relname, NULL, format('%%s of %%s', what, called), NULL
+    FROM relation,
+         LATERAL (VALUES ('row security', relrowsecurity),
+                         ('forced row security', relforcerowsecurity)
+                 ) AS v(what, active)
+    WHERE active
     UNION ALL
     SELECT relation.oid, nspname, relname, NULL,
            format('column %%s.%%I: %%s', called, a.attname,
@@ -2902,7 +2912,7 @@ LIST_LINES = f"""
     LEFT JOIN pg_attribute AS a
            ON a.attrelid = o.refobjid AND a.attnum = o.refobjsubid
     UNION ALL
-    SELECT x.oid, relation.nspname, relname, x.stxname,
+    SELECT x.oid, relation.nspname, relname, NULL,
            format('statistics %%I.%%I: (%%s) on %%s from %%s', s.nspname, x.stxname,
                   array_to_string(x.stxkind, ', '),
                   array_to_string(ARRAY(
@@ -6549,6 +6559,7 @@ class Replayed:
             for line in self.former.lines
             if line.text not in there
             and line.key not in expected
+            and line.kind != COLUMN_ORDER
             and (line.kind != "comment" or line.oid in objects)
             and self.mattered(line, changed=line.key in keys)
         ]
@@ -6567,15 +6578,18 @@ class Replayed:
         """Return what to compare with the snapshot: not what the target has besides."""
         keys = {key_of(text) for text in self.expected}
         old = {(line.text, line.oid) for line in self.former.lines}
+        texts = {text for text, _ in old}
         return [
             line
             for line in (*self.lines, *self.coming_back())
-            if line.key in keys or (line.text, line.oid) not in old
-        ]
+            if line.key in keys
+            or not ((line.text, line.oid) in old
+                    or (line.text in texts and self.outlived(line.relation)))
+        ]  # fmt: skip
 
 
 # What keeps rows from people who may read the table.
-GUARDS = ("policy", "row security of")
+GUARDS = ("policy", "row security of", "forced row security of")
 WHOLE_RELATIONS = (
     "table", "partitioned table", "foreign table", "view", "materialized view",
     "sequence", "type",
@@ -6908,12 +6922,9 @@ def report_lost(
 def render_lost(line: CatalogLine, drops: Iterable[Statement]) -> str:
     """Return what goes, and with which DROP, as far as the names tell."""
     words = set(re.findall(r"[^\W\d][\w$]*", line.text))
-    with_it = (
-        excerpt(each.text)
-        for each in drops
-        if {name for _, name in names_dropped([each])} & words
-    )
-    cause = next(with_it, SCHEMA_FILE)
+    with_it = [each for each in drops if {n for _, n in names_dropped([each])} & words]
+    with_it.sort(key=lambda each: "CASCADE" not in each.words)
+    cause = excerpt(with_it[0].text) if with_it else SCHEMA_FILE
     return f"{shown(line.key)} goes with {cause}, and does not come back"
 
 
@@ -6974,9 +6985,6 @@ def keep_rights(
     for now, then in anew:
         if now.ours and now.owner != then.owner and not gets_owner(now, then):
             report.note(f"note: {now.name} belongs to {now.owner}, not {then.owner}")
-    gone = [name for kind, name in before.keys() - after.keys() if kind == "ROUTINE"]
-    if gone:
-        report.note(f"dropped by {SCHEMA_FILE}: {', '.join(sorted(gone))}")
 
 
 def plan_loads(

@@ -298,14 +298,19 @@ def test_a_schema_made_anew(app: Project, work: Path, run: Run) -> None:
     assert everything(app) == before
 
 
-def test_a_function_that_goes_is_named(app: Project, work: Path, run: Run) -> None:
-    app.run("CREATE FUNCTION cheer(mood) RETURNS text LANGUAGE sql RETURN 'hey'")
+def test_a_function_that_goes_is_named(
+    app: Project, work: Path, succeed: Succeed, fail: Fail, run: Run
+) -> None:
     text = SCHEMA.replace(
         "DROP TYPE IF EXISTS mood", "DROP TYPE IF EXISTS mood CASCADE"
     )
     (work / "schema.sql").write_text(text)
-    result = restored(app, work, run, "--accept-drift")
-    assert "dropped by schema.sql: public.cheer(public.mood)" in result.err
+    env = app.env_file(work)
+    succeed("export", "--env-file", env)
+    app.run("CREATE FUNCTION cheer(mood) RETURNS text LANGUAGE sql RETURN 'hey'")
+    assert "function cheer(public.mood) goes" in fail(3, "restore", "--env-file", env)
+    result = run("restore", "--env-file", env, "--accept-drift")
+    assert "dropped by schema.sql: function cheer(public.mood)" in result.err
 
 
 def test_an_owner_that_we_cannot_give_back(app: Project, work: Path, run: Run) -> None:
@@ -431,7 +436,7 @@ def test_policy_on_storage_that_calls_our_function(
     before = everything(app)
     result = restored(app, work, run)
     assert result.status == 3
-    assert "-policy storage.objects.ours: permissive" in result.err
+    assert "the policy ours on storage.objects, which cannot be brought" in result.err
     assert everything(app) == before
 
 
@@ -439,11 +444,11 @@ def test_policy_on_storage_that_calls_our_function(
     "guard, named",
     [
         ("CREATE POLICY late ON notes AS RESTRICTIVE USING (id > 0)",
-         "policy late of public.notes"),
+         "policy notes.late"),
         ("ALTER TABLE plain ENABLE ROW LEVEL SECURITY",
-         "row-level security of public.plain"),
+         "row security of plain"),
         ("ALTER TABLE notes FORCE ROW LEVEL SECURITY",
-         "FORCE ROW LEVEL SECURITY of public.notes"),
+         "forced row security of notes"),
     ],
 )  # fmt: skip
 def test_guards_that_the_snapshot_lacks(
@@ -458,7 +463,7 @@ def test_guards_that_the_snapshot_lacks(
     app.run(guard)
     before = everything(app)
     message = fail(3, "restore", "--env-file", env)
-    assert f"takes what guards rows: {named}\n" in message
+    assert f"error: {named} goes with DROP TABLE IF EXISTS" in message
     assert everything(app) == before
     succeed("restore", "--env-file", env, "--data-only")
     assert everything(app) == before
