@@ -2376,6 +2376,7 @@ def raised_state(
 
 # ---- Catalog queries — text: one question each ---------------------------------------
 
+FIRST_OID_OF_USERS = 16384
 # In each, c is what is asked for, and n its schema.
 ANY_SCHEMA = "n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
 
@@ -2638,6 +2639,23 @@ LIST_RELATIONS = f"""
     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND {ANY_SCHEMA}
 """
 
+# What lies in no schema: its kind, name and owner. A script may make it.
+OF_NO_SCHEMA = """
+    SELECT 'publications', pubname, pubowner, oid FROM pg_publication
+    UNION ALL
+    SELECT 'subscriptions', subname, subowner, oid FROM pg_subscription
+    WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+    UNION ALL
+    SELECT 'event triggers', evtname, evtowner, oid FROM pg_event_trigger
+    UNION ALL
+    SELECT 'foreign servers', srvname, srvowner, oid FROM pg_foreign_server
+    UNION ALL
+    SELECT 'foreign-data wrappers', fdwname, fdwowner, oid FROM pg_foreign_data_wrapper
+"""
+MADE_BY_SCRIPTS = (
+    "publications", "event triggers", "foreign servers", "foreign-data wrappers",
+)  # fmt: skip
+
 # What a snapshot does not hold although somebody may think so: how many and examples.
 LIST_LEFT_OUT = f"""
     SELECT 'foreign tables', format('%%s.%%s', n.nspname, c.relname)
@@ -2658,6 +2676,27 @@ LIST_LEFT_OUT = f"""
     UNION ALL
     SELECT 'large objects', count(*)::text FROM pg_largeobject_metadata
     HAVING count(*) > 0
+    UNION ALL
+    SELECT kind, quote_ident(name) FROM ({OF_NO_SCHEMA}) AS o(kind, name, owner, ext)
+    WHERE pg_has_role(owner, 'MEMBER') AND NOT EXISTS (
+        SELECT FROM pg_depend AS d WHERE d.deptype = 'e' AND d.objid = o.ext)
+    UNION ALL
+    SELECT 'user mappings', format('%%s on %%s', usename, srvname)
+    FROM pg_user_mappings
+    UNION ALL
+    SELECT 'tablespaces', quote_ident(t.spcname)
+    FROM pg_tablespace AS t
+    WHERE EXISTS (SELECT FROM pg_class AS c JOIN pg_namespace AS n
+                  ON n.oid = c.relnamespace
+                  WHERE c.reltablespace = t.oid AND {USER_SCHEMA})
+    UNION ALL
+    SELECT 'security labels', format('%%s %%s', l.objtype, l.objname)
+    FROM pg_seclabels AS l WHERE l.objoid >= {FIRST_OID_OF_USERS}
+    UNION ALL
+    SELECT 'settings of the database', split_part(setting, '=', 1)
+    FROM pg_db_role_setting AS s, unnest(s.setconfig) AS setting
+    WHERE s.setdatabase = (SELECT oid FROM pg_database
+                           WHERE datname = current_database())
     ORDER BY 1, 2
 """
 
@@ -2706,7 +2745,6 @@ LIST_CALLED_BY_OTHERS = f"""
     WHERE NOT t.tgisinternal AND {IS_MANAGED} AND pn.oid <> n.oid
 """
 
-FIRST_OID_OF_USERS = 16384
 PLAIN_CATALOGS = (
     "pg_am", "pg_amop", "pg_amproc", "pg_cast", "pg_collation", "pg_conversion",
     "pg_language", "pg_opclass", "pg_operator", "pg_opfamily", "pg_transform",
@@ -4539,6 +4577,18 @@ def fetch_filled(db: Connection, tables: Iterable[Table]) -> list[Table]:
     return [table for place, table in numbered if place in filled]
 
 
+def fetch_changed_rows(db: Connection, tables: Iterable[Table]) -> dict[int, int]:
+    """Return how many rows this transaction has deleted or updated, by table's oid."""
+    query = """
+        SELECT t.oid::bigint, sum(pg_stat_get_xact_tuples_deleted(part.oid)
+                                  + pg_stat_get_xact_tuples_updated(part.oid))::bigint
+        FROM unnest(%s::oid[]) AS t(oid), LATERAL (
+            SELECT t.oid UNION SELECT relid FROM pg_partition_tree(t.oid)) AS part(oid)
+        GROUP BY t.oid
+    """
+    return dict(fetch(db, query, [[table.oid for table in tables]]))
+
+
 def itself(table: Table) -> sql.Composable:
     """Return the table without those that inherit from it, but with its partitions."""
     only = "" if table.partitioned else "ONLY"
@@ -5906,7 +5956,13 @@ def check_exportable(
     for note in check_references(catalog, names_of(chosen)):
         report.note(f"note: {note}")
     for kind, names in fetch_left_out(db).items():
-        report.note(f"not exported: {render_left_out(kind, names)}")
+        lacking = [
+            name
+            for name in names
+            if kind not in MADE_BY_SCRIPTS or name.strip('"') not in script.names
+        ]
+        if lacking:
+            report.note(f"not exported: {render_left_out(kind, lacking)}")
     closed = [
         each.name for each in fetch_rights(db).values() if each.usual - each.grants
     ]
@@ -6617,6 +6673,7 @@ def replace_schema(
     loaded = frozenset(names_of(tables))
     replayed = Replayed(former, catalog, lines, snapshot.catalog or (), loaded)
     report_lost(replayed, snapshot, plan, report)
+    note_changed_rows(db, replayed, report)
     if not plan.accept_drift:
         check_kept(former.filled, tables, before, catalog)
         check_drift(db, snapshot, replayed, report)
@@ -6931,6 +6988,21 @@ def render_lost(line: CatalogLine, drops: Iterable[Statement]) -> str:
 def shown(key: str) -> str:
     """Return the key of a line of catalog.txt for people, who leave out public."""
     return re.sub(r"(?<= )public\.", "", key)
+
+
+def note_changed_rows(db: Connection, replayed: Replayed, report: Report) -> None:
+    """Name the tables besides the snapshot whose rows the blueprint has changed."""
+    besides = [
+        table
+        for table in replayed.former.filled
+        if table.relation not in replayed.loaded and replayed.outlived(table.relation)
+    ]
+    changed = fetch_changed_rows(db, besides)
+    left = {table.oid for table in fetch_filled(db, besides)}
+    for table in besides:
+        rows = f"{changed[table.oid]:,}" if table.oid in left else "all"
+        if rows != "0":
+            report.note(f"note: {SCHEMA_FILE} changes {rows} rows of {table.relation}")
 
 
 def keys_lost(before: Catalog, after: Catalog) -> list[ForeignKey]:
