@@ -1,0 +1,139 @@
+"""The catalog is compared by meaning: PostgreSQL prints one thing in many ways."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import OLD_AND_NEW, Result
+from servers import Database, Server
+
+Succeed = Callable[..., str]
+Run = Callable[..., Result]
+
+BASE = """
+    CREATE TABLE base (id int PRIMARY KEY, s varchar, n int);
+    CREATE TABLE ruled (id int, s varchar, n int);
+    CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+"""
+# As it was typed, and as PostgreSQL prints that, or prints what it has printed.
+SAME = (
+    ("{s} IN ('a', 'b')",
+     "(({s})::text = ANY (ARRAY[('a'::character varying)::text,"
+     " ('b'::character varying)::text]))"),
+    ("{s} NOT IN ('x', 'y')",
+     "(({s})::text <> ALL ((ARRAY['x'::character varying,"
+     " 'y'::character varying])::text[]))"),
+    ("{n} BETWEEN 1 AND 9 AND {n} BETWEEN 2 AND 8",
+     "((({n} >= 1) AND ({n} <= 9)) AND (({n} >= 2) AND ({n} <= 8)))"),
+    ("{n} NOT BETWEEN 3 AND 4 OR {n} IS NULL",
+     "((({n} < 3) OR ({n} > 4)) OR ({n} IS NULL))"),
+)  # fmt: skip
+OTHER = (
+    ("({n} > 1 OR {n} < 5) AND {n} <> 3", "{n} > 1 OR ({n} < 5 AND {n} <> 3)"),
+    ("{n} <= 3", "{n} < 3"),
+    ("{s} = 'abc'", "{s}::varchar(1) = 'abc'"),
+    ("{s} < 'b'", "{s} COLLATE \"C\" < 'b'"),
+    ("{s} IN ('a', 'b')", "{s} IN ('a', 'B')"),
+)
+KINDS = {
+    "check": "CREATE TABLE {name} (s varchar, n int, CONSTRAINT {name} CHECK ({e}))",
+    "domain": "CREATE DOMAIN {name} AS {type} CONSTRAINT {name} CHECK ({value})",
+    "partial": "CREATE INDEX {name} ON base (n) WHERE {e}",
+    "expression": "CREATE INDEX {name} ON base (id, ({e}))",
+    "exclude": "CREATE TABLE {name} (s varchar, n int,"
+    " CONSTRAINT {name}_x EXCLUDE USING btree (n WITH =) WHERE ({e}))",
+    "stored": "CREATE TABLE {name} (s varchar, n int,"
+    " g boolean GENERATED ALWAYS AS ({e}) STORED)",
+    "ready": "CREATE TABLE {name} (a boolean DEFAULT ({constant}))",
+    "shown": "CREATE VIEW {name} AS SELECT n FROM base WHERE {e}",
+    "kept": "CREATE MATERIALIZED VIEW {name} AS SELECT n FROM base WHERE {e}",
+    "ruling": "CREATE RULE {name} AS ON INSERT TO ruled"
+    " WHERE {new} DO ALSO DELETE FROM base",
+    "policy": "CREATE POLICY {name} ON base USING ({e}) WITH CHECK ({e})",
+    "trigger": "CREATE TRIGGER {name} BEFORE UPDATE ON base FOR EACH ROW"
+    " WHEN (({new}) AND old.id = new.id) EXECUTE FUNCTION touch()",
+    "statistics": "CREATE STATISTICS {name} ON n, ({e}) FROM base",
+    "parted": "CREATE TABLE {name} (s varchar, n int) PARTITION BY LIST (({e}))",
+    "atomic": "CREATE FUNCTION {name}(s varchar, n int) RETURNS boolean LANGUAGE sql"
+    " BEGIN ATOMIC SELECT {e}; END",
+}
+
+
+def schema(pairs: tuple[tuple[str, str], ...], side: int) -> dict[str, str]:
+    """Return a statement for each kind of object and each pair, by its name."""
+    found = {}
+    for kind, (number, pair) in itertools.product(KINDS, enumerate(pairs)):
+        e = pair[side]
+        found[f"{kind}_{number}"] = KINDS[kind].format(
+            name=f"{kind}_{number}",
+            e=e.format(s="s", n="n"),
+            new=e.format(s="new.s", n="new.n"),
+            value=e.format(s="VALUE", n="VALUE"),
+            constant=e.format(s="'q'::varchar", n="7"),
+            type="varchar" if "{s}" in e else "int",
+        )
+    return found
+
+
+def script(statements: dict[str, str]) -> str:
+    return BASE + ";\n".join(statements.values())
+
+
+@pytest.mark.parametrize("server", OLD_AND_NEW, indirect=True)
+def test_the_same_meaning(
+    source: Database, target: Database, work: Path, succeed: Succeed
+) -> None:
+    """60 pairs of texts: the database has the one, schema.sql the other."""
+    source.execute(script(schema(SAME, 0)))
+    (work / "schema.sql").write_text(script(schema(SAME, 1)))
+    succeed("export", "--env-file", source.env_file(work))
+    succeed("restore", "--env-file", target.env_file(work))
+    succeed("verify", "--env-file", target.env_file(work))
+    succeed("rehearse", "--env-file", target.env_file(work))
+
+
+@pytest.mark.parametrize("server", OLD_AND_NEW, indirect=True)
+def test_another_meaning(
+    source: Database, target: Database, work: Path, succeed: Succeed, run: Run
+) -> None:
+    """75 pairs: every one is named, and before the rows."""
+    statements = schema(OTHER, 0)
+    source.execute(script(statements))
+    other = script(schema(OTHER, 1))
+    (work / "schema.sql").write_text(other)
+    succeed("export", "--env-file", source.env_file(work))
+    restored = run("restore", "--env-file", target.env_file(work), "-q")
+    target.execute(other)
+    verified = run("verify", "--env-file", target.env_file(work), "-q")
+    for status, text in (
+        (restored.status, restored.err),
+        (verified.status, verified.out),
+    ):
+        assert status == 3
+        assert [name for name in statements if name not in text] == []
+
+
+@pytest.fixture
+def newer(server18: Server) -> Iterator[Database]:
+    with server18.database() as database:
+        yield database
+
+
+@pytest.mark.parametrize("server", OLD_AND_NEW[:2], indirect=True)
+def test_between_versions(
+    source: Database, newer: Database, work: Path, succeed: Succeed, run: Run
+) -> None:
+    """There and back; and what means another thing there is seen."""
+    source.execute(script(schema(SAME, 0)))
+    (work / "schema.sql").write_text(script(schema(SAME, 1)))
+    succeed("export", "--env-file", source.env_file(work))
+    succeed("restore", "--env-file", newer.env_file(work))
+    succeed("verify", "--env-file", newer.env_file(work))
+    succeed("export", "--env-file", newer.env_file(work))
+    source.execute("DROP OWNED BY CURRENT_USER CASCADE; CREATE SCHEMA public")
+    succeed("restore", "--env-file", source.env_file(work))
+    newer.execute("CREATE OR REPLACE VIEW shown_0 AS SELECT n FROM base WHERE s = 'a'")
+    assert "shown_0" in run("verify", "--env-file", newer.env_file(work)).out
