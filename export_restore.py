@@ -3029,6 +3029,7 @@ LIST_OTHER_LINES = f"""
     SELECT o.id::bigint, NULL, NULL,
            CASE o.class
                WHEN 'pg_proc' THEN (SELECT proname FROM pg_proc WHERE oid = o.id)
+               WHEN 'pg_type' THEN (SELECT typname FROM pg_type WHERE oid = o.id)
                WHEN 'pg_operator' THEN NULL
                ELSE (SELECT value FROM jsonb_each_text(o.row) WHERE key ~ 'name$') END,
            format('%%s %%s:', replace(replace(o.catalog, 'pg_range', 'range'),
@@ -3052,7 +3053,8 @@ LIST_OTHER_LINES = f"""
       AND (i.schema IS NULL OR i.schema IN (SELECT name FROM own))
       AND NOT EXISTS (
           SELECT FROM pg_depend AS d
-          WHERE d.deptype = 'e' AND (d.classid, d.objid) IN (
+          WHERE (d.deptype = 'e' OR d.deptype = 'i' AND o.class = 'pg_cast')
+            AND (d.classid, d.objid) IN (
               (o.class::regclass, o.id),
               ('pg_opfamily'::regclass,
                coalesce(o.row ->> 'amopfamily', o.row ->> 'amprocfamily')::oid)))

@@ -146,3 +146,161 @@ def test_what_others_alter_during_an_export_is_not_seen(
     succeed("export", "--env-file", env)
     before, after = (work / each / "catalog.txt" for each in ("before", "exports"))
     assert before.read_text() == after.read_text()
+
+
+# What was made in a live database, and what its export says that schema.sql lacks.
+MADE = {
+    "CREATE VIEW new_view AS SELECT 1": "view new_view",
+    "CREATE MATERIALIZED VIEW new_mv AS SELECT 1": "materialized view new_mv",
+    "CREATE FUNCTION new_f() RETURNS int LANGUAGE sql RETURN 1": "function new_f()",
+    "CREATE PROCEDURE new_p() LANGUAGE sql AS ''": "procedure new_p()",
+    "CREATE AGGREGATE new_agg (int) (sfunc = int4pl, stype = int)":
+        "aggregate new_agg(integer)",
+    "CREATE TYPE new_enum AS ENUM ('x')": "enum new_enum",
+    "CREATE TYPE new_pair AS (a int)": "type new_pair",
+    "CREATE TYPE new_range AS RANGE (subtype = int)": "range new_range",
+    "CREATE DOMAIN new_domain AS int": "domain new_domain",
+    "CREATE SEQUENCE new_sequence": "sequence new_sequence",
+    "CREATE TRIGGER new_tr BEFORE DELETE ON t FOR EACH ROW EXECUTE FUNCTION f()":
+        "trigger t.new_tr",
+    "CREATE POLICY new_policy ON t USING (true)": "policy t.new_policy",
+    "CREATE RULE new_rule AS ON INSERT TO u DO NOTHING": "rule u.new_rule",
+    "CREATE COLLATION new_coll FROM \"C\"": "collation new_coll",
+    "CREATE TEXT SEARCH CONFIGURATION new_cfg (COPY = simple)":
+        "text search configuration new_cfg",
+    "CREATE TEXT SEARCH DICTIONARY new_dict (TEMPLATE = simple)":
+        "text search dictionary new_dict",
+    "CREATE TEXT SEARCH TEMPLATE new_template (LEXIZE = dsimple_lexize)":
+        "text search template new_template",
+    "CREATE TEXT SEARCH PARSER new_parser (START = prsd_start, GETTOKEN = prsd_nexttoken,"
+    " END = prsd_end, LEXTYPES = prsd_lextype)": "text search parser new_parser",
+    "CREATE CONVERSION new_conv FOR 'LATIN1' TO 'UTF8' FROM iso8859_1_to_utf8":
+        "conversion new_conv",
+    "CREATE OPERATOR FAMILY new_family USING btree": "operator family new_family",
+    "CREATE OPERATOR CLASS new_class FOR TYPE span USING btree AS STORAGE span":
+        "operator class new_class",
+    "CREATE LANGUAGE new_language HANDLER plpgsql_call_handler": "language new_language",
+    "CREATE ACCESS METHOD new_am TYPE TABLE HANDLER heap_tableam_handler":
+        "access method new_am",
+}  # fmt: skip
+# What was changed in it, and the line of the restore's refusal that says so.
+CHANGED = {
+    "ALTER TABLE t ALTER b SET STORAGE EXTERNAL": "-column public.t.b: text storage e",
+    "ALTER TABLE t2 ALTER b SET COMPRESSION pglz": "-column public.t2.b: text compression p",
+    "ALTER TABLE t3 ALTER b SET STATISTICS 500": "-column public.t3.b: text statistics 500",
+    "ALTER TABLE t4 ALTER b SET (n_distinct = 5)":
+        "-column public.t4.b: text with n_distinct=5",
+    "ALTER TABLE t5 SET (fillfactor = 50, toast.autovacuum_enabled = false)":
+        "-table public.t5: with fillfactor=50 toast with autovacuum_enabled=false",
+    "ALTER VIEW v ALTER a SET DEFAULT 7": "-column public.v.a: integer default ‹7›",
+    "ALTER STATISTICS st SET STATISTICS 50":
+        "-statistics public.st: (d, f, m) on id, a from public.t statistics 50",
+    "ALTER TABLE t6 REPLICA IDENTITY NOTHING": "-table public.t6: replica identity n",
+    "COMMENT ON TABLE t7 IS 'x'": "-comment on table public.t7: x",
+    "COMMENT ON COLUMN t7.b IS 'y'": "-comment on table column public.t7.b: y",
+    "COMMENT ON FUNCTION f() IS 'z'": "-comment on function public.f(): z",
+    "COMMENT ON CONSTRAINT positive_check ON DOMAIN positive IS 'c'":
+        "-comment on domain constraint positive_check on public.positive: c",
+    "CREATE CAST (pair AS text) WITH INOUT": "-cast (public.pair AS pg_catalog.text):",
+    "CREATE OPERATOR === (leftarg = int, rightarg = int, function = int4eq)":
+        "-operator public.===(integer,integer): oprcode=int4eq",
+    "ALTER OPERATOR FAMILY fam USING btree ADD OPERATOR 1 < (int, int)":
+        "-operator of access method operator 1 (integer, integer) of public.fam",
+    "ALTER TEXT SEARCH CONFIGURATION cfg DROP MAPPING FOR asciiword":
+        "-text search configuration public.cfg:",
+    "ALTER TYPE mood RENAME VALUE 'ok' TO 'fine'": "-enum public.mood: 'sad', 'fine'",
+    "CREATE TRANSFORM FOR int LANGUAGE sql (FROM SQL WITH FUNCTION prsd_lextype(internal))":
+        "-transform for integer language sql",
+    "DROP TABLE heir; CREATE TABLE heir () INHERITS (t9, t8)":
+        "-table public.heir: inherits public.t9, public.t8",
+    "ALTER INDEX lower_b ALTER COLUMN 1 SET STATISTICS 99": " statistics 1=99",
+    "ALTER TABLE t7 ALTER b SET NOT NULL": "-column public.t7.b: text not null",
+    "ALTER FUNCTION f() SET work_mem = '8MB'": "SET work_mem TO '8MB'",
+    "ALTER VIEW v SET (security_invoker)": "-view public.v: with security_invoker=true",
+}  # fmt: skip
+MORE = """
+    CREATE TABLE t2 (b text); CREATE TABLE t3 (b text); CREATE TABLE t4 (b text);
+    CREATE TABLE t5 (b text); CREATE TABLE t6 (b text); CREATE TABLE t7 (b text);
+    CREATE TABLE t8 (x int); CREATE TABLE t9 (y int);
+    CREATE TABLE heir () INHERITS (t8, t9);
+    CREATE STATISTICS st ON id, a FROM t; CREATE INDEX lower_b ON t7 (lower(b));
+    CREATE OPERATOR FAMILY fam USING btree;
+    CREATE TEXT SEARCH CONFIGURATION cfg (COPY = simple);
+"""
+# What no snapshot keeps, and what the export says then.
+NOTED = {
+    "CREATE PUBLICATION new_publication": "publications: new_publication",
+    "CREATE EVENT TRIGGER new_et ON ddl_command_end EXECUTE FUNCTION et()":
+        "event triggers: new_et",
+    "CREATE FOREIGN DATA WRAPPER new_fdw": "foreign-data wrappers: new_fdw",
+    "CREATE SERVER new_server FOREIGN DATA WRAPPER new_fdw":
+        "foreign servers: new_server",
+    "CREATE USER MAPPING FOR CURRENT_USER SERVER new_server": " on new_server",
+    "SELECT lo_create(0)": "large objects: 1",
+    "CREATE INDEX by_b ON t2 (b)": "index by_b",
+    "ALTER TABLE t2 ADD CONSTRAINT short CHECK (length(b) < 9)": "constraint t2.short",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("server", [18], indirect=True)
+def test_whatever_was_made_is_named_at_export(
+    source: Database, work: Path, fail: Callable[..., str]
+) -> None:
+    (work / "schema.sql").write_text(SCHEMA)
+    source.execute(f"{SCHEMA}; {'; '.join(MADE)}")
+    message = fail(1, "export", "--env-file", source.env_file(work))
+    assert "schema.sql does not mention" in message
+    assert [each for each in MADE.values() if each not in message] == []
+
+
+@pytest.mark.parametrize("server", [18], indirect=True)
+def test_whatever_was_changed_stops_a_restore(
+    source: Database, target: Database, work: Path, run: Run
+) -> None:
+    (work / "schema.sql").write_text(SCHEMA + MORE)
+    source.execute(f"{SCHEMA}; {MORE}; {'; '.join(CHANGED)}")
+    assert run("export", "--env-file", source.env_file(work)).status == 0
+    result = run("restore", "--env-file", target.env_file(work), "-q")
+    assert result.status == 3
+    assert [each for each in CHANGED.values() if each not in result.err] == []
+
+
+@pytest.mark.parametrize("server", [18], indirect=True)
+def test_whatever_is_not_kept_is_noted(source: Database, work: Path, run: Run) -> None:
+    """And what may be missing in schema.sql, for it need not be named there."""
+    schema = (
+        SCHEMA
+        + MORE
+        + ("CREATE FUNCTION et() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'")
+    )
+    (work / "schema.sql").write_text(schema)
+    source.execute(f"{schema}; {'; '.join(NOTED)}")
+    result = run("export", "--env-file", source.env_file(work))
+    assert result.status == 0
+    assert [each for each in NOTED.values() if each not in result.err] == []
+    assert "rehearse tells" in result.err
+
+
+@pytest.mark.parametrize("server", [18], indirect=True)
+def test_what_a_script_makes_as_it_runs_can_be_exported(
+    source: Database, target: Database, work: Path, run: Run
+) -> None:
+    """Partitions and tenants that a loop makes are never named."""
+    schema = """
+        CREATE TABLE sales (day date, n int) PARTITION BY RANGE (day);
+        DO $$
+        BEGIN
+            FOR i IN 1..3 LOOP
+                EXECUTE format('CREATE TABLE %I PARTITION OF sales FOR VALUES FROM '
+                    '(%L) TO (%L)', 'sales_' || i, date '2025-01-01' + i,
+                    date '2025-01-02' + i);
+            END LOOP;
+        END $$;
+    """
+    (work / "schema.sql").write_text(schema)
+    source.execute(schema + "INSERT INTO sales VALUES ('2025-01-02', 1)")
+    result = run("export", "--env-file", source.env_file(work))
+    assert result.status == 0, result.err
+    assert "schema.sql does not mention sales_1, sales_2, sales_3" in result.err
+    assert run("restore", "--env-file", target.env_file(work), "-q").status == 0
+    assert target.rows() == source.rows()
