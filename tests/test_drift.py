@@ -42,7 +42,9 @@ CHANGES = {
     "domain check": (
         "ALTER DOMAIN positive ADD CHECK (VALUE < 9)", "domain constraint public.positive",
     ),
-    "range": ("CREATE TYPE span2 AS RANGE (subtype = int)", "range public.span2"),
+    "range": (
+        "DROP TYPE span; CREATE TYPE span AS RANGE (subtype = bigint)", "range public.span:",
+    ),
     "type": ("ALTER TABLE u ALTER id TYPE bigint", "column public.u.id: bigint"),
     "collation": ('ALTER TABLE t ALTER b TYPE text COLLATE "C"', 'collate "C"'),
     "not null": ("ALTER TABLE t ALTER a SET NOT NULL", "column public.t.a: integer not null"),
