@@ -1271,20 +1271,23 @@ def without_others(dump: str, others: Iterable[OthersObject]) -> str:
     return "".join(kept) + dump[position:]
 
 
-def with_cascade(dump: str, functions: Collection[Relation]) -> str:
-    """Return a dump that drops these functions with the triggers that call them."""
+def with_cascade(dump: str, used: Collection[Relation]) -> str:
+    """Return a dump that drops these objects together with what depends on them."""
     parts: list[str] = []
     position = 0
     for statement in split_statements(tokens(dump, SCHEMA_FILE), dump, SCHEMA_FILE):
-        names = [token.name for token in statement.tokens[4:7:2]]  # schema . name
-        if (
-            statement.begins("DROP FUNCTION IF EXISTS")
-            and Relation(*names) in functions
-        ):
+        drops = statement.begins("DROP") and "EXISTS" in statement.words
+        if drops and {Relation(*name) for name in names_dropped([statement])} & {*used}:
             end = statement.tokens[0].start + len(statement.text)
             parts.append(f"{dump[position:end]} CASCADE")
             position = end
     return "".join(parts) + dump[position:]
+
+
+def with_hooks(dump: str, hooks: Iterable[str]) -> str:
+    """Return a dump that makes triggers and policies of a provider's tables, too."""
+    made = "".join(f"{hook};\n\n" for hook in hooks)
+    return f"{dump}\n-- On tables that the provider manages\n\n{made}" if made else dump
 
 
 def about(statement: Statement) -> tuple[str, str] | None:
@@ -2639,6 +2642,45 @@ LIST_RELATIONS = f"""
     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND {ANY_SCHEMA}
 """
 
+POLICY_DEFINITION = """
+           format('CREATE POLICY %%I ON %%s AS %%s FOR %%s TO %%s', p.polname,
+                  c.oid::regclass,
+                  CASE WHEN p.polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END,
+                  CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT'
+                      WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE' ELSE 'ALL' END,
+                  (SELECT string_agg(CASE role WHEN 0 THEN 'PUBLIC'
+                                     ELSE role::regrole::text END, ', ')
+                   FROM unnest(p.polroles) AS role))
+           || coalesce(' USING (' || pg_get_expr(p.polqual, c.oid) || ')', '')
+           || coalesce(' WITH CHECK (' || pg_get_expr(p.polwithcheck, c.oid) || ')',
+                       '')
+"""
+
+# Triggers and policies of the user's on tables of a provider, which no dump has: what
+# they are called, what makes them, and whether we may.
+LIST_HOOKS = f"""
+    SELECT t.tgname, format('trigger %%I on %%s', t.tgname, c.oid::regclass),
+           replace(pg_get_triggerdef(t.oid), 'CREATE TRIGGER',
+                   'CREATE OR REPLACE TRIGGER'),
+           has_table_privilege(c.oid, 'TRIGGER') AND t.tgenabled = 'O'
+    FROM pg_trigger AS t
+    JOIN pg_class AS c ON c.oid = t.tgrelid
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    JOIN pg_proc AS p ON p.oid = t.tgfoid
+    JOIN pg_namespace AS pn ON pn.oid = p.pronamespace
+    WHERE NOT t.tgisinternal AND {IS_MANAGED} AND {NOT_OF_AN_EXTENSION}
+      AND pn.nspname <> ALL (%(managed)s)
+    UNION ALL
+    SELECT p.polname, format('policy %%I on %%s', p.polname, c.oid::regclass),
+           format('DROP POLICY IF EXISTS %%I ON %%s;', p.polname, c.oid::regclass)
+           || E'\\n' || {POLICY_DEFINITION},
+           pg_has_role(c.relowner, 'USAGE')
+    FROM pg_policy AS p
+    JOIN pg_class AS c ON c.oid = p.polrelid
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE {IS_MANAGED} AND {NOT_OF_AN_EXTENSION}
+"""
+
 # What lies in no schema: its kind, name and owner. A script may make it.
 OF_NO_SCHEMA = """
     SELECT 'publications', pubname, pubowner, oid FROM pg_publication
@@ -2654,6 +2696,7 @@ OF_NO_SCHEMA = """
 """
 MADE_BY_SCRIPTS = (
     "publications", "event triggers", "foreign servers", "foreign-data wrappers",
+    "triggers and policies on tables that the provider manages",
 )  # fmt: skip
 
 # What a snapshot does not hold although somebody may think so: how many and examples.
@@ -2680,6 +2723,9 @@ LIST_LEFT_OUT = f"""
     SELECT kind, quote_ident(name) FROM ({OF_NO_SCHEMA}) AS o(kind, name, owner, ext)
     WHERE pg_has_role(owner, 'MEMBER') AND NOT EXISTS (
         SELECT FROM pg_depend AS d WHERE d.deptype = 'e' AND d.objid = o.ext)
+    UNION ALL
+    SELECT 'triggers and policies on tables that the provider manages', hook.called
+    FROM ({LIST_HOOKS}) AS hook(name, called)
     UNION ALL
     SELECT 'user mappings', format('%%s on %%s', usename, srvname)
     FROM pg_user_mappings
@@ -2734,15 +2780,34 @@ LIST_OF_OTHERS = f"""
     WHERE NOT pg_has_role(owner, 'MEMBER')
 """
 
-# The common handle_new_user(): a trigger on auth.users calls it.
-LIST_CALLED_BY_OTHERS = f"""
-    SELECT DISTINCT pn.nspname, p.proname
-    FROM pg_trigger AS t
-    JOIN pg_class AS c ON c.oid = t.tgrelid
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    JOIN pg_proc AS p ON p.oid = t.tgfoid
-    JOIN pg_namespace AS pn ON pn.oid = p.pronamespace
-    WHERE NOT t.tgisinternal AND {IS_MANAGED} AND pn.oid <> n.oid
+# What a user's triggers and policies on tables of a provider depend on, and other parts
+# of such tables: the common handle_new_user(), which a trigger on auth.users calls.
+LIST_USED_BY_OTHERS = f"""
+    WITH managed AS (
+        SELECT c.oid FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        WHERE {IS_MANAGED}
+    ), part(class, id) AS (
+        SELECT 'pg_trigger'::regclass, oid FROM pg_trigger
+        WHERE tgrelid IN (SELECT oid FROM managed)
+        UNION ALL SELECT 'pg_policy'::regclass, oid FROM pg_policy
+        WHERE polrelid IN (SELECT oid FROM managed)
+        UNION ALL SELECT 'pg_attrdef'::regclass, oid FROM pg_attrdef
+        WHERE adrelid IN (SELECT oid FROM managed)
+        UNION ALL SELECT 'pg_constraint'::regclass, oid FROM pg_constraint
+        WHERE conrelid IN (SELECT oid FROM managed)
+        UNION ALL SELECT 'pg_rewrite'::regclass, oid FROM pg_rewrite
+        WHERE ev_class IN (SELECT oid FROM managed)
+    ), used(schema, name) AS (
+        SELECT p.pronamespace, p.proname FROM part
+        JOIN pg_depend AS d ON (d.classid, d.objid) = (part.class, part.id)
+        JOIN pg_proc AS p ON d.refclassid = 'pg_proc'::regclass AND p.oid = d.refobjid
+        UNION
+        SELECT c.relnamespace, c.relname FROM part
+        JOIN pg_depend AS d ON (d.classid, d.objid) = (part.class, part.id)
+        JOIN pg_class AS c ON d.refclassid = 'pg_class'::regclass AND c.oid = d.refobjid
+    )
+    SELECT n.nspname, used.name FROM used JOIN pg_namespace AS n ON n.oid = used.schema
+    WHERE {USER_SCHEMA}
 """
 
 PLAIN_CATALOGS = (
@@ -3220,17 +3285,7 @@ LIST_TIES = f"""
     UNION ALL
     SELECT format('policy %%I on %%s', p.polname, c.oid::regclass),
            n.nspname, c.relname, true,
-           format('CREATE POLICY %%I ON %%s AS %%s FOR %%s TO %%s', p.polname,
-                  c.oid::regclass,
-                  CASE WHEN p.polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END,
-                  CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT'
-                      WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE' ELSE 'ALL' END,
-                  (SELECT string_agg(CASE role WHEN 0 THEN 'PUBLIC'
-                                     ELSE role::regrole::text END, ', ')
-                   FROM unnest(p.polroles) AS role))
-           || coalesce(' USING (' || pg_get_expr(p.polqual, c.oid) || ')', '')
-           || coalesce(' WITH CHECK (' || pg_get_expr(p.polwithcheck, c.oid) || ')',
-                       '')
+           {POLICY_DEFINITION}
     FROM pg_policy AS p
     JOIN pg_class AS c ON c.oid = p.polrelid
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
@@ -4252,9 +4307,15 @@ def fetch_of_others(db: Connection) -> list[OthersObject]:
     return sorted(OthersObject(*row) for row in list_catalog(db, LIST_OF_OTHERS))
 
 
-def fetch_called_by_others(db: Connection) -> set[Relation]:
-    """Return the functions that triggers of tables call which a provider manages."""
-    return {Relation(*row) for row in list_catalog(db, LIST_CALLED_BY_OTHERS)}
+def fetch_used_by_others(db: Connection) -> set[Relation]:
+    """Return what parts of tables use that a provider manages."""
+    return {Relation(*row) for row in list_catalog(db, LIST_USED_BY_OTHERS)}
+
+
+def fetch_hooks(db: Connection) -> list[tuple[str, str, str, bool]]:
+    """Return triggers and policies on tables of a provider; see LIST_HOOKS."""
+    execute(db, PATH_OF_CATALOG)
+    return [(*row,) for row in list_catalog(db, LIST_HOOKS)]
 
 
 def as_encrypted(server: Settings, db: Connection) -> Settings:
@@ -5961,7 +6022,7 @@ def check_exportable(
         lacking = [
             name
             for name in names
-            if kind not in MADE_BY_SCRIPTS or name.strip('"') not in script.names
+            if kind not in MADE_BY_SCRIPTS or not is_mentioned(name, script.names)
         ]
         if lacking:
             report.note(f"not exported: {render_left_out(kind, lacking)}")
@@ -5976,6 +6037,11 @@ def check_exportable(
     left = sorted(names_of(catalog.tables) - names_of(chosen))
     if left:
         report.note(f"left out as you asked: {', '.join(map(str, left))}")
+
+
+def is_mentioned(name: str, names: Collection[str]) -> bool:
+    """Tell whether a script's names have that of an object: policy ours on objects."""
+    return name.partition(" on ")[0].rpartition(" ")[2].strip('"') in names
 
 
 def check_visible(tables: Iterable[Table]) -> None:
@@ -6637,11 +6703,16 @@ class Replayed:
         keys = {key_of(text) for text in self.expected}
         old = {(line.text, line.oid) for line in self.former.lines}
         texts = {text for text, _ in old}
+
+        def is_theirs(relation: Relation | None) -> bool:
+            schema = relation.schema if relation else ""
+            return schema in MANAGED_SCHEMAS and self.outlived(relation)
+
         return [
             line
             for line in (*self.lines, *self.coming_back())
             if line.key in keys
-            or not ((line.text, line.oid) in old
+            or not ((line.text, line.oid) in old or is_theirs(line.relation)
                     or (line.text in texts and self.outlived(line.relation)))
         ]  # fmt: skip
 
@@ -7442,11 +7513,17 @@ def take_blueprint(settings: Settings, report: Report) -> Blueprint:
             begin(db, "READ ONLY")
             major = int(server_version(db).split(".")[0])
             others = fetch_of_others(db)
-            hooked = fetch_called_by_others(db)
+            used = fetch_used_by_others(db)
+            hooks = fetch_hooks(db)
             server = as_encrypted(reached, db)
         program, dump = dump_schema(server, major, others, report)
     text = without_others(without_versions(dump), others)
-    return Blueprint(with_cascade(text, hooked), str(program), tuple(others))
+    ours = [statement for _, _, statement, may_make in hooks if may_make]
+    not_ours = [called for _, called, _, may_make in hooks if not may_make]
+    if not_ours:
+        report.note(f"not in it: {render_left_out('what others may make', not_ours)}")
+    text = with_hooks(with_cascade(text, used), ours)
+    return Blueprint(text, str(program), tuple(others))
 
 
 def check_session(settings: Settings) -> None:

@@ -384,6 +384,32 @@ def test_trigger_on_auth_users(app: Project, work: Path, run: Run, state: str) -
     assert everything(app) == before
 
 
+def test_hooks_on_the_way_to_another_project(
+    app: Project, supabase_server: SupabaseServer, work: Path, run: Run,
+    succeed: Succeed,
+) -> None:  # fmt: skip
+    """schema writes those that the role may make, and names the others."""
+    app.run(TRIGGER)
+    app.execute("CREATE POLICY ours ON storage.objects USING (true)")
+    env = app.env_file(work)
+    written = run("schema", "--force", "--env-file", env)
+    assert "not in it: what others may make: policy ours on storage.objects" in (
+        written.err
+    )
+    exported = run("export", "--env-file", env)
+    assert "tables that the provider manages: policy ours on storage.objects\n" in (
+        exported.err
+    )
+    succeed("restore", "--env-file", env)
+    with supabase_server.project() as other:
+        succeed("restore", "--env-file", other.env_file(work))
+        succeed("verify", "--env-file", other.env_file(work))
+        assert other.fetch(
+            "SELECT tgfoid::regproc::text FROM pg_trigger"
+            " WHERE tgname = 'on_auth_user_created'"
+        ) == [("handle_new_user",)]
+
+
 def test_extension_that_the_provider_has(
     server17: Server, project: Project, work: Path, succeed: Succeed
 ) -> None:
