@@ -2058,7 +2058,7 @@ QUOTED = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 NAME_IN_KEY = re.compile(r'"(?:[^"]|"")*"|[^."\s]+')
-KEY = re.compile(r"""(?:"(?:[^"]|"")*"|[^":]|:(?!\ |$))*""")
+KEY = re.compile(r"""(?:"(?:[^"]|"")*"|[^":]+|:(?!\ |$))*""")
 
 
 def catalog_text(
