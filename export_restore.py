@@ -4194,6 +4194,12 @@ READ_AND_PRINT = """
         PERFORM set_config('export_restore.answers', answers::text, true);
     END
 """
+# A schema to make things in: that of temporary ones, if we may.
+FIND_PLACE = """
+    SELECT CASE WHEN has_database_privilege(current_database(), 'TEMP') THEN 'pg_temp'
+           ELSE coalesce((SELECT min(quote_ident(nspname)) FROM pg_namespace
+                          WHERE has_schema_privilege(oid, 'CREATE')), 'pg_temp') END
+"""
 PRINT_VIEW = (
     "SELECT rtrim(pg_get_viewdef('pg_temp.export_restore_probe'::regclass), ';')"
 )
@@ -4204,8 +4210,7 @@ PRINT_RULE = """
 """
 PRINT_ROUTINE = """
     SELECT split_part(pg_get_functiondef(oid), '."export_restore_probe"', 2)
-    FROM pg_proc
-    WHERE (proname, pronamespace) = ('export_restore_probe', pg_my_temp_schema())
+    FROM pg_proc WHERE proname = 'export_restore_probe'
 """
 
 
@@ -4260,7 +4265,13 @@ def fetch_readings(
     db: Connection, probes: Seq[Mapping[str, str]]
 ) -> list[dict[str, Any]]:
     """Return what each probe becomes when it is read and printed, thrice."""
-    block = sql.SQL(READ_AND_PRINT).format(probes=sql.Literal(json.dumps(probes)))
+    [(place,)] = fetch(db, FIND_PLACE)
+    placed = [
+        {key: text if key == "body" else text.replace("pg_temp", place)
+         for key, text in probe.items()}
+        for probe in probes
+    ]  # fmt: skip
+    block = sql.SQL(READ_AND_PRINT).format(probes=sql.Literal(json.dumps(placed)))
     execute(
         db,
         sql.SQL("{}; SET LOCAL quote_all_identifiers TO on; DO {}").format(
@@ -4281,7 +4292,7 @@ def render_probe(db: Connection, line: CatalogLine, expression: str) -> dict[str
         line.relation.ident
     ).as_string(db)
     body = unescaped(expression)
-    make, show = "CREATE TEMP VIEW export_restore_probe AS ", PRINT_VIEW
+    make, show = "CREATE VIEW pg_temp.export_restore_probe AS ", PRINT_VIEW
     if line.kind == "rule":
         [event] = re.findall(r"enabled . on (\w+) ", line.text)
         make = (

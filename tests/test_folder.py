@@ -115,6 +115,16 @@ def forge(*keys: str | int, value: object) -> Damage:
     return lambda folder: rewrite(folder, change)
 
 
+def forge_catalog(folder: Path, pattern: str, text: str) -> None:
+    """Replace something in catalog.txt; its checksum in the manifest will fit."""
+    path = folder / "catalog.txt"
+    old = path.read_text(encoding="utf-8")
+    assert pattern in old
+    path.write_text(old.replace(pattern, text), encoding="utf-8")
+    digest = sha256(path.read_bytes()).hexdigest()
+    forge("postgresql", "files", "catalog.txt", value=f"sha256:{digest}")(folder)
+
+
 FORGED: dict[str, Damage] = {
     "path up": forge("resources", 0, "path", value="../agents.csv"),
     "path absolute": forge("resources", 0, "path", value="/etc/passwd.csv"),

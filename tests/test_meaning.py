@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from conftest import OLD_AND_NEW, Result
 from servers import Database, Server
+from test_folder import forge_catalog
 
 Succeed = Callable[..., str]
 Run = Callable[..., Result]
@@ -137,3 +139,88 @@ def test_between_versions(
     succeed("restore", "--env-file", source.env_file(work))
     newer.execute("CREATE OR REPLACE VIEW shown_0 AS SELECT n FROM base WHERE s = 'a'")
     assert "shown_0" in run("verify", "--env-file", newer.env_file(work)).out
+
+
+@pytest.fixture
+def differing(
+    source: Database, target: Database, work: Path, succeed: Succeed
+) -> Database:
+    """A database whose texts are not those of its snapshot, but mean the same."""
+    source.execute(script(schema(SAME, 0)))
+    (work / "schema.sql").write_text(script(schema(SAME, 0)))
+    succeed("export", "--env-file", source.env_file(work))
+    target.execute(script(schema(SAME, 1)))
+    return target
+
+
+@pytest.mark.parametrize("server", [18], indirect=True)
+def test_a_server_that_cannot_be_asked(
+    differing: Database, server: Server, work: Path, run: Run
+) -> None:
+    """Who may only read is told that the texts differ, and why no more is known."""
+    server.execute("CREATE ROLE only_reads LOGIN IN ROLE pg_read_all_data BYPASSRLS")
+    try:
+        differing.execute(
+            f"REVOKE TEMP ON DATABASE {differing.name} FROM PUBLIC;"
+            "REVOKE CREATE ON SCHEMA public FROM PUBLIC"
+        )
+        env = differing.env_file(work, DB_USER="only_reads")
+        result = run("verify", "--env-file", env)
+        assert result.status == 3
+        assert (
+            "whether they mean the same is not known: permission denied" in result.out
+        )
+        differing.execute("GRANT CREATE ON SCHEMA public TO only_reads")
+        assert run("verify", "--env-file", env).status == 0
+    finally:
+        differing.execute("DROP OWNED BY only_reads; DROP ROLE only_reads")
+
+
+@pytest.mark.parametrize("server", [18], indirect=True)
+def test_nothing_in_catalog_txt_is_run(
+    differing: Database, work: Path, run: Run
+) -> None:
+    """Its texts are read by the server, which must not do what they say."""
+    evil = "‹n) AS a FROM base; CREATE TABLE evil (a int); SELECT (1›"
+    text = (work / "exports/catalog.txt").read_text(encoding="utf-8")
+    for kind in ("check", "shown", "ruling", "atomic"):
+        for line in re.findall(rf".*{kind}_0\b.*‹.*", text):
+            forge_catalog(work / "exports", line, re.sub("‹[^›]*›", evil, line))
+    result = run("verify", "--env-file", differing.env_file(work))
+    assert result.status == 3, result.err
+    assert differing.fetch("SELECT to_regclass('evil')") == [(None,)]
+
+
+@pytest.mark.parametrize("server", [18], indirect=True)
+def test_a_refusal_comes_before_the_rows(
+    source: Database, target: Database, work: Path, succeed: Succeed, run: Run
+) -> None:
+    """The CSV cannot be loaded either, which nobody finds out."""
+    schema = "CREATE TABLE t (a int CHECK (a {} 0));"
+    source.execute(schema.format(">") + "INSERT INTO t VALUES (1)")
+    (work / "schema.sql").write_text(schema.format(">="))
+    succeed("export", "--env-file", source.env_file(work))
+    (work / "exports/t.csv").write_text("a\nno number\n")
+    env = target.env_file(work)
+    for option, line in (("-q", "-constraint t"), ("--accept-drift", "t.csv, line 2")):
+        result = run("restore", "--env-file", env, "--accept-edits", option)
+        assert result.status == 3
+        assert line in result.err.replace("public.", "")
+
+
+@pytest.mark.parametrize("server", [18], indirect=True)
+def test_ends_of_lines_in_a_body(
+    source: Database, target: Database, work: Path, succeed: Succeed, run: Run
+) -> None:
+    """A diff of two lines that look alike helps nobody."""
+    body = (
+        "CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS 'BEGIN{}RETURN 1;{}END';"
+    )
+    rest = "CREATE TABLE t (a int)"
+    source.execute(body.format("\r\n", "\r\n") + rest)
+    (work / "schema.sql").write_text(body.format("\n", "\n") + rest)
+    succeed("export", "--env-file", source.env_file(work))
+    result = run("restore", "--env-file", target.env_file(work), "-q")
+    assert result.status == 3
+    assert "BEGIN\\r\\nRETURN 1;\\r\\nEND" in result.err
+    assert "function public.f(): only the ends of lines differ" in result.err
