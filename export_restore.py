@@ -2875,6 +2875,8 @@ LIST_LINES = f"""
            || coalesce((SELECT ' toast with ' || {SORTED.format("t.reloptions")}
                         FROM pg_class AS t WHERE t.oid = relation.reltoastrelid), '')
            || coalesce((SELECT format(' server %%I', f.srvname)
+                            || coalesce(' options '
+                                        || {SORTED.format("t.ftoptions")}, '')
                         FROM pg_foreign_table AS t
                         JOIN pg_foreign_server AS f ON f.oid = t.ftserver
                         WHERE t.ftrelid = relation.oid), ''),
