@@ -109,6 +109,8 @@ GZIP_SUFFIX = ".gz"
 # gzip's own choice, 103 MB/s, and both take only 7 % less.
 GZIP_LEVEL = 1
 CATALOG_FILE = "catalog.txt"
+# What git is to leave as it is; it would give the files other line ends.
+GIT_FILE, GIT_RULE = ".gitattributes", b"* -text\n"
 STAGING_PREFIX = ".export-"
 STAGE_GRACE = 60  # seconds that a new stage has to be locked by its export
 LOCKLESS_GRACE = 86_400  # where nobody can see whether an export still works on it
@@ -3914,14 +3916,15 @@ def copy_out(
 def in_range(table: Table, rows: KeyRange | None) -> sql.Composable:
     """Return the condition that gives a range of a table's rows, or all of them."""
     ends = ((">", rows.after), ("<=", rows.upto)) if rows else ()
-    conditions = [sql.SQL(NARROWS_PATH)] if table.inlines else []
-    conditions += [
+    conditions: list[sql.Composable] = [
         sql.SQL("{} OPERATOR(pg_catalog.{}) {}").format(
             sql.Identifier(table.key[0]), sql.SQL(sign), sql.Literal(bound)
         )
         for sign, bound in ends
         if bound is not None
     ]
+    if table.inlines:
+        conditions.append(sql.SQL(NARROWS_PATH))
     return sql.SQL("WHERE " if conditions else "") + sql.SQL(" AND ").join(conditions)
 
 
@@ -4137,9 +4140,9 @@ def copy_failure(db: Connection, error: psycopg2.Error, file: str) -> SnapshotEr
 
 
 LOOKS_BEYOND = """\
-{} may look beyond its row, at rows that are not there yet: make the check a foreign key \
-or a trigger, or NOT VALID there and in schema.sql, so that it rests meanwhile; else \
-correct the file"""
+{} may look beyond its row, at rows that are not there yet: make the check a foreign \
+key or a trigger, or NOT VALID there and in schema.sql, so that it rests meanwhile; \
+else correct the file"""
 
 
 def find_function_asked(
@@ -4892,7 +4895,14 @@ def read_manifest(path: Path) -> Manifest | None:
     try:
         if path.is_symlink():
             raise OSError("it is a link")
-        return parse_manifest(path.read_bytes().decode(), str(path))
+        raw = path.read_bytes()
+        if b"\r\n" in raw:  # JSON has \r\n for those in its texts
+            raise SnapshotError(
+                f"{path} {OTHER_LINE_ENDS}",
+                hint=line_ends_hint(path.parent),
+                code=EXIT_DAMAGED,
+            )
+        return parse_manifest(raw.decode(), str(path))
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
@@ -4901,6 +4911,30 @@ def read_manifest(path: Path) -> Manifest | None:
             hint="export again",
             code=EXIT_DAMAGED,
         ) from error
+
+
+OTHER_LINE_ENDS = "has other line ends now, most likely by git (core.autocrlf)"
+
+
+def line_ends_hint(folder: Path) -> str:
+    """Return how to get the files back as they were exported."""
+    return (
+        f'put "{GIT_RULE.decode().strip()}" into {folder / GIT_FILE}, delete the other '
+        "files there, and have git check them out again"
+    )
+
+
+def differs_in_line_ends(path: Path, digest: str) -> bool:
+    """Tell whether a file would have that sha256 if its lines ended otherwise."""
+    unix, windows = hashlib.sha256(), hashlib.sha256()
+    with path.open("rb") as file:
+        for line in file:
+            text = line.removesuffix(b"\n")
+            ended = text != line
+            text = text.removesuffix(b"\r") if ended else text
+            unix.update(text + b"\n" * ended)
+            windows.update(text + b"\r\n" * ended)
+    return digest in (unix.hexdigest(), windows.hexdigest())
 
 
 def check_files(
@@ -4928,19 +4962,16 @@ def check_files(
         if digest != hashes[path.name]
         or path.stat().st_size != sizes.get(path.name, path.stat().st_size)
     }
-    changed = [
-        f"{name} was changed since the export (sha256 differs)"
-        for name in sorted(edited)
-    ]
-    faults += [] if accept_edits else changed
+    hint = "put the folder right, or export again"
+    for name in [] if accept_edits else sorted(edited):
+        if differs_in_line_ends(folder / name, hashes[name]):
+            faults.append(f"{name} {OTHER_LINE_ENDS}")
+            hint = line_ends_hint(folder)
+        else:
+            faults.append(f"{name} was changed since the export (sha256 differs)")
+            hint = "restore it anyway with --accept-edits, or export again"
     if faults:
-        raise SnapshotError(
-            "; ".join(faults),
-            hint="restore it anyway with --accept-edits, or export again"
-            if changed
-            else "put the folder right, or export again",
-            code=EXIT_DAMAGED,
-        )
+        raise SnapshotError("; ".join(faults), hint=hint, code=EXIT_DAMAGED)
     return edited
 
 
@@ -4974,6 +5005,8 @@ def read_csv_header(path: Path, resource: Resource | None) -> CsvFile:
                 line.decode() for line in iter(lambda: file.readline(1 << 20), b"")
             )
             header = next(csv.reader(lines, strict=True), [])
+            if resource is None and ends_in_crlf(file):
+                check_line_ends(path)
             size = path.stat().st_size
             rows, digest = (
                 (resource.rows, resource.text_sha256) if resource else (None, None)
@@ -4985,6 +5018,33 @@ def read_csv_header(path: Path, resource: Resource | None) -> CsvFile:
             hint="save the file as CSV in UTF-8, or export again",
             code=EXIT_DAMAGED,
         ) from error
+
+
+def ends_in_crlf(file: IO[bytes]) -> bool:
+    """Tell whether the last that was read of a file is CRLF."""
+    if file.tell() < 2:
+        return False
+    file.seek(-2, os.SEEK_CUR)
+    return file.read(2) == b"\r\n"
+
+
+def check_line_ends(path: Path) -> None:
+    """Raise if a CSV whose lines end in CRLF has CRLF in a value: nobody knows whose.
+
+    COPY refuses lines that end otherwise than the first; it takes what is in quotes.
+    """
+    inside = False
+    with opened_csv(path) as file:
+        for number, line in enumerate(file, start=1):
+            inside ^= bool(line.count(b'"') % 2)
+            if inside and line.endswith(b"\r\n"):
+                raise SnapshotError(
+                    f"{path.name}, line {number}: CRLF in a value, as at the ends of "
+                    "lines: git or an editor may have made both",
+                    hint="save the file with LF at the ends of lines, and in the value "
+                    "what belongs there",
+                    code=EXIT_DAMAGED,
+                )
 
 
 def text_size(path: Path) -> int:
@@ -5234,10 +5294,13 @@ def staged(folder: Path) -> Iterator[Stage]:
     """
     with telling_of_disk(folder), lockable_folder(folder) as lock:
         remove_abandoned(folder)
+        new = holds_nothing(folder)
         made = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=folder))
         try:
             with lockable(made) as claim, contextlib.closing(Stage(made)) as stage:
                 claim("LOCK_EX")
+                if new:
+                    stage.write_file(GIT_FILE, GIT_RULE)
                 yield stage
                 stage.settle()
                 lock("LOCK_EX")
@@ -5291,6 +5354,11 @@ def remove_abandoned(folder: Path) -> None:
             new = time.time() - stage.stat().st_mtime < grace
             if not new and claim("LOCK_NB"):
                 shutil.rmtree(stage, ignore_errors=True)
+
+
+def holds_nothing(folder: Path) -> bool:
+    """Tell whether a folder is as new: only exports that go on have something there."""
+    return all(path.name.startswith(STAGING_PREFIX) for path in folder.iterdir())
 
 
 def publish(stage: Path, folder: Path) -> None:

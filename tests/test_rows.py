@@ -32,6 +32,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 # ---- keys and parts
 
+
 @pytest.mark.usefixtures("tiny_is_large")
 @pytest.mark.parametrize("server", [18], indirect=True)
 def test_nulls_under_not_null(
@@ -41,15 +42,16 @@ def test_nulls_under_not_null(
     source.execute(
         "CREATE TABLE target (a int, b int, UNIQUE (a, b));"
         "CREATE TABLE big (k int UNIQUE, v text);"
-        "CREATE TABLE pairs (a int, b int, FOREIGN KEY (a, b) REFERENCES target (a, b));"
+        "CREATE TABLE pairs (a int, b int, FOREIGN KEY (a, b) REFERENCES target (a, b)"
+        ");"
         "CREATE TABLE parted (k int UNIQUE, v text) PARTITION BY RANGE (k);"
         "CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (0) TO (4000);"
         "CREATE TABLE parted_2 PARTITION OF parted DEFAULT;"
     )
     for table in ("big", "parted"):
         source.execute(
-            f"INSERT INTO {table} SELECT i, md5(i::text) FROM generate_series(1, 5000) i;"
-            f"INSERT INTO {table} SELECT NULL, i FROM generate_series(1, 100) i;"
+            f"INSERT INTO {table} SELECT i, i FROM generate_series(1, 5000) AS i;"
+            f"INSERT INTO {table} SELECT NULL, i FROM generate_series(1, 100) AS i;"
             f"ALTER TABLE {table} ADD CONSTRAINT nn NOT NULL k NOT VALID"
         )
     source.execute("INSERT INTO pairs VALUES (NULL, 1)")
@@ -82,11 +84,11 @@ NO_NULLS = (
 
 @pytest.fixture
 def nulls_in_a_key(build: Build, source: Database) -> Path:
-    """A table whose catalog is wrong: there are NULLs in its key, says no constraint."""
+    """A table whose catalog is wrong: there are NULLs where it says that none are."""
     env = build(
         "CREATE TABLE big (k int UNIQUE, v text)",
         "INSERT INTO big SELECT i, md5(i::text) FROM generate_series(1, 5000) i;"
-        "INSERT INTO big SELECT NULL, i FROM generate_series(1, 100) i;"
+        "INSERT INTO big SELECT NULL, i FROM generate_series(1, 100) i;",
     )
     source.execute(NO_NULLS.format("true"))
     return env
@@ -290,7 +292,9 @@ def test_names_of_objects_come_back(
     server.execute(f"ALTER DATABASE {source.name} SET search_path = public, pg_catalog")
     succeed("export", "--env-file", env, "--rehearse")
     expected = files(work / "exports")
-    assert b"1,public.names,public.twice,public.twice(integer)," in expected["names.csv"]
+    assert (
+        b"1,public.names,public.twice,public.twice(integer)," in expected["names.csv"]
+    )
     assert expected["listed.csv"] == (
         b"what,note\npg_class,a\npublic.listed,b\npublic.names,c\n"
     )
