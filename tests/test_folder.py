@@ -466,6 +466,22 @@ def test_git_leaves_a_snapshot_as_it_is(exported: Database, work: Path) -> None:
     assert after == before
 
 
+@pytest.mark.parametrize("moved", [0, 1, 2])
+def test_rules_for_git_in_a_new_folder_whose_export_was_killed(
+    exported: Database, work: Path, moved: int
+) -> None:
+    """It died when so many files had been moved into place; the next one goes on."""
+    code = KILLER.format(root=str(ROOT), count=moved + 1, events=("os.rename",))
+    export = ("export", "-q", "--env-file", exported.env_file(work), "--dir", "new")
+    done = subprocess.run([sys.executable, "-c", code, *export], check=False)
+    assert done.returncode == -signal.SIGKILL
+    for stage in (work / "new").glob(".export-*"):
+        os.utime(stage, (0, 0))
+    assert er.main([*map(str, export)]) == 0
+    assert (work / "new/.gitattributes").read_bytes() == b"* -text\n"
+    assert not list((work / "new").glob(".[er]*"))
+
+
 def test_an_older_folder_stays_without_rules_for_git(
     exported: Database, work: Path, succeed: Succeed
 ) -> None:

@@ -190,13 +190,16 @@ def test_functions_that_call_others_by_bare_names(
     env = build(BARE, ROWS)
     if source.server.version < 17:
         env = build(BARE + INDEXES, ROWS + INDEXED_ROWS)
-    succeed("export", "--env-file", env, "--jobs", "2")
-    succeed("verify", "--env-file", env)
     there = target.env_file(work)
-    for options in ((), (), ("--data-only",)):
-        succeed("restore", "--env-file", there, "--yes", "--checksum", *options)
-        assert target.state() == source.state()
-        succeed("verify", "--env-file", there)
+    for blueprint in ("by hand", "by pg_dump"):
+        if blueprint == "by pg_dump":
+            succeed("schema", "--env-file", env, "--force")
+        succeed("export", "--env-file", env, "--jobs", "2")
+        succeed("verify", "--env-file", env)
+        for options in ((), ("--data-only",)):
+            succeed("restore", "--env-file", there, "--yes", "--checksum", *options)
+            assert target.state() == source.state()
+            succeed("verify", "--env-file", there)
     succeed("export", "--env-file", there, "--dir", "again")
     assert files(work / "again") == files(work / "exports")
 
