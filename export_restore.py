@@ -109,6 +109,8 @@ GZIP_SUFFIX = ".gz"
 # gzip's own choice, 103 MB/s, and both take only 7 % less.
 GZIP_LEVEL = 1
 CATALOG_FILE = "catalog.txt"
+# What git is to leave as it is; it would give the files other line ends.
+GIT_FILE, GIT_RULE = ".gitattributes", b"* -text\n"
 STAGING_PREFIX = ".export-"
 STAGE_GRACE = 60  # seconds that a new stage has to be locked by its export
 LOCKLESS_GRACE = 86_400  # where nobody can see whether an export still works on it
@@ -155,6 +157,7 @@ PINNED_SETTINGS = {
     "jit": "off",
     "check_function_bodies": "off",
     "row_security": "off",
+    "constraint_exclusion": "off",
     "statement_timeout": "0",
     "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
@@ -282,6 +285,7 @@ CONNECTION_HINTS = (
 )  # fmt: skip
 
 LOCK_NOT_AVAILABLE = "55P03"
+CHECK_VIOLATION = "23514"
 
 # SQLSTATEs that a user can do something about, and what.
 SQLSTATE_HINTS = {
@@ -408,7 +412,7 @@ class Column:
     type: str
     generated: bool
     collatable: bool
-    required: bool  # NOT NULL
+    required: bool  # no row is NULL there
 
 
 @dataclass(frozen=True, slots=True)
@@ -422,6 +426,7 @@ class Table:
     columns: tuple[Column, ...]
     key: tuple[str, ...]  # the columns that order its rows; empty: heap order
     partitions: tuple[Relation, ...]  # of every level
+    inlines: bool = False  # to plan a query of it the server opens functions up
 
     @property
     def stored_columns(self) -> tuple[Column, ...]:
@@ -2215,7 +2220,7 @@ class RowComparison:
             self._take(1, theirs)
 
     def _take(self, side: int, record: bytes) -> None:
-        key = self._key_of(record)
+        key = self._find_key(record) or record
         if self.overflowed or zlib.crc32(key) % self._parts != self._part:
             return
         found = self._waiting[1 - side].get(key)
@@ -2243,9 +2248,10 @@ class RowComparison:
         divisible = several and self._parts < MOST_PARTS
         self.overflowed = divisible and self._held > WAITING_BYTES
 
-    def _key_of(self, record: bytes) -> bytes:
+    def _find_key(self, record: bytes) -> bytes | None:
+        """Return what tells a row from others; NULL does not."""
         found = self._key_pattern.match(record) if self._key_columns else None
-        return b",".join(found.groups()) if found else record
+        return b",".join(found.groups()) if found and all(found.groups()) else None
 
     def _differing(self, one: bytes, other: bytes) -> list[str]:
         return [
@@ -2258,7 +2264,8 @@ class RowComparison:
 
     def _name(self, record: bytes, changed: Iterable[str] = ()) -> RowName:
         cells = csv_cells(record)
-        shown = self._key_columns or range(len(self._columns))
+        keyed = self._find_key(record) is not None
+        shown = self._key_columns if keyed else range(len(self._columns))
         return RowName(
             tuple((self._columns[i], cell_text(cells[i])) for i in shown),
             tuple(changed),
@@ -2397,9 +2404,34 @@ NOT_OF_AN_EXTENSION = """
                   AND d.deptype = 'e')
 """
 
+# Since 18 a column may be NOT NULL over rows that are NULL: NOT NULL … NOT VALID.
+NEVER_NULL = """
+    a.attnotnull AND NOT EXISTS (
+        SELECT FROM pg_constraint AS k
+        WHERE k.conrelid = a.attrelid AND k.contype = 'n' AND NOT k.convalidated
+          AND a.attnum = ANY (k.conkey))
+"""
+
+# What the planner opens up whenever it sees a table: functions, or an operator's, that
+# its indexes, its statistics or its partition key call. Where such a one is written in
+# SQL and calls others by bare names, they have to be found.
+INLINED = """
+    SELECT coalesce(i.indrelid, x.stxrelid, d.objid) AS relid, p.pronamespace
+    FROM pg_depend AS d
+    LEFT JOIN pg_operator AS o
+           ON d.refclassid = 'pg_operator'::regclass AND o.oid = d.refobjid
+    JOIN pg_proc AS p ON p.oid = coalesce(o.oprcode::oid, d.refobjid)
+    LEFT JOIN pg_index AS i
+           ON d.classid = 'pg_class'::regclass AND i.indexrelid = d.objid
+    LEFT JOIN pg_statistic_ext AS x
+           ON d.classid = 'pg_statistic_ext'::regclass AND x.oid = d.objid
+    WHERE d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass)
+      AND d.classid IN ('pg_class'::regclass, 'pg_statistic_ext'::regclass)
+"""
+
 # Temporary tables live in schemas called pg_temp_…, so USER_SCHEMA leaves them out.
 # The key that orders the rows: the primary key, else the first unique index that is
-# whole, immediate and on NOT NULL columns alone (attnum 0 would be an expression).
+# whole, immediate and on columns without NULLs alone (attnum 0 would be an expression).
 # First by name: oids tell in which order they were made, and that differs.
 LIST_TABLES = f"""
     SELECT c.oid, n.nspname, c.relname, c.relkind = 'p',
@@ -2408,7 +2440,9 @@ LIST_TABLES = f"""
            ARRAY(SELECT a.attname::text
                  FROM unnest(key.columns) WITH ORDINALITY AS k(attnum, place)
                  JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k.attnum
-                 ORDER BY k.place)
+                 ORDER BY k.place),
+           c.oid IN (SELECT coalesce(pg_partition_root(relid)::oid, relid)
+                     FROM ({INLINED}) AS inlined)
     FROM pg_class AS c
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
     LEFT JOIN LATERAL (
@@ -2419,7 +2453,7 @@ LIST_TABLES = f"""
           AND NOT EXISTS (
               SELECT FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) AS k(attnum)
               LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k.attnum
-              WHERE a.attnotnull IS NOT TRUE)
+              WHERE ({NEVER_NULL}) IS NOT TRUE)
         ORDER BY i.indisprimary DESC, i.indexrelid::regclass::text COLLATE "C"
         LIMIT 1
     ) AS key ON true
@@ -2430,7 +2464,7 @@ LIST_TABLES = f"""
 
 LIST_COLUMNS = f"""
     SELECT c.oid, a.attname, format_type(a.atttypid, a.atttypmod),
-           a.attgenerated <> '', a.attcollation <> 0, a.attnotnull
+           a.attgenerated <> '', a.attcollation <> 0, {NEVER_NULL}
     FROM pg_class AS c
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
     JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -2492,7 +2526,8 @@ LIST_FOREIGN_KEYS = f"""
 # What else may depend on an index or its constraint: views that group by a primary key,
 # rules and functions with ON CONFLICT. A foreign key does, too, but rests meanwhile.
 # A function of the user's that calls another by its bare name works for an INSERT, and
-# not where an index is built: since 17 that happens under a search_path of its own.
+# not where an index is built: since 17 that happens under a search_path of its own. Nor
+# where the server looks at the partition key, under ours.
 LIST_INDEXES = f"""
     SELECT i.indexrelid, coalesce(pg_partition_root(i.indexrelid)::oid, i.indexrelid),
            n.nspname, c.relname,
@@ -2514,7 +2549,11 @@ LIST_INDEXES = f"""
                       ON d.refclassid = 'pg_type'::regclass AND t.oid = d.refobjid
                WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
                  AND (d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass)
-                      OR t.typtype = 'd')),
+                      OR t.typtype = 'd'))
+           AND NOT EXISTS (
+               SELECT FROM pg_depend AS d
+               WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+                 AND d.refclassid = 'pg_proc'::regclass),
            CASE WHEN k.oid IS NULL THEN format('DROP INDEX %%s', x.oid::regclass)
                 ELSE format('ALTER TABLE %%s DROP CONSTRAINT %%I',
                             c.oid::regclass, k.conname) END,
@@ -3332,6 +3371,23 @@ LIST_TIES = f"""
     GROUP BY d.defaclrole, n.nspname
 """
 
+# The functions that a check calls, of a table or a domain; an extension's do what they
+# should.
+LIST_ASKED = """
+    SELECT p.oid::regprocedure::text
+    FROM pg_constraint AS k
+    LEFT JOIN pg_class AS c ON c.oid = k.conrelid
+    LEFT JOIN pg_type AS t ON t.oid = k.contypid
+    JOIN pg_namespace AS n ON n.oid = coalesce(c.relnamespace, t.typnamespace)
+    JOIN pg_depend AS d ON d.classid = 'pg_constraint'::regclass AND d.objid = k.oid
+    JOIN pg_proc AS p ON d.refclassid = 'pg_proc'::regclass AND p.oid = d.refobjid
+    WHERE (k.conname, n.nspname, coalesce(c.relname, t.typname)) = (%s, %s, %s)
+      AND NOT EXISTS (SELECT FROM pg_depend AS e
+                      WHERE e.classid = 'pg_proc'::regclass AND e.objid = p.oid
+                        AND e.deptype = 'e')
+    ORDER BY 1
+"""
+
 ASK_SERVER_FACTS = """
     SELECT ARRAY(SELECT lower(name) FROM pg_settings),
            ARRAY(SELECT rolname::text FROM pg_roles),
@@ -3343,6 +3399,29 @@ ASK_SERVER_FACTS = """
                    AND NOT pg_has_role(nspowner, 'MEMBER'))
 """
 
+# What the server prints is qualified under this one, whatever the role's own is.
+NARROW_PATH = "SET LOCAL search_path TO pg_catalog; "
+
+# For functions of the user's that the server runs: as when the application runs them.
+OWN_PATH = "SET LOCAL search_path TO DEFAULT; "
+
+# For queries of the user's tables. What the planner opens up may want more than our
+# role's own path, and changes no row, whatever it finds.
+WIDE_PATH = f"""
+    {NARROW_PATH}
+    SELECT set_config('search_path', concat_ws(', ', nullif(reset_val, ''), (
+        SELECT string_agg(quote_ident(nspname), ', ' ORDER BY nspname)
+        FROM pg_namespace
+        WHERE oid IN (SELECT pronamespace FROM ({INLINED}) AS inlined
+                      UNION SELECT extnamespace FROM pg_extension))), true)
+    FROM pg_settings WHERE name = 'search_path';
+"""
+
+# For a query that is planned under the wide path: its first row already is written
+# under the narrow one.
+NARROWS_PATH = """
+    (SELECT pg_catalog.set_config('search_path', 'pg_catalog', true)) IS NOT NULL"""
+
 PIN_SETTINGS = """
     SELECT pg_catalog.set_config(pin.key, pin.value, true)
     FROM pg_catalog.json_each_text(%s::pg_catalog.json) AS pin
@@ -3350,12 +3429,17 @@ PIN_SETTINGS = """
       ON pg_catalog.lower(known.name) = pg_catalog.lower(pin.key)
 """
 
-# What sorts of index builds may take: a small server has small buffers.
-RAISE_WORK_MEMORY = """
+# What sorts of index builds may take: a small server has small buffers. Whoever plans
+# a build in parallel opens up the functions of the table's statistics, since 17 under a
+# search_path that finds nothing.
+PREPARE_BUILDS = """
     SELECT set_config('maintenance_work_mem', greatest(
         pg_size_bytes(current_setting('maintenance_work_mem')),
         least(pg_size_bytes(current_setting('shared_buffers')), 256 * 1024 * 1024)
-    ) / 1024 || 'kB', true)
+    ) / 1024 || 'kB', true);
+    SELECT set_config('max_parallel_maintenance_workers', '0', true)
+    WHERE EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_statistic_ext'::regclass
+                  AND refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass));
 """
 
 
@@ -3853,7 +3937,7 @@ def fetch_row_counts(db: Connection, tables: Iterable[Table]) -> dict[int, RowCo
     """
     numbered = [each for each in tables if each.readable and not each.hides_rows]
     probes = [
-        sql.SQL("SELECT {}::oid, count(*) FROM (SELECT FROM {} LIMIT {}) AS r").format(
+        sql.SQL("SELECT {}, count(*) FROM (SELECT FROM {} LIMIT {}) AS r").format(
             sql.Literal(table.oid), itself(table), sql.Literal(COUNTED_ROWS + 1)
         )
         for table in numbered
@@ -3916,8 +4000,19 @@ def fetch_ends(db: Connection, table: Table) -> tuple[int, int] | None:
     query = sql.SQL("SELECT min({0})::bigint, max({0})::bigint FROM {1}").format(
         sql.Identifier(table.key[0]), itself(table)
     )
-    [(least, greatest)] = fetch(db, query)
-    return None if least is None else (least, greatest)
+    [ends] = fetch_union(db, [query])
+    return None if None in ends else (ends[0], ends[1])
+
+
+def fetch_row_totals(db: Connection, tables: Iterable[Table]) -> dict[int, int]:
+    """Return how many rows each table has, by its oid."""
+    probes = [
+        sql.SQL("SELECT {}, count(*) FROM {}").format(
+            sql.Literal(table.oid), itself(table)
+        )
+        for table in tables
+    ]
+    return dict(fetch_union(db, probes))
 
 
 def rollback(db: Connection) -> None:
@@ -4006,7 +4101,7 @@ def list_catalog(
     db: Connection, query: str, managed: Seq[str] = MANAGED_SCHEMAS
 ) -> list[tuple[Any, ...]]:
     """Return the rows of a catalog query, the schemas of providers left out."""
-    return fetch(db, query, {"managed": list(managed)})
+    return fetch(db, NARROW_PATH + query, {"managed": list(managed)})
 
 
 def fetch_tables(db: Connection) -> Iterator[Table]:
@@ -4017,9 +4112,9 @@ def fetch_tables(db: Connection) -> Iterator[Table]:
     partitions: dict[int, list[Relation]] = {}
     for root, *name in list_catalog(db, LIST_PARTITIONS):
         partitions.setdefault(root, []).append(Relation(*name))
-    for oid, schema, name, *flags, key in list_catalog(db, LIST_TABLES):
+    for oid, schema, name, *flags, key, inlines in list_catalog(db, LIST_TABLES):
         parts = partitions.get(oid, ())
-        rest = (tuple(columns.get(oid, ())), tuple(key), tuple(parts))
+        rest = (tuple(columns.get(oid, ())), tuple(key), tuple(parts), inlines)
         yield Table(*(oid, Relation(schema, name), *flags, *rest))
 
 
@@ -4067,7 +4162,7 @@ def fetch_sequence_states(
     query = "SELECT oid, pg_sequence_last_value(oid) FROM unnest(%s::oid[]) AS s(oid)"
     last = dict(fetch(db, query, [list(names)]))
     probes = [
-        sql.SQL("SELECT {}::oid, last_value, is_called FROM {}").format(
+        sql.SQL("SELECT {}, last_value, is_called FROM {}").format(
             sql.Literal(oid), names[oid].ident
         )
         for oid, value in last.items()
@@ -4104,10 +4199,13 @@ def fetch_used_ids(
 def fetch_union(
     db: Connection, queries: Seq[sql.Composable], batch: int = 1000
 ) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of many queries in few round trips; a huge UNION has no stack."""
+    """Yield the rows of queries of tables in few round trips.
+
+    A huge UNION has no stack.
+    """
     for start in range(0, len(queries), batch):
-        part = queries[start : start + batch]
-        yield from fetch(db, sql.SQL(" UNION ALL ").join(part))
+        part = sql.SQL(" UNION ALL ").join(queries[start : start + batch])
+        yield from fetch(db, sql.SQL(WIDE_PATH) + part)
 
 
 def fetch_left_out(db: Connection) -> dict[str, list[str]]:
@@ -4134,7 +4232,7 @@ def fetch_catalog_lines(
     What a provider manages is left out, if it lies in one of the `managed` schemas. The
     server quotes every name, for which of them are keywords depends on its version.
     """
-    execute(db, f"{PATH_OF_CATALOG}; SET LOCAL quote_all_identifiers TO on")
+    execute(db, f"{NARROW_PATH} SET LOCAL quote_all_identifiers TO on")
     words = fetch(db, "SELECT word FROM pg_get_keywords() WHERE catcode <> 'U'")
     keywords = {*NEWER_KEYWORDS, *(word for (word,) in words)} - {"json"}
     rows = [
@@ -4162,8 +4260,6 @@ def fetch_catalog_lines(
     execute(db, "SET LOCAL quote_all_identifiers TO off")
     return sorted(lines, key=lambda line: line.text)
 
-
-PATH_OF_CATALOG = "SET LOCAL search_path TO pg_catalog"
 
 # Whatever PostgreSQL prints, it may print otherwise once it has read it. Two texts mean
 # the same if they become the same when they are read and printed again and again.
@@ -4276,8 +4372,8 @@ def fetch_readings(
     block = sql.SQL(READ_AND_PRINT).format(probes=sql.Literal(json.dumps(placed)))
     execute(
         db,
-        sql.SQL("{}; SET LOCAL quote_all_identifiers TO on; DO {}").format(
-            sql.SQL(PATH_OF_CATALOG), sql.Literal(block.as_string(db))
+        sql.SQL("{} SET LOCAL quote_all_identifiers TO on; DO {}").format(
+            sql.SQL(NARROW_PATH), sql.Literal(block.as_string(db))
         ),
     )
     query = "SELECT current_setting('export_restore.answers')::json; "
@@ -4327,7 +4423,7 @@ def fetch_used_by_others(db: Connection) -> set[Relation]:
 
 def fetch_hooks(db: Connection) -> list[tuple[str, str, str, bool]]:
     """Return triggers and policies on tables of a provider; see LIST_HOOKS."""
-    execute(db, PATH_OF_CATALOG)
+    execute(db, NARROW_PATH)
     return [(*row,) for row in list_catalog(db, LIST_HOOKS)]
 
 
@@ -4339,7 +4435,7 @@ def as_encrypted(server: Settings, db: Connection) -> Settings:
 
 def fetch_rights(db: Connection) -> dict[tuple[str, str], Rights]:
     """Return owner and grants of every object, by kind and name."""
-    execute(db, "SET LOCAL search_path TO pg_catalog")
+    execute(db, NARROW_PATH)
     return {
         (kind, name): Rights(*(kind, name, *rest, *map(as_pairs, listed)))
         for kind, name, *rest, grants, usual in list_catalog(db, LIST_RIGHTS)
@@ -4354,7 +4450,7 @@ def as_pairs(rows: Iterable[Seq[str]] | None) -> frozenset[tuple[str, str]]:
 
 def fetch_ties(db: Connection) -> dict[str, Tie]:
     """Return what depends on tables, schemas and functions from outside, by name."""
-    execute(db, "SET LOCAL search_path TO pg_catalog")
+    execute(db, NARROW_PATH)
     limited = db.server_version >= 150000
     query = LIST_TIES if limited else LIST_TIES.replace(PUBLISHED_PART, "")
     return {
@@ -4425,7 +4521,9 @@ def copy_out(
     Raises SnapshotError naming the table if the server or the stream fails.
     """
     names = [column.name for column in table.stored_columns]
+    path = NARROW_PATH
     if table.key or table.partitioned:
+        path = WIDE_PATH if table.inlines else NARROW_PATH
         query = sql.SQL("COPY (SELECT {} FROM {} {} ORDER BY {})").format(
             column_list(names), itself(table), in_range(table, rows), order_terms(table)
         )
@@ -4437,7 +4535,7 @@ def copy_out(
         try:
             first = rows is None or rows.after is None
             way = COPY_TO_CLIENT.format("on" if first else "off")
-            cursor.copy_expert(query + sql.SQL(way), stream)
+            cursor.copy_expert(sql.SQL(path) + query + sql.SQL(way), stream)
         except psycopg2.Error as error:
             plain = database_failure(error)
             raise SnapshotError(
@@ -4447,16 +4545,18 @@ def copy_out(
 
 
 def in_range(table: Table, rows: KeyRange | None) -> sql.Composable:
-    """Return the condition on a table's key that gives a range of its rows."""
-    if rows is None:
-        return sql.SQL("")
-    key = sql.Identifier(table.key[0])
-    bounds = [
-        sql.SQL("{} {} {}").format(key, sql.SQL(sign), sql.Literal(bound))
-        for sign, bound in ((">", rows.after), ("<=", rows.upto))
+    """Return the condition that gives a range of a table's rows, or all of them."""
+    ends = ((">", rows.after), ("<=", rows.upto)) if rows else ()
+    conditions: list[sql.Composable] = [
+        sql.SQL("{} OPERATOR(pg_catalog.{}) {}").format(
+            sql.Identifier(table.key[0]), sql.SQL(sign), sql.Literal(bound)
+        )
+        for sign, bound in ends
         if bound is not None
     ]
-    return sql.SQL("WHERE ") + sql.SQL(" AND ").join(bounds)
+    if table.inlines:
+        conditions.append(sql.SQL(NARROWS_PATH))
+    return sql.SQL("WHERE " if conditions else "") + sql.SQL(" AND ").join(conditions)
 
 
 def in_parentheses(names: Collection[str]) -> sql.Composable:
@@ -4465,16 +4565,24 @@ def in_parentheses(names: Collection[str]) -> sql.Composable:
 
 
 def order_terms(table: Table) -> sql.Composable:
-    """Return what orders the rows; text in "C" collation: all servers agree on it."""
+    """Return what orders the rows; text in "C" collation: all servers agree on it.
+
+    So do they on an object's name, and not on its oid.
+    """
     if not table.key:
-        return sql.SQL('tableoid::regclass::text COLLATE "C", ctid')
-    collatable = {column.name for column in table.columns if column.collatable}
-    return sql.SQL(", ").join(
-        sql.SQL('{} COLLATE "C"' if name in collatable else "{}").format(
-            sql.Identifier(name)
-        )
-        for name in table.key
-    )
+        return sql.SQL(f"tableoid::pg_catalog.regclass{AS_TEXT}, ctid")
+    columns = {column.name: column for column in table.columns}
+    return sql.SQL(", ").join(order_term(columns[name]) for name in table.key)
+
+
+AS_TEXT = '::pg_catalog.text COLLATE "C"'
+
+
+def order_term(column: Column) -> sql.Composable:
+    """Return what orders rows by one column."""
+    collation = ' COLLATE "C"' if column.collatable else ""
+    how = AS_TEXT if re.fullmatch("reg[a-z]+", column.type) else collation
+    return sql.Identifier(column.name) + sql.SQL(how)
 
 
 def copy_in(
@@ -4504,7 +4612,7 @@ def copy_in_file(
     try:
         return copy_in(db, relation, columns, stream)
     except psycopg2.Error as error:
-        raise copy_failure(error, file) from error
+        raise copy_failure(db, error, file) from error
 
 
 def run_script(db: Connection, statements: Seq[Statement], name: str) -> None:
@@ -4515,19 +4623,23 @@ def run_script(db: Connection, statements: Seq[Statement], name: str) -> None:
     transaction it runs in. Raises SnapshotError with the statement's line.
     """
     body, lines = render_do_block(db, statements)
-    use_search_path_of_role(db)
+    execute(db, OWN_PATH + "SAVEPOINT script")
     try:
         execute(db, sql.SQL("DO {}").format(sql.Literal(body)))
     except psycopg2.Error as error:
         raise script_failure(error, statements, lines, name) from error
     # A table that deferred checks wait for can be neither altered nor emptied.
-    checks = f"SET CONSTRAINTS ALL IMMEDIATE; {PIN_SETTINGS}"
-    execute(db, checks, pinned_settings())
+    checks = "RELEASE SAVEPOINT script; SET CONSTRAINTS ALL IMMEDIATE; "
+    execute(db, checks + PIN_SETTINGS, pinned_settings())
 
 
-def use_search_path_of_role(db: Connection) -> None:
-    """Let functions of defaults, checks and views find what they call by bare names."""
-    execute(db, "SET LOCAL search_path TO DEFAULT")
+def take_back_script(db: Connection) -> None:
+    """Undo what a script did that failed."""
+    execute(db, "ROLLBACK TO SAVEPOINT script; RELEASE SAVEPOINT script")
+
+
+# As pg_dump begins: whatever it names itself, it qualifies; but functions do not.
+EMPTIES_PATH = re.compile(r"SELECT pg_catalog\.set_config\('search_path', '', false\)")
 
 
 # pg_dump --clean drops the inherited key of a partition, too, which is an error where
@@ -4597,12 +4709,42 @@ def database_failure(error: psycopg2.Error) -> SnapshotError:
         more = watch.seen
     detail = f" ({more})" if more else ""
     hint = (
-        statement_hint(said + detail)
+        function_hint(error)
+        or statement_hint(said + detail)
         or SQLSTATE_HINTS.get(error.pgcode or "")
         or error.diag.message_hint
     )
     return SnapshotError(
         excerpt(said + detail, 400), hint=excerpt(hint or "nothing was changed", 400)
+    )
+
+
+# The innermost of what the server was at: SQL function "f" during inlining.
+IN_FUNCTION = re.compile(
+    r'(SQL|PL/pgSQL) function "?(?P<name>(?!inline_code_block).+?)"?'
+    r" (during|line|statement)"
+)
+NOT_FOUND = ("42883", "42P01", "42704", "3F000")  # a function, table, type, schema
+
+
+def misses_names(error: object) -> bool:
+    """Tell whether a function does not find what it calls by bare names."""
+    return (
+        isinstance(error, psycopg2.Error)
+        and error.pgcode in NOT_FOUND
+        and IN_FUNCTION.match(error.diag.context or "") is not None
+    )
+
+
+def function_hint(error: psycopg2.Error) -> str:
+    """Return what to do where a function misses what it calls; empty: none does."""
+    found = IN_FUNCTION.match(error.diag.context or "")
+    if found is None or not misses_names(error):
+        return ""
+    name = found["name"]
+    return (
+        f"write the names in the function {name} with their schemas, or tell it where "
+        f"they are: ALTER FUNCTION {name} SET search_path = … in {SCHEMA_FILE}"
     )
 
 
@@ -4621,23 +4763,49 @@ def connection_lost(error: psycopg2.Error) -> SnapshotError:
     )
 
 
-def copy_failure(error: psycopg2.Error, file: str) -> SnapshotError:
+# What a server was at, from the innermost on; functions that a row called come first.
+COPIED_ROW = re.compile(
+    r"(?P<within>.*?)^COPY .*?, \D*(?P<line>\d+)(?:, \D*? (?P<column>\S.*?): )?",
+    re.DOTALL | re.MULTILINE,
+)
+
+
+def copy_failure(db: Connection, error: psycopg2.Error, file: str) -> SnapshotError:
     """Return the error of a row that the server refused: file, line, column."""
     plain = database_failure(error)
-    place = re.match(
-        r"COPY .*?, \D*(\d+)(?:, \D*? (\S.*?): )?", error.diag.context or "", re.DOTALL
-    )
+    place = COPIED_ROW.match(error.diag.context or "")
     if error.diag.message_primary is None or place is None:
         return plain
-    where = f"{file}, line {place.group(1)}"
-    column = place.group(2) or error.diag.column_name
+    where = f"{file}, line {place['line']}"
+    column = place["column"] or error.diag.column_name
     if column:
         where += f", column {column}"
-    return SnapshotError(
-        f"{where}: {plain}",
-        hint="correct the file; the target was not changed",
-        code=EXIT_DAMAGED,
-    )
+    hint = "correct the file; the target was not changed"
+    if lost := function_hint(error):
+        return SnapshotError(f"{where}: {plain}", hint=lost)
+    if asked := find_function_asked(db, error, place["within"]):
+        hint = LOOKS_BEYOND.format(asked)
+    return SnapshotError(f"{where}: {plain}", hint=hint, code=EXIT_DAMAGED)
+
+
+LOOKS_BEYOND = """\
+{} may look beyond its row, at rows that are not there yet: make the check a foreign \
+key or a trigger, or NOT VALID there and in schema.sql, so that it rests meanwhile; \
+else correct the file"""
+
+
+def find_function_asked(
+    db: Connection, error: psycopg2.Error, within: str
+) -> str | None:
+    """Return the function of the user's that refused a row, or made it refused."""
+    if error.pgcode == CHECK_VIOLATION:
+        diag = error.diag
+        names = (diag.constraint_name, diag.schema_name)
+        execute(db, "ROLLBACK TO SAVEPOINT rows")
+        about = diag.table_name or diag.datatype_name
+        return next((name for (name,) in fetch(db, LIST_ASKED, [*names, about])), None)
+    found = IN_FUNCTION.match(within)
+    return found["name"] if found else None
 
 
 def fetch_filled(db: Connection, tables: Iterable[Table]) -> list[Table]:
@@ -4671,11 +4839,15 @@ def itself(table: Table) -> sql.Composable:
     return sql.SQL("{} {}").format(sql.SQL(only), table.relation.ident)
 
 
-def truncate(db: Connection, tables: Collection[Table]) -> None:
-    """Empty the tables, all at once."""
+def make_room(db: Connection, tables: Collection[Table]) -> None:
+    """Empty the tables, all at once, and prepare for rows to come.
+
+    Functions of defaults, checks and indexes find what they call by bare names.
+    """
     names = sql.SQL(", ").join(map(itself, tables))
-    if tables:
-        execute(db, sql.SQL("TRUNCATE {}").format(names))
+    empty = sql.SQL("TRUNCATE {}; " if tables else "").format(names)
+    prepare = sql.SQL(NARROW_PATH + PREPARE_BUILDS + OWN_PATH)
+    execute(db, prepare + empty + sql.SQL("SAVEPOINT rows"))
 
 
 def set_aside(
@@ -4742,15 +4914,20 @@ def drop_foreign_key(key: ForeignKey) -> sql.Composable:
 
 
 def add_foreign_key(key: ForeignKey) -> Iterator[sql.Composable]:
-    """Yield what brings a foreign key back exactly as it was."""
-    yield sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {}").format(
+    """Yield what brings a foreign key back exactly as it was.
+
+    To validate one the server plans a query; an expression means the same under the
+    path that it was printed under.
+    """
+    path = OWN_PATH if key.definition.startswith("FOREIGN KEY") else NARROW_PATH
+    yield sql.SQL(path + "ALTER TABLE {} ADD CONSTRAINT {} {}").format(
         key.table.ident, sql.Identifier(key.name), sql.SQL(key.definition)
     )
     if key.comment is not None:
         yield sql.SQL("COMMENT ON CONSTRAINT {} ON {} IS {}").format(
             sql.Identifier(key.name), key.table.ident, sql.Literal(key.comment)
         )
-    yield from map(sql.SQL, key.validate)
+    yield from (sql.SQL(OWN_PATH + part) for part in key.validate)
 
 
 def add_lost_key(key: ForeignKey) -> sql.Composable:
@@ -4789,9 +4966,9 @@ def rebuild(db: Connection, statements: Iterable[sql.Composable]) -> None:
 
     What the catalog printed means the same under the search_path it was printed under.
     """
-    prepared = f"SET LOCAL search_path TO pg_catalog; {RAISE_WORK_MEMORY}"
+    prepared = sql.SQL(f"RELEASE SAVEPOINT rows; {NARROW_PATH}")
     try:
-        execute_all(db, [sql.SQL(prepared), *statements])
+        execute(db, prepared + sql.SQL(";\n").join(statements))
     except psycopg2.IntegrityError as error:
         raise SnapshotError(
             str(database_failure(error)),
@@ -4861,7 +5038,7 @@ def analyze(db: Connection, relations: Iterable[Relation]) -> None:
     names = sql.SQL(", ").join(relation.ident for relation in relations)
     with contextlib.suppress(psycopg2.Error):
         begin(db, "READ WRITE")  # no timeout of the role ends it
-        execute(db, sql.SQL("ANALYZE {}; COMMIT").format(names))
+        execute(db, sql.SQL(OWN_PATH + "ANALYZE {}; COMMIT").format(names))
 
 
 def set_sequences(
@@ -4916,7 +5093,7 @@ def refresh(db: Connection, view: MaterializedView, *, with_data: bool) -> None:
     """Fill a materialized view, or empty it; raise SnapshotError with its name."""
     # A view shows what its owner sees, policies included.
     query = sql.SQL(
-        "SET LOCAL row_security = on; REFRESH MATERIALIZED VIEW {} {}"
+        OWN_PATH + "SET LOCAL row_security = on; REFRESH MATERIALIZED VIEW {} {}"
     ).format(view.relation.ident, sql.SQL("" if with_data else "WITH NO DATA"))
     try:
         execute(db, query)
@@ -5380,7 +5557,14 @@ def read_manifest(path: Path) -> Manifest | None:
     try:
         if path.is_symlink():
             raise OSError("it is a link")
-        return parse_manifest(path.read_bytes().decode(), str(path))
+        raw = path.read_bytes()
+        if b"\r\n" in raw:  # JSON has \r\n for those in its texts
+            raise SnapshotError(
+                f"{path} {OTHER_LINE_ENDS}",
+                hint=line_ends_hint(path.parent),
+                code=EXIT_DAMAGED,
+            )
+        return parse_manifest(raw.decode(), str(path))
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
@@ -5389,6 +5573,30 @@ def read_manifest(path: Path) -> Manifest | None:
             hint="export again",
             code=EXIT_DAMAGED,
         ) from error
+
+
+OTHER_LINE_ENDS = "has other line ends now, most likely by git (core.autocrlf)"
+
+
+def line_ends_hint(folder: Path) -> str:
+    """Return how to get the files back as they were exported."""
+    return (
+        f'put "{GIT_RULE.decode().strip()}" into {folder / GIT_FILE}, delete the other '
+        "files there, and have git check them out again"
+    )
+
+
+def differs_in_line_ends(path: Path, digest: str) -> bool:
+    """Tell whether a file would have that sha256 if its lines ended otherwise."""
+    unix, windows = hashlib.sha256(), hashlib.sha256()
+    with path.open("rb") as file:
+        for line in file:
+            text = line.removesuffix(b"\n")
+            ended = text != line
+            text = text.removesuffix(b"\r") if ended else text
+            unix.update(text + b"\n" * ended)
+            windows.update(text + b"\r\n" * ended)
+    return digest in (unix.hexdigest(), windows.hexdigest())
 
 
 def check_files(
@@ -5416,19 +5624,16 @@ def check_files(
         if digest != hashes[path.name]
         or path.stat().st_size != sizes.get(path.name, path.stat().st_size)
     }
-    changed = [
-        f"{name} was changed since the export (sha256 differs)"
-        for name in sorted(edited)
-    ]
-    faults += [] if accept_edits else changed
+    hint = "put the folder right, or export again"
+    for name in [] if accept_edits else sorted(edited):
+        if differs_in_line_ends(folder / name, hashes[name]):
+            faults.append(f"{name} {OTHER_LINE_ENDS}")
+            hint = line_ends_hint(folder)
+        else:
+            faults.append(f"{name} was changed since the export (sha256 differs)")
+            hint = "restore it anyway with --accept-edits, or export again"
     if faults:
-        raise SnapshotError(
-            "; ".join(faults),
-            hint="restore it anyway with --accept-edits, or export again"
-            if changed
-            else "put the folder right, or export again",
-            code=EXIT_DAMAGED,
-        )
+        raise SnapshotError("; ".join(faults), hint=hint, code=EXIT_DAMAGED)
     return edited
 
 
@@ -5462,6 +5667,8 @@ def read_csv_header(path: Path, resource: Resource | None) -> CsvFile:
                 line.decode() for line in iter(lambda: file.readline(1 << 20), b"")
             )
             header = next(csv.reader(lines, strict=True), [])
+            if resource is None and ends_in_crlf(file):
+                check_line_ends(path)
             size = path.stat().st_size
             rows, digest = (
                 (resource.rows, resource.text_sha256) if resource else (None, None)
@@ -5473,6 +5680,33 @@ def read_csv_header(path: Path, resource: Resource | None) -> CsvFile:
             hint="save the file as CSV in UTF-8, or export again",
             code=EXIT_DAMAGED,
         ) from error
+
+
+def ends_in_crlf(file: IO[bytes]) -> bool:
+    """Tell whether the last that was read of a file is CRLF."""
+    if file.tell() < 2:
+        return False
+    file.seek(-2, os.SEEK_CUR)
+    return file.read(2) == b"\r\n"
+
+
+def check_line_ends(path: Path) -> None:
+    """Raise if a CSV whose lines end in CRLF has CRLF in a value: nobody knows whose.
+
+    COPY refuses lines that end otherwise than the first; it takes what is in quotes.
+    """
+    inside = False
+    with opened_csv(path) as file:
+        for number, line in enumerate(file, start=1):
+            inside ^= bool(line.count(b'"') % 2)
+            if inside and line.endswith(b"\r\n"):
+                raise SnapshotError(
+                    f"{path.name}, line {number}: CRLF in a value, as at the ends of "
+                    "lines: git or an editor may have made both",
+                    hint="save the file with LF at the ends of lines, and in the value "
+                    "what belongs there",
+                    code=EXIT_DAMAGED,
+                )
 
 
 def text_size(path: Path) -> int:
@@ -5722,10 +5956,13 @@ def staged(folder: Path) -> Iterator[Stage]:
     """
     with telling_of_disk(folder), lockable_folder(folder) as lock:
         remove_abandoned(folder)
+        new = holds_nothing(folder)
         made = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=folder))
         try:
             with lockable(made) as claim, contextlib.closing(Stage(made)) as stage:
                 claim("LOCK_EX")
+                if new:
+                    stage.write_file(GIT_FILE, GIT_RULE)
                 yield stage
                 stage.settle()
                 lock("LOCK_EX")
@@ -5779,6 +6016,11 @@ def remove_abandoned(folder: Path) -> None:
             new = time.time() - stage.stat().st_mtime < grace
             if not new and claim("LOCK_NB"):
                 shutil.rmtree(stage, ignore_errors=True)
+
+
+def holds_nothing(folder: Path) -> bool:
+    """Tell whether a folder is as new: only exports that go on have something there."""
+    return all(path.name.startswith(STAGING_PREFIX) for path in folder.iterdir())
 
 
 def publish(stage: Path, folder: Path) -> None:
@@ -6166,15 +6408,26 @@ def export_tables(
     }
     parts = [part for task in tasks for part in split[task.path]]
     jobs.report.expect(sum(part.size for part in parts))
-    done = copy_parts(db, parts, jobs, telling(parts, jobs.report))
+    done, totals = copy_parts(db, parts, jobs)
     jobs.report.doing("joining the parts")
     written = []
     for task in tasks:
-        written.append(
-            joined([(part.path, done[part.path]) for part in split[task.path]])
-        )
+        pieces = [(part.path, done[part.path]) for part in split[task.path]]
+        written.append(joined(pieces))
+        check_whole(task.table, written[-1].rows, totals)
         stage.sync(task.path)
     return written
+
+
+def check_whole(table: Table, rows: int, totals: Mapping[int, int]) -> None:
+    """Raise if the parts of a table are not together the whole of it."""
+    total = totals.get(table.oid, rows)
+    if rows != total:
+        raise SnapshotError(
+            f"the parts of {table.relation} have {rows:,} rows, the table {total:,}",
+            hint="see whether an index of it is damaged (REINDEX), or take it whole "
+            "with --jobs 1",
+        )
 
 
 def telling(
@@ -6250,23 +6503,34 @@ def split_task(db: Connection, task: CopyTask, parts: int) -> Iterator[CopyTask]
 
 
 def copy_parts(
-    db: Connection,
-    parts: Iterable[CopyTask],
-    jobs: Jobs,
-    tell: Callable[[CopyTask, Written], None],
-) -> dict[Path, Written]:
-    """Copy tables and parts of tables, the largest first, by as many jobs."""
+    db: Connection, parts: Seq[CopyTask], jobs: Jobs
+) -> tuple[dict[Path, Written], dict[int, int]]:
+    """Copy tables and parts of tables, the largest first, by as many jobs.
+
+    Return what was written, and how many rows each table has that went in parts.
+    """
+    tell = telling(parts, jobs.report)
     largest_first = sorted(parts, key=lambda part: -part.size)
+    parted = {part.table.oid: part.table for part in parts if part.rows}
     done: dict[Path, Written] = {}
-    if jobs.count > 1 and jobs.snapshot and len(largest_first) > 1:
-        done = copy_in_processes(jobs, largest_first, tell)
+    totals: dict[int, int] = {}
+
+    def count() -> None:
+        if parted:
+            jobs.report.doing("counting rows")
+            totals.update(fetch_row_totals(db, parted.values()))
+
+    if jobs.count > 1 and jobs.snapshot and len(parts) > 1:
+        done = copy_in_processes(jobs, largest_first, tell, count)
+    else:
+        count()
     for part in largest_first:
         if part.path not in done:
             name = str(part.table.relation)
             with jobs.report.progress(name, part.size) as advance:
                 done[part.path] = copy_to_file(db, part, advance)
             tell(part, done[part.path])
-    return done
+    return done, totals
 
 
 def copy_to_file(
@@ -6357,7 +6621,10 @@ class Jobs:
 
 
 def copy_in_processes(
-    jobs: Jobs, tasks: Seq[CopyTask], tell: Callable[[CopyTask, Written], None]
+    jobs: Jobs,
+    tasks: Seq[CopyTask],
+    tell: Callable[[CopyTask, Written], None],
+    meanwhile: Callable[[], None],
 ) -> dict[Path, Written]:
     """Copy tasks in processes of their own; return what they wrote, by path.
 
@@ -6379,6 +6646,7 @@ def copy_in_processes(
             # started has no owner.
             with jobs.report.aside(), uninterrupted():
                 waiting = {pool.submit(run_job, task): task for task in tasks}
+            meanwhile()
             done = gather(waiting, copied, jobs, tell)
         except concurrent.futures.process.BrokenProcessPool as error:
             raise SnapshotError(
@@ -6855,28 +7123,21 @@ def load(
     large = [load.table for load in loads if load.file.size >= LARGE_FILE]
     report.doing("setting keys and indexes aside")
     aside = [*set_aside(db, catalog, tables, large), *map(add_lost_key, lost_keys)]
-    truncate(db, stale)
-    use_search_path_of_role(db)
+    make_room(db, stale)
     copied = [restore_table(db, load, report) for load in loads]
     check_rows(snapshot, copied)
     report.doing("building indexes and keys")
     rebuild(db, aside)
-    use_search_path_of_role(db)
     return copied
 
 
 def check_rows(snapshot: Snapshot, copied: Iterable[Copied]) -> None:
     """Raise if a table got another number of rows than the manifest says."""
-    expected = {
-        resource.relation: file.rows
-        for resource in (snapshot.manifest.resources if snapshot.manifest else ())
-        for file in snapshot.csv_files
-        if file.path.name == resource.path and file.rows is not None
-    }
+    expected = {file.path.name: file.rows for file in snapshot.csv_files}
     faults = [
-        f"{each.relation} has {each.rows} rows, the snapshot {expected[each.relation]}"
+        f"{each.relation} has {each.rows} rows, the snapshot {expected[each.file]}"
         for each in copied
-        if expected.get(each.relation, each.rows) != each.rows
+        if expected[each.file] not in (None, each.rows)
     ]
     if faults:
         raise SnapshotError(
@@ -6943,7 +7204,19 @@ def replay(db: Connection, snapshot: Snapshot, before: Catalog, report: Report) 
     report.record(skipped=[dataclasses.asdict(skip) for skip in skipped])
     if lock_timeout():  # a dump turns it off
         statements = [each for each in statements if not sets_lock_timeout(each)]
-    run_script(db, statements, f"{snapshot.folder / SCHEMA_FILE}")
+    file = f"{snapshot.folder / SCHEMA_FILE}"
+    try:
+        run_script(db, statements, file)
+    except SnapshotError as error:
+        rest = [each for each in statements if not EMPTIES_PATH.match(each.text)]
+        if len(rest) == len(statements) or not misses_names(error.__cause__):
+            raise
+        report.note(
+            f"note: {file} runs under the role's own search_path: under the empty one "
+            "that it sets functions do not find what they call"
+        )
+        take_back_script(db)
+        run_script(db, rest, file)
 
 
 def check_new(seeded: Iterable[Table], known: Collection[int], report: Report) -> None:

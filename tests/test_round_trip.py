@@ -64,6 +64,7 @@ def test_files_are_private_and_nothing_is_left_behind(
 ) -> None:
     names = sorted(path.name for path in (work / "exports").iterdir())
     assert names == [
+        ".gitattributes",
         "agents.csv",
         "catalog.txt",
         "datapackage.json",
@@ -88,6 +89,7 @@ def test_export_over_an_older_snapshot(
         succeed("export", "--env-file", env)
         names = sorted(path.name for path in (work / "exports").iterdir())
         assert names == [
+            ".gitattributes",
             "agents.csv",
             "catalog.txt",
             "datapackage.json",

@@ -90,7 +90,8 @@ def test_a_large_table_in_parts_is_one_ordered_file(
     assert len(ranges) == 3
     assert csvs(work / "one") == csvs(work / "many")
     assert sorted(path.name for path in (work / "many").iterdir()) == [
-        "catalog.txt", "datapackage.json", "schema.sql", "t.csv", "u.csv",
+        ".gitattributes", "catalog.txt", "datapackage.json", "schema.sql", "t.csv",
+        "u.csv",
     ]  # fmt: skip
     succeed("verify", "--env-file", env, "--dir", "many")
 
@@ -304,8 +305,8 @@ def test_gzip_in_the_manifest(exported: Database, work: Path, succeed: Succeed) 
     succeed("export", "--env-file", env, "--gzip")
     names = sorted(path.name for path in (work / "exports").iterdir())
     assert names == [
-        "agents.csv.gz", "catalog.txt", "datapackage.json", "feedback.csv.gz",
-        "leads.csv.gz", "schema.sql",
+        ".gitattributes", "agents.csv.gz", "catalog.txt", "datapackage.json",
+        "feedback.csv.gz", "leads.csv.gz", "schema.sql",
     ]  # fmt: skip
     assert len(validated(work / "exports")) == 3
     first = {path.name: path.read_bytes() for path in (work / "exports").glob("*.gz")}
