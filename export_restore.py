@@ -4938,6 +4938,7 @@ def read_manifest(path: Path) -> Manifest | None:
         ) from error
 
 
+OTHER_CONTENT = "was changed since the export (sha256 differs)"
 OTHER_LINE_ENDS = "has other line ends now, most likely by git (core.autocrlf)"
 
 
@@ -4987,15 +4988,22 @@ def check_files(
         if digest != hashes[path.name]
         or path.stat().st_size != sizes.get(path.name, path.stat().st_size)
     }
-    hint = "put the folder right, or export again"
-    for name in [] if accept_edits else sorted(edited):
-        if differs_in_line_ends(folder / name, hashes[name]):
-            faults.append(f"{name} {OTHER_LINE_ENDS}")
-            hint = line_ends_hint(folder)
-        else:
-            faults.append(f"{name} was changed since the export (sha256 differs)")
-            hint = "restore it anyway with --accept-edits, or export again"
+    changed = [] if accept_edits else sorted(edited)
+    translated = {
+        name for name in changed if differs_in_line_ends(folder / name, hashes[name])
+    }
+    faults += [
+        f"{name} {OTHER_LINE_ENDS if name in translated else OTHER_CONTENT}"
+        for name in changed
+    ]
     if faults:
+        hint = (
+            line_ends_hint(folder)
+            if translated
+            else "restore it anyway with --accept-edits, or export again"
+            if changed
+            else "put the folder right, or export again"
+        )
         raise SnapshotError("; ".join(faults), hint=hint, code=EXIT_DAMAGED)
     return edited
 
