@@ -3399,16 +3399,17 @@ ASK_SERVER_FACTS = """
                    AND NOT pg_has_role(nspowner, 'MEMBER'))
 """
 
-# What the server prints is qualified under this one, whatever the role's own is.
-NARROW_PATH = "SET LOCAL search_path TO pg_catalog; "
+# What holds unless somebody says otherwise, and then again: names that the server
+# prints are qualified, and mean the same when it reads them.
+NARROW_PATH = "SET LOCAL search_path TO pg_catalog"
 
 # For functions of the user's that the server runs: as when the application runs them.
-OWN_PATH = "SET LOCAL search_path TO DEFAULT; "
+OWN_PATH = "SET LOCAL search_path TO DEFAULT"
 
 # For queries of the user's tables. What the planner opens up may want more than our
 # role's own path, and changes no row, whatever it finds.
 WIDE_PATH = f"""
-    {NARROW_PATH}
+    {NARROW_PATH};
     SELECT set_config('search_path', concat_ws(', ', nullif(reset_val, ''), (
         SELECT string_agg(quote_ident(nspname), ', ' ORDER BY nspname)
         FROM pg_namespace
@@ -4101,7 +4102,7 @@ def list_catalog(
     db: Connection, query: str, managed: Seq[str] = MANAGED_SCHEMAS
 ) -> list[tuple[Any, ...]]:
     """Return the rows of a catalog query, the schemas of providers left out."""
-    return fetch(db, NARROW_PATH + query, {"managed": list(managed)})
+    return fetch(db, query, {"managed": list(managed)})
 
 
 def fetch_tables(db: Connection) -> Iterator[Table]:
@@ -4205,7 +4206,9 @@ def fetch_union(
     """
     for start in range(0, len(queries), batch):
         part = sql.SQL(" UNION ALL ").join(queries[start : start + batch])
-        yield from fetch(db, sql.SQL(WIDE_PATH) + part)
+        rows = fetch(db, sql.SQL(WIDE_PATH) + part)
+        execute(db, NARROW_PATH)
+        yield from rows
 
 
 def fetch_left_out(db: Connection) -> dict[str, list[str]]:
@@ -4521,9 +4524,8 @@ def copy_out(
     Raises SnapshotError naming the table if the server or the stream fails.
     """
     names = [column.name for column in table.stored_columns]
-    path = NARROW_PATH
-    if table.key or table.partitioned:
-        path = WIDE_PATH if table.inlines else NARROW_PATH
+    planned = bool(table.key) or table.partitioned
+    if planned:
         query = sql.SQL("COPY (SELECT {} FROM {} {} ORDER BY {})").format(
             column_list(names), itself(table), in_range(table, rows), order_terms(table)
         )
@@ -4531,16 +4533,19 @@ def copy_out(
         query = sql.SQL("COPY {} {}").format(
             table.relation.ident, in_parentheses(names)
         )
+    first = rows is None or rows.after is None
+    query += sql.SQL(COPY_TO_CLIENT.format("on" if first else "off"))
+    widely = planned and table.inlines
     with db.cursor() as cursor:
         try:
-            first = rows is None or rows.after is None
-            way = COPY_TO_CLIENT.format("on" if first else "off")
-            cursor.copy_expert(sql.SQL(path) + query + sql.SQL(way), stream)
+            cursor.copy_expert(sql.SQL(WIDE_PATH if widely else "") + query, stream)
         except psycopg2.Error as error:
             plain = database_failure(error)
             raise SnapshotError(
                 f"table {table.relation}: {plain}", hint=plain.hint
             ) from error
+        if widely:  # where no row comes, none may have narrowed it
+            execute(db, NARROW_PATH)
         return int(cursor.rowcount)
 
 
@@ -4623,7 +4628,7 @@ def run_script(db: Connection, statements: Seq[Statement], name: str) -> None:
     transaction it runs in. Raises SnapshotError with the statement's line.
     """
     body, lines = render_do_block(db, statements)
-    execute(db, OWN_PATH + "SAVEPOINT script")
+    execute(db, f"{OWN_PATH}; SAVEPOINT script")
     try:
         execute(db, sql.SQL("DO {}").format(sql.Literal(body)))
     except psycopg2.Error as error:
@@ -4845,8 +4850,8 @@ def make_room(db: Connection, tables: Collection[Table]) -> None:
     Functions of defaults, checks and indexes find what they call by bare names.
     """
     names = sql.SQL(", ").join(map(itself, tables))
-    empty = sql.SQL("TRUNCATE {}; " if tables else "").format(names)
-    prepare = sql.SQL(NARROW_PATH + PREPARE_BUILDS + OWN_PATH)
+    empty = sql.SQL("TRUNCATE {};" if tables else "").format(names)
+    prepare = sql.SQL(f"{PREPARE_BUILDS} {OWN_PATH};")
     execute(db, prepare + empty + sql.SQL("SAVEPOINT rows"))
 
 
@@ -4920,14 +4925,14 @@ def add_foreign_key(key: ForeignKey) -> Iterator[sql.Composable]:
     path that it was printed under.
     """
     path = OWN_PATH if key.definition.startswith("FOREIGN KEY") else NARROW_PATH
-    yield sql.SQL(path + "ALTER TABLE {} ADD CONSTRAINT {} {}").format(
+    yield sql.SQL(path + "; ALTER TABLE {} ADD CONSTRAINT {} {}").format(
         key.table.ident, sql.Identifier(key.name), sql.SQL(key.definition)
     )
     if key.comment is not None:
         yield sql.SQL("COMMENT ON CONSTRAINT {} ON {} IS {}").format(
             sql.Identifier(key.name), key.table.ident, sql.Literal(key.comment)
         )
-    yield from (sql.SQL(OWN_PATH + part) for part in key.validate)
+    yield from (sql.SQL(f"{OWN_PATH}; {part}") for part in key.validate)
 
 
 def add_lost_key(key: ForeignKey) -> sql.Composable:
@@ -4966,9 +4971,10 @@ def rebuild(db: Connection, statements: Iterable[sql.Composable]) -> None:
 
     What the catalog printed means the same under the search_path it was printed under.
     """
-    prepared = sql.SQL(f"RELEASE SAVEPOINT rows; {NARROW_PATH}")
+    narrow = sql.SQL(NARROW_PATH)
+    loaded = sql.SQL("RELEASE SAVEPOINT rows")
     try:
-        execute(db, prepared + sql.SQL(";\n").join(statements))
+        execute_all(db, [loaded, narrow, *statements, narrow])
     except psycopg2.IntegrityError as error:
         raise SnapshotError(
             str(database_failure(error)),
@@ -5038,7 +5044,7 @@ def analyze(db: Connection, relations: Iterable[Relation]) -> None:
     names = sql.SQL(", ").join(relation.ident for relation in relations)
     with contextlib.suppress(psycopg2.Error):
         begin(db, "READ WRITE")  # no timeout of the role ends it
-        execute(db, sql.SQL(OWN_PATH + "ANALYZE {}; COMMIT").format(names))
+        execute(db, sql.SQL(f"{OWN_PATH}; ANALYZE {{}}; COMMIT").format(names))
 
 
 def set_sequences(
@@ -5093,7 +5099,8 @@ def refresh(db: Connection, view: MaterializedView, *, with_data: bool) -> None:
     """Fill a materialized view, or empty it; raise SnapshotError with its name."""
     # A view shows what its owner sees, policies included.
     query = sql.SQL(
-        OWN_PATH + "SET LOCAL row_security = on; REFRESH MATERIALIZED VIEW {} {}"
+        f"{OWN_PATH}; SET LOCAL row_security = on; "
+        f"REFRESH MATERIALIZED VIEW {{}} {{}}; {NARROW_PATH}"
     ).format(view.relation.ident, sql.SQL("" if with_data else "WITH NO DATA"))
     try:
         execute(db, query)
@@ -5575,6 +5582,7 @@ def read_manifest(path: Path) -> Manifest | None:
         ) from error
 
 
+OTHER_CONTENT = "was changed since the export (sha256 differs)"
 OTHER_LINE_ENDS = "has other line ends now, most likely by git (core.autocrlf)"
 
 
@@ -5624,15 +5632,22 @@ def check_files(
         if digest != hashes[path.name]
         or path.stat().st_size != sizes.get(path.name, path.stat().st_size)
     }
-    hint = "put the folder right, or export again"
-    for name in [] if accept_edits else sorted(edited):
-        if differs_in_line_ends(folder / name, hashes[name]):
-            faults.append(f"{name} {OTHER_LINE_ENDS}")
-            hint = line_ends_hint(folder)
-        else:
-            faults.append(f"{name} was changed since the export (sha256 differs)")
-            hint = "restore it anyway with --accept-edits, or export again"
+    changed = [] if accept_edits else sorted(edited)
+    translated = {
+        name for name in changed if differs_in_line_ends(folder / name, hashes[name])
+    }
+    faults += [
+        f"{name} {OTHER_LINE_ENDS if name in translated else OTHER_CONTENT}"
+        for name in changed
+    ]
     if faults:
+        hint = (
+            line_ends_hint(folder)
+            if translated
+            else "restore it anyway with --accept-edits, or export again"
+            if changed
+            else "put the folder right, or export again"
+        )
         raise SnapshotError("; ".join(faults), hint=hint, code=EXIT_DAMAGED)
     return edited
 
