@@ -47,6 +47,7 @@ from export_restore import (
     render_table,
     run_command,
     run_script,
+    use_search_path_of_role,
 )
 
 if TYPE_CHECKING:
@@ -275,6 +276,7 @@ def set_up(settings: Settings, arguments: argparse.Namespace, report: Report) ->
         if not (is_local(settings) or arguments.yes):
             check_expendable(db, settings)
         begin_restore(db)
+        use_search_path_of_role(db)
         run_script(db, script.statements, str(script_file))
         counts = fill(db, arguments, report)
         commit(db)
