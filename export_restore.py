@@ -318,7 +318,27 @@ STATEMENT_HINTS = (
      "schema in the role's search_path"),
     (r"not allowed in transaction mode",
      "use the session pooler: DB_PORT=5432"),
+    (r"requires the server to be built with|not supported in this build",
+     "restore to a server that was built with it"),
+    (r"unsafe use of new value '?(?P<name>\S+)",
+     "put {name} into the CREATE TYPE of schema.sql instead of ALTER TYPE … ADD VALUE: "
+     "PostgreSQL uses such a value after a commit alone"),
 )  # fmt: skip
+
+# What a server may lack that another one has: libraries that it was built with, what
+# is installed beside it, what its operating system knows.
+LACK = re.compile(
+    r"""  (extension\ "[^"]+")\ is\ not\ available
+        | requires\ the\ server\ to\ be\ built\ with\ (\w+)
+        | (ICU)\ is\ not\ supported
+        | ((?:collation|language|access\ method|foreign-data\ wrapper|tablespace)
+           \ "[^"]+")(?:\ for\ encoding\ .*)?\ does\ not\ exist
+        | "default_toast_compression":\ ("\w+")
+        | could\ not\ create\ (locale\ "[^"]+")
+        | could\ not\ (?:access|open)\ [\w -]*(file\ "[^"]+")
+    """,
+    re.VERBOSE,
+)
 
 
 # ---- The error class — no other is raised on purpose ---------------------------------
@@ -4010,6 +4030,14 @@ def statement_hint(text: str) -> str:
     return next((hint.format_map(m.groupdict()) for m, hint in found if m), "")
 
 
+def find_lack(error: BaseException | None) -> str:
+    """Return what the server lacks, if that is what an error tells; else nothing."""
+    if not isinstance(error, psycopg2.Error):
+        return ""
+    found = LACK.search(f"{error.diag.message_primary} ({error.diag.message_detail})")
+    return found[found.lastindex or 0] if found else ""
+
+
 def connection_lost(error: psycopg2.Error) -> SnapshotError:
     """Return the error for a server that stopped answering."""
     said = str(error).strip().splitlines() or [type(error).__name__]
@@ -4017,6 +4045,10 @@ def connection_lost(error: psycopg2.Error) -> SnapshotError:
         f"the connection to the server was lost: {said[0]}",
         hint="nothing was changed; run the command again when the server is back",
     )
+
+
+# feature_not_supported, and an enum's value that this very transaction has added.
+NOT_OF_THE_FILE = ("0A000", "55P04")
 
 
 def copy_failure(error: psycopg2.Error, file: str) -> SnapshotError:
@@ -4031,6 +4063,8 @@ def copy_failure(error: psycopg2.Error, file: str) -> SnapshotError:
     column = place.group(2) or error.diag.column_name
     if column:
         where += f", column {column}"
+    if error.pgcode in NOT_OF_THE_FILE:
+        return SnapshotError(f"{where}: {plain}", hint=plain.hint)
     return SnapshotError(
         f"{where}: {plain}",
         hint="correct the file; the target was not changed",
@@ -6742,26 +6776,39 @@ def rehearse(settings: Settings | None, folder: Path, report: Report) -> Rehears
         if settings is None:
             version = snapshot.manifest.server_version if snapshot.manifest else ""
             scratch = stack.enter_context(private_server(version))
-            prepare_private(scratch, snapshot)
+            prepare_private(scratch, snapshot.script)
         else:
             server = stack.enter_context(reachable(settings))
             scratch = stack.enter_context(scratch_database(server))
         plan = RestorePlan(folder, checksum=True, scratch=True)
-        copied = restore(scratch, plan, report)
+        try:
+            copied = restore(scratch, plan, report)
+        except (SnapshotError, psycopg2.Error) as error:
+            lack = private_lack(error) if settings is None else None
+            if lack is None:
+                raise
+            raise lack from error
         if snapshot.manifest:
             check_equal(verify(scratch, folder, report), folder)
         with connected(scratch) as db:
             return Rehearsal(copied, server_version(db), snapshot.manifest is not None)
 
 
-def prepare_private(server: Settings, snapshot: Snapshot) -> None:
-    """Give a private server the roles that the blueprint names; raise if it cannot do.
-
-    Extensions cannot be made up.
-    """
+def prepare_private(server: Settings, script: Script) -> None:
+    """Give a private server the roles that a blueprint names."""
     with connected(server) as db:
-        made = set(roles_created(snapshot.script))
-        create_roles(db, set(roles_named(snapshot.script)) - made)
+        create_roles(db, {*roles_named(script)} - {*roles_created(script)})
+
+
+def private_lack(error: Exception) -> SnapshotError | None:
+    """Return the error for what a private server lacks, if a restore failed for it."""
+    lack = find_lack(error) or find_lack(error.__cause__)
+    if not lack:
+        return None
+    return SnapshotError(
+        f"the private server lacks {lack}",
+        hint="rehearse on a server that has it: rehearse --env-file FILE",
+    )
 
 
 def check_equal(verification: Verification, folder: Path) -> None:
