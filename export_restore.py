@@ -542,6 +542,7 @@ class Rights:
     owner: str  # for SQL
     ours: bool  # we own it, and not only together with a table
     givable: bool  # we may make it its owner's
+    acts: bool  # as its owner, whoever uses it: a view, a rule, a definer's function
     grants: frozenset[tuple[str, str]]  # a privilege, and to whom; for SQL
     usual: frozenset[tuple[str, str]]  # what a new one gets from default privileges
 
@@ -2701,13 +2702,19 @@ LIST_RIGHTS = f"""
                CASE c.relkind WHEN 'S' THEN 'S' ELSE 'r' END AS type,
                NOT EXISTS (SELECT FROM pg_depend AS d
                            WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
-                             AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0) AS apart
+                             AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0)
+               AS apart,
+               EXISTS (SELECT FROM pg_rewrite AS r WHERE r.ev_class = c.oid)
+               AND NOT EXISTS (
+                   SELECT FROM pg_options_to_table(c.reloptions)
+                   WHERE option_name = 'security_invoker' AND option_value::boolean)
+               AS acts
         FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
         WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
           AND {USER_SCHEMA} AND {NOT_OF_AN_EXTENSION}
         UNION ALL
         SELECT 'ROUTINE', p.oid::regprocedure::text, p.oid, p.pronamespace, p.proowner,
-               p.proacl, 'f', true
+               p.proacl, 'f', true, p.prosecdef
         FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
         WHERE {USER_SCHEMA}
           AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = p.oid
@@ -2715,14 +2722,15 @@ LIST_RIGHTS = f"""
                           AND d.deptype IN ('e', 'i'))
         UNION ALL
         SELECT 'TYPE', t.oid::regtype::text, t.oid, t.typnamespace, t.typowner,
-               t.typacl, 'T', true
+               t.typacl, 'T', true, false
         FROM pg_type AS t JOIN pg_namespace AS n ON n.oid = t.typnamespace
-        WHERE t.typtype IN ('e', 'd', 'r') AND {USER_SCHEMA}
+        LEFT JOIN pg_class AS c ON c.oid = t.typrelid
+        WHERE (t.typtype IN ('e', 'd', 'r') OR c.relkind = 'c') AND {USER_SCHEMA}
           AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = t.oid
                           AND d.classid = 'pg_type'::regclass AND d.deptype = 'e')
         UNION ALL
         SELECT 'SCHEMA', quote_ident(n.nspname), n.oid, 0, n.nspowner, n.nspacl, 'n',
-               true
+               true, false
         FROM pg_namespace AS n WHERE {USER_SCHEMA}
     ), alike AS (
         SELECT type, schema, owner, acl::text AS acl,
@@ -2763,7 +2771,9 @@ LIST_RIGHTS = f"""
            pg_has_role(o.owner, 'USAGE') AND pg_has_role(o.owner, CASE
                WHEN current_setting('server_version_num')::int < 160000 THEN 'MEMBER'
                ELSE 'SET' END)
-           AND (o.schema = 0 OR has_schema_privilege(o.owner, o.schema, 'CREATE')),
+           AND (o.schema = 0 OR has_schema_privilege(o.owner, o.schema, 'CREATE')
+                OR (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)),
+           o.acts,
            t.grants || (
                SELECT array_agg(ARRAY[
                           format('%%s (%%I)', a.privilege_type, c.attname),
@@ -6077,7 +6087,7 @@ def replace_schema(
         check_content(db, snapshot, loads, report)
     force_policies(db, tables, "FORCE")
     refresh_views(db, snapshot, catalog, former.oids, report)
-    keep_rights(db, former.rights, report)
+    keep_rights(db, former.rights, plan, report)
     keep_ties(db, former.ties, (before, catalog), plan, report)
     if not plan.accept_drift:
         report.doing("checking the catalog")
@@ -6440,12 +6450,16 @@ def keep_ties(
 
 
 def keep_rights(
-    db: Connection, before: Mapping[tuple[str, str], Rights], report: Report
+    db: Connection,
+    before: Mapping[tuple[str, str], Rights],
+    plan: RestorePlan,
+    report: Report,
 ) -> None:
     """Let what the blueprint made anew have the owner and grants of what it replaced.
 
     Default privileges would open a table again that the target had closed. They have
-    to be as the blueprint left them: so one sees what it said itself.
+    to be as the blueprint left them: so one sees what it said itself. Raises if what
+    acts as its owner would act as somebody else.
     """
     after = fetch_rights(db)
     anew = [
@@ -6461,10 +6475,23 @@ def keep_rights(
         report.note(f"note: the grants of {SCHEMA_FILE} hold on {', '.join(said)}")
     for now, then in anew:
         if now.ours and now.owner != then.owner and not gets_owner(now, then):
-            report.note(f"note: {now.name} belongs to {now.owner}, not {then.owner}")
+            fact = f"{now.name} belongs to {now.owner}, not {then.owner}"
+            if now.acts and not plan.accept_drift:
+                raise acts_as_another(fact, then.owner)
+            report.note(f"note: {fact}")
     gone = [name for kind, name in before.keys() - after.keys() if kind == "ROUTINE"]
     if gone:
         report.note(f"dropped by {SCHEMA_FILE}: {', '.join(sorted(gone))}")
+
+
+def acts_as_another(fact: str, owner: str) -> SnapshotError:
+    """Return the error for what would run with other rights than it did."""
+    return SnapshotError(
+        f"{fact}, and runs as its owner",
+        hint=f"restore as a superuser, or as a member of {owner} that may CREATE in "
+        "the schema; or lose its owner with --accept-drift",
+        code=EXIT_DAMAGED,
+    )
 
 
 def plan_loads(
