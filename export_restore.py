@@ -2280,6 +2280,23 @@ LIST_FOREIGN_KEYS = f"""
     ORDER BY n.nspname, c.relname, k.conname
 """
 
+# What drops the checks of domains that were never validated, and what brings them back:
+# some values break them.
+LIST_LAX_DOMAINS = f"""
+    SELECT format('ALTER DOMAIN %%s DROP CONSTRAINT %%I', t.oid::regtype, k.conname),
+           ARRAY[format('ALTER DOMAIN %%s ADD CONSTRAINT %%I %%s',
+                        t.oid::regtype, k.conname, pg_get_constraintdef(k.oid))]
+           || ARRAY(SELECT format('COMMENT ON CONSTRAINT %%I ON DOMAIN %%s IS %%L',
+                                  k.conname, t.oid::regtype, said)
+                    FROM obj_description(k.oid, 'pg_constraint') AS said
+                    WHERE said IS NOT NULL)
+    FROM pg_constraint AS k
+    JOIN pg_type AS t ON t.oid = k.contypid
+    JOIN pg_namespace AS n ON n.oid = t.typnamespace
+    WHERE NOT k.convalidated AND {USER_SCHEMA} AND pg_has_role(t.typowner, 'USAGE')
+    ORDER BY 1
+"""
+
 # Every name is qualified here: search_path is pg_catalog alone. ONLY, and ATTACH for
 # partitions: a parent's index would otherwise make new ones of names of its own.
 # Statistics come before ATTACH: a parent's would go to its partitions, too.
@@ -4126,9 +4143,11 @@ def set_aside(
     triggers = [trigger for trigger in catalog.triggers if trigger.table in names]
     resting = (trigger for trigger in triggers if trigger.state != "D")
     indexes = indexes_to_build(fetch_indexes(db), large) if large else []
+    domains = list_catalog(db, LIST_LAX_DOMAINS)
     execute_all(
         db,
         [
+            *(sql.SQL(drop) for drop, _ in domains),
             *map(drop_foreign_key, keys),
             *(sql.SQL(each.drop) for each in indexes if each.oid == each.top),
             *map(disable_trigger, resting),
@@ -4136,7 +4155,8 @@ def set_aside(
     )
     built = (sql.SQL(part) for index in indexes for part in index.build)
     added = (part for key in keys for part in add_foreign_key(key))
-    return [*built, *added, *map(set_trigger, triggers)]
+    lax = (sql.SQL(part) for _, parts in domains for part in parts)
+    return [*built, *added, *lax, *map(set_trigger, triggers)]
 
 
 def indexes_to_build(indexes: Iterable[Index], tables: Iterable[Table]) -> list[Index]:
