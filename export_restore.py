@@ -1311,7 +1311,6 @@ OPTIONAL = (
      "undefined_object OR insufficient_privilege", True),
     (("COMMENT ON SCHEMA", "COMMENT ON EXTENSION", "ALTER EXTENSION"),
      "insufficient_privilege", True),
-    (("CREATE EXTENSION",), "duplicate_object", False),
     (("CREATE SCHEMA PUBLIC",), "duplicate_schema OR insufficient_privilege", False),
     (("CREATE SCHEMA",), "duplicate_schema", False),
 )  # fmt: skip
@@ -1325,7 +1324,6 @@ GONE = (
 # the target lies in stays.
 GONE_OR_HELD = f"{GONE} OR dependent_objects_still_exist"
 DROPS_PUBLIC = (("drop", "schema", "public"), ("drop", "schema", "public", "restrict"))
-NO_ROLES = ("public", "none", "current_user", "session_user", "current_role")
 
 
 @dataclass(frozen=True, slots=True)
@@ -1337,16 +1335,30 @@ class Skip:
 def plan_statements(
     statements: Iterable[Statement],
 ) -> tuple[list[Statement], list[Skip]]:
-    """Return the statements to run, and others with the reason for each."""
+    """Return the statements to run, and others with the reason for each.
+
+    An extension that is there stays: others use it, and its functions have grants.
+    """
     kept: list[Statement] = []
     skipped: list[Skip] = []
     for statement in statements:
         if why := reason_to_skip(statement):
             skipped.append(Skip(statement.line, why))
-        # An extension stays: others use it, and its functions have grants.
+        elif statement.begins("CREATE EXTENSION"):
+            kept.append(if_not_exists(statement))
         elif not statement.begins("DROP EXTENSION"):
             kept.append(statement)
     return kept, skipped
+
+
+def if_not_exists(statement: Statement) -> Statement:
+    """Return a statement that makes nothing where its object is there."""
+    if "EXISTS" in statement.words[:5]:
+        return statement
+    kind = statement.tokens[1]
+    place = kind.start + len(kind.text) - statement.tokens[0].start
+    text = f"{statement.text[:place]} IF NOT EXISTS{statement.text[place:]}"
+    return dataclasses.replace(statement, text=text)
 
 
 def reason_to_skip(statement: Statement) -> str:
@@ -1403,16 +1415,15 @@ def gives_owner(statement: Statement) -> bool:
 def roles_named(script: Script) -> Iterator[str]:
     """Yield what may be a role that a script wants: one too many does no harm."""
     for statement in script.statements:
-        marks = (
-            place
-            for place, word in enumerate(statement.words)
-            if word in ("TO", "FROM", "ROLE", "USER", "AUTHORIZATION")
-        )
         if gives_owner(statement) or statement.begins(*OF_ROLES):
-            for token in statement.tokens[next(marks, 0) + 1 :]:
-                if token.text.upper() in ("USING", "WITH"):
-                    break
-                if token.kind in ("word", "name") and token.name not in NO_ROLES:
+            words = statement.words
+            first = next((i for i, word in enumerate(words) if word in TO_ROLES), 0)
+            listed = itertools.takewhile(
+                lambda token: token.text.upper() not in ("USING", "WITH"),
+                statement.tokens[first + 1 :],
+            )
+            for token in listed:
+                if token.kind in ("word", "name") and not NO_ROLE.match(token.name):
                     yield token.name
 
 
@@ -1420,6 +1431,8 @@ OF_ROLES = (
     "GRANT", "REVOKE", "ALTER DEFAULT PRIVILEGES", "CREATE POLICY", "ALTER POLICY",
     "CREATE SCHEMA", "CREATE USER MAPPING", "SET ROLE", "SET SESSION AUTHORIZATION",
 )  # fmt: skip
+TO_ROLES = ("TO", "FROM", "ROLE", "USER", "AUTHORIZATION")
+NO_ROLE = re.compile(r"pg_|(public|none|current_user|session_user|current_role)\Z")
 
 
 def roles_created(script: Script) -> Iterator[str]:
@@ -3996,7 +4009,7 @@ def sets_lock_timeout(statement: Statement) -> bool:
 
 def brings_rows(statement: Statement) -> bool:
     """Tell whether a statement may leave checks that wait for the end."""
-    return statement.begins("INSERT", "UPDATE", "DELETE", "MERGE", "COPY", "WITH", "DO")
+    return not statement.begins(*NO_ROWS) and "SET_CONFIG" not in statement.words
 
 
 def render_do_block(
@@ -4019,6 +4032,7 @@ def render_do_block(
     return "\n".join([*parts, TELL_SKIPPED, "END"]), lines
 
 
+NO_ROWS = ("CREATE", "ALTER", "DROP", "SET", "COMMENT ON", "GRANT", "REVOKE")
 # What cannot be done to a table that deferred checks wait for, and psql can, which
 # commits after each statement.
 HINDERED = (

@@ -166,6 +166,20 @@ def test_what_the_private_server_lacks_is_its_own_fault(
     succeed("rehearse", "--env-file", env)
 
 
+@pytest.mark.parametrize("server", [17], indirect=True)
+def test_rows_that_another_server_cannot_read(
+    source: Database, server18: Server, work: Path, fail: Fail, succeed: Succeed
+) -> None:
+    """It has no libxml, and for that there is nothing to correct in the file."""
+    (work / "schema.sql").write_text("CREATE TABLE t (a xml)")
+    source.execute("CREATE TABLE t (a xml); INSERT INTO t VALUES ('<a/>')")
+    succeed("export", "--env-file", source.env_file(work))
+    with server18.database() as target:
+        message = fail(1, "restore", "--env-file", target.env_file(work))
+    assert "error: t.csv, line 2, column a: unsupported XML feature" in message
+    assert "\nhint: restore to a server that was built with it\n" in message
+
+
 def test_a_folder_without_a_manifest(exported: Database, work: Path, run: Run) -> None:
     (work / "exports/datapackage.json").unlink()
     result = run("rehearse", "--env-file", exported.env_file(work))
