@@ -47,6 +47,7 @@ from export_restore import (
     render_table,
     run_command,
     run_script,
+    use_settings_of_source,
 )
 
 if TYPE_CHECKING:
@@ -275,6 +276,7 @@ def set_up(settings: Settings, arguments: argparse.Namespace, report: Report) ->
         if not (is_local(settings) or arguments.yes):
             check_expendable(db, settings)
         begin_restore(db)
+        use_settings_of_source(db, {})
         run_script(db, script.statements, str(script_file))
         counts = fill(db, arguments, report)
         commit(db)
