@@ -4315,7 +4315,7 @@ def fetch_catalog_lines(
     What a provider manages is left out, if it lies in one of the `managed` schemas. The
     server quotes every name, for which of them are keywords depends on its version.
     """
-    execute(db, f"{NARROW_PATH} SET LOCAL quote_all_identifiers TO on")
+    execute(db, f"{NARROW_PATH}; SET LOCAL quote_all_identifiers TO on")
     words = fetch(db, "SELECT word FROM pg_get_keywords() WHERE catcode <> 'U'")
     keywords = {*NEWER_KEYWORDS, *(word for (word,) in words)} - {"json"}
     rows = [
@@ -4455,7 +4455,7 @@ def fetch_readings(
     block = sql.SQL(READ_AND_PRINT).format(probes=sql.Literal(json.dumps(placed)))
     execute(
         db,
-        sql.SQL("{} SET LOCAL quote_all_identifiers TO on; DO {}").format(
+        sql.SQL("{}; SET LOCAL quote_all_identifiers TO on; DO {}").format(
             sql.SQL(NARROW_PATH), sql.Literal(block.as_string(db))
         ),
     )
@@ -7206,30 +7206,27 @@ def replace_schema(
     report: Report,
 ) -> list[Copied]:
     """Replay the blueprint, load every CSV, and check that nothing differs."""
-    former = fetch_former(db, before)
-    report.doing(f"replaying {SCHEMA_FILE}")
-    replay(db, snapshot, before, report)
+    former, catalog = replay_under_locks(db, snapshot, before, report)
     report.doing("comparing the catalog")
-    catalog = fetch_catalog(db)
     if keep_ties(db, former.parts_of_survivors(catalog), plan, report):
         catalog = fetch_catalog(db)
-    lines = fetch_catalog_lines(db, managed=())
     loads = plan_loads(snapshot, catalog, former.oids)
     tables = [load.table for load in loads]
-    loaded = frozenset(names_of(tables))
-    replayed = Replayed(former, catalog, lines, snapshot.catalog or (), loaded)
-    report_lost(replayed, snapshot, plan, report)
-    note_changed_rows(db, replayed, report)
-    if not plan.accept_drift:
-        check_kept(former.filled, tables, before, catalog)
-        check_drift(db, snapshot, replayed, report)
+    replayed = Replayed(
+        former,
+        catalog,
+        fetch_catalog_lines(db, managed=()),
+        snapshot.catalog or (),
+        frozenset(names_of(tables)),
+    )
+    rights = check_replayed(db, snapshot, plan, replayed, report)
     stayed = [table for table in tables if table.oid in former.oids]
     lock_tables(db, stayed, "ACCESS EXCLUSIVE")
     force_policies(db, tables, "NO FORCE")
     seeded = fetch_filled(db, tables)
     check_new(seeded, former.oids, report)
     report.expect(bytes_to_move(loads, plan))
-    lost_keys = keys_lost(before, catalog)
+    lost_keys = keys_lost(former.catalog, catalog)
     copied = load(
         db, snapshot, catalog, loads, report, stale=seeded, lost_keys=lost_keys
     )
@@ -7239,13 +7236,70 @@ def replace_schema(
         check_content(db, snapshot, loads, report)
     force_policies(db, tables, "FORCE")
     refresh_views(db, snapshot, catalog, former.oids, report)
-    keep_rights(db, former.rights, plan, report)
+    give_rights(db, rights)
     keep_ties(db, former.memberships(catalog), plan, report)
     if not plan.accept_drift:
         report.doing("checking the catalog")
         after = (*replayed.lines, *replayed.coming_back())
         check_unaltered(db, after, fetch_catalog_lines(db, managed=()), tables)
     return copied
+
+
+def replay_under_locks(
+    db: Connection, snapshot: Snapshot, before: Catalog, report: Report
+) -> tuple[Former, Catalog]:
+    """Replay the blueprint; return what was there before, and the catalog after it.
+
+    A table that goes may get rows from others until it is locked, and which ones go is
+    known after a replay. So begin again until nothing goes that nobody had locked.
+    """
+    locked: list[Table] = []
+    while True:
+        former = fetch_former(db, before)
+        report.doing(f"replaying {SCHEMA_FILE}")
+        notes = replay(db, snapshot, before, report)
+        after = fetch_catalog(db)
+        going = [
+            table
+            for table in before.tables
+            if not (outlived(table.relation, before, after)
+                    or comes_back(snapshot, table.relation, after))
+        ]  # fmt: skip
+        if names_of(going) <= names_of(locked):
+            for note in notes:
+                report.note(note)
+            return former, after
+        rollback(db)
+        begin_restore(db)
+        locked = going
+        lock_tables(db, locked, "EXCLUSIVE")
+        before = fetch_catalog(db)
+
+
+def comes_back(snapshot: Snapshot, relation: Relation, after: Catalog) -> bool:
+    """Tell whether a table that was dropped gets its rows from a CSV."""
+    if snapshot.manifest is None:
+        return relation in after.relations
+    return any(each.relation == relation for each in snapshot.manifest.resources)
+
+
+def check_replayed(
+    db: Connection,
+    snapshot: Snapshot,
+    plan: RestorePlan,
+    replayed: Replayed,
+    report: Report,
+) -> list[tuple[Rights, Rights]]:
+    """Raise if a replay took or made what it should not; return whose rights to give.
+
+    That is before the first row is loaded, which may take an hour.
+    """
+    report_lost(replayed, snapshot, plan, report)
+    note_changed_rows(db, replayed, report)
+    if not plan.accept_drift:
+        check_kept(replayed)
+        check_drift(db, snapshot, replayed, report)
+    return rights_to_give(db, replayed.former.rights, plan, report)
 
 
 def replace_rows(
@@ -7384,8 +7438,11 @@ def outlived(relation: Relation | None, before: Catalog, after: Catalog) -> bool
     return oid is not None and after.relations.get(relation) == oid
 
 
-def replay(db: Connection, snapshot: Snapshot, before: Catalog, report: Report) -> None:
-    """Run the blueprint, and say which of its statements were skipped."""
+def replay(
+    db: Connection, snapshot: Snapshot, before: Catalog, report: Report
+) -> list[str]:
+    """Run the blueprint; return notes, above all on what was skipped."""
+    notes: list[str] = []
     if "setval" in snapshot.script.names:
         make_setval_transactional(db, before.sequences)
     statements, skipped = plan_statements(snapshot.script.statements)
@@ -7400,7 +7457,7 @@ def replay(db: Connection, snapshot: Snapshot, before: Catalog, report: Report) 
         rest = [each for each in statements if not EMPTIES_PATH.match(each.text)]
         if len(rest) == len(statements) or not misses_names(error.__cause__):
             raise
-        report.note(
+        notes.append(
             f"note: {file} runs under the role's own search_path: under the empty one "
             "that it sets functions do not find what they call"
         )
@@ -7408,14 +7465,14 @@ def replay(db: Connection, snapshot: Snapshot, before: Catalog, report: Report) 
         skipped += run_script(db, rest, file)
     execute(db, "RELEASE SAVEPOINT script")
     skipped.sort(key=lambda skip: skip.line)
-    for line in render_skips(skipped, SCHEMA_FILE):
-        report.note(line)
     report.record(skipped=[dataclasses.asdict(skip) for skip in skipped])
-    for name in unknown:
-        report.note(
-            f"note: the server does not know the source's {name}; see whether "
-            f"literals of {SCHEMA_FILE} mean the same to it"
-        )
+    notes += render_skips(skipped, SCHEMA_FILE)
+    notes += [
+        f"note: the server does not know the source's {name}; see whether "
+        f"literals of {SCHEMA_FILE} mean the same to it"
+        for name in unknown
+    ]
+    return notes
 
 
 def settings_of_script(snapshot: Snapshot) -> dict[str, str]:
@@ -7467,15 +7524,13 @@ def check_content(
         )
 
 
-def check_kept(
-    filled: Iterable[Table], loaded: Iterable[Table], before: Catalog, after: Catalog
-) -> None:
+def check_kept(replayed: Replayed) -> None:
     """Raise if the blueprint dropped tables whose rows no CSV brings back."""
-    back = {table.relation for table in loaded}
     gone = [
         str(table.relation)
-        for table in filled
-        if table.relation not in back and not outlived(table.relation, before, after)
+        for table in replayed.former.filled
+        if table.relation not in replayed.loaded
+        and not replayed.outlived(table.relation)
     ]
     if gone:
         raise SnapshotError(
@@ -7600,13 +7655,13 @@ def keep_ties(
     return bool(lost)
 
 
-def keep_rights(
+def rights_to_give(
     db: Connection,
     before: Mapping[tuple[str, str], Rights],
     plan: RestorePlan,
     report: Report,
-) -> None:
-    """Let what the blueprint made anew have the owner and grants of what it replaced.
+) -> list[tuple[Rights, Rights]]:
+    """Return what the blueprint made anew, with owner and grants of what it replaced.
 
     Default privileges would open a table again that the target had closed. They have
     to be as the blueprint left them: so one sees what it said itself. Raises if what
@@ -7618,7 +7673,6 @@ def keep_rights(
         for key, now in after.items()
         if key in before and before[key].oid != now.oid
     ]
-    give_rights(db, anew)
     said = [
         now.name for now, then in anew if now.grants not in (now.usual, then.grants)
     ]
@@ -7630,6 +7684,7 @@ def keep_rights(
             if now.acts and not plan.accept_drift:
                 raise acts_as_another(fact, then.owner)
             report.note(f"note: {fact}")
+    return anew
 
 
 def acts_as_another(fact: str, owner: str) -> SnapshotError:
