@@ -5732,7 +5732,6 @@ def read_manifest(path: Path) -> Manifest | None:
         ) from error
 
 
-OTHER_CONTENT = "was changed since the export (sha256 differs)"
 OTHER_LINE_ENDS = "has other line ends now, most likely by git (core.autocrlf)"
 
 
@@ -5782,24 +5781,27 @@ def check_files(
         if digest != hashes[path.name]
         or path.stat().st_size != sizes.get(path.name, path.stat().st_size)
     }
-    changed = [] if accept_edits else sorted(edited)
-    translated = {
-        name for name in changed if differs_in_line_ends(folder / name, hashes[name])
-    }
-    faults += [
-        f"{name} {OTHER_LINE_ENDS if name in translated else OTHER_CONTENT}"
-        for name in changed
-    ]
+    hint = "put the folder right, or export again"
+    if edited and not accept_edits:
+        faults += render_edits(folder, {name: hashes[name] for name in sorted(edited)})
+        translated = any(fault.endswith(OTHER_LINE_ENDS) for fault in faults)
+        hint = line_ends_hint(folder) if translated else EDITS_HINT
     if faults:
-        hint = (
-            line_ends_hint(folder)
-            if translated
-            else "restore it anyway with --accept-edits, or export again"
-            if changed
-            else "put the folder right, or export again"
-        )
         raise SnapshotError("; ".join(faults), hint=hint, code=EXIT_DAMAGED)
     return edited
+
+
+EDITS_HINT = "restore it anyway with --accept-edits, or export again"
+
+
+def render_edits(folder: Path, hashes: Mapping[str, str]) -> list[str]:
+    """Return in what the files differ from those with these checksums."""
+    return [
+        f"{name} {OTHER_LINE_ENDS}"
+        if differs_in_line_ends(folder / name, digest)
+        else f"{name} was changed since the export (sha256 differs)"
+        for name, digest in hashes.items()
+    ]
 
 
 def file_hashes(paths: Seq[Path]) -> list[str]:
