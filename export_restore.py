@@ -3435,8 +3435,13 @@ LIST_ASKED = """
 # prints are qualified, and mean the same when it reads them.
 NARROW_PATH = "SET LOCAL search_path TO pg_catalog"
 
-# For functions of the user's that the server runs: as when the application runs them.
-OWN_PATH = "SET LOCAL search_path TO DEFAULT"
+# For functions of the user's that the server runs: as when the application runs them,
+# or under the path that schema.sql was replayed under.
+OWN_PATH = """
+    SET LOCAL search_path TO DEFAULT;
+    SELECT pg_catalog.set_config('search_path', path, true)
+    FROM pg_catalog.current_setting('export_restore.path', true) AS p(path)
+    WHERE path <> ''"""
 
 # For queries of the user's tables. What the planner opens up may want more than our
 # role's own path, and changes no row, whatever it finds.
@@ -3484,9 +3489,10 @@ ASK_SCRIPT_SETTINGS = f"""
 # What extensions lie in may differ here, so the schemas of our own role come after.
 USE_SETTINGS = f"""
     SET LOCAL search_path TO DEFAULT;
-    SELECT pg_catalog.set_config('search_path', pg_catalog.concat_ws(', ',
-               nullif(path, ''), nullif(pg_catalog.current_setting('search_path'), '')),
-               true)
+    SELECT pg_catalog.set_config('export_restore.path',
+               pg_catalog.set_config('search_path', pg_catalog.concat_ws(', ',
+                   nullif(path, ''),
+                   nullif(pg_catalog.current_setting('search_path'), '')), true), true)
     FROM (SELECT %(path)s::pg_catalog.text) AS source(path)
     WHERE path <> {SEARCHED_SCHEMAS};
     SELECT pg_catalog.set_config('export_restore.settings', %(settings)s, true);
