@@ -28,6 +28,7 @@ import os
 import re
 import select
 import signal
+import stat
 import string
 import sys
 import threading
@@ -39,7 +40,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 try:
     import fcntl
@@ -649,6 +650,7 @@ class CsvFile:
     size: int  # bytes
     text_size: int  # bytes without compression, up to 4 GB; beyond, a guess
     header: tuple[str, ...]
+    sha256: str  # when it was checked
     # As the manifest says; None: unknown, or edited since.
     rows: int | None
     text_sha256: str | None
@@ -2000,6 +2002,7 @@ SHOWN_ROWS = 5
 WAITING_BYTES = 24_000_000
 MOST_PARTS = 4096
 ROW_OVERHEAD = 300  # bytes that a waiting row takes beside its own
+LONGEST_RECORD = (1 << 30) - 1  # bytes: PostgreSQL's own limit
 WaitingRows = dict[bytes, list[tuple[int, bytes]]]  # by key: place and record
 
 
@@ -2103,16 +2106,30 @@ def key_pattern(columns: Collection[int]) -> re.Pattern[bytes]:
     return re.compile(b",".join(cells))
 
 
-def split_records(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield a CSV's records; a newline in quotes ends none."""
+def split_records(lines: Iterable[bytes], name: str) -> Iterator[bytes]:
+    """Yield a CSV's records; a newline in quotes ends none. Lines may come in pieces.
+
+    Raises SnapshotError for a record that PostgreSQL would not take either.
+    """
     held: list[bytes] = []
+    size = number = 0
     inside = False
     for line in lines:
         inside ^= bool(line.count(b'"') % 2)
         held.append(line)
-        if not inside:
+        size += len(line)
+        ended = line.endswith(b"\n")
+        number += ended
+        if ended and not inside:
             yield b"".join(held)
             held.clear()
+            size = 0
+        elif size > LONGEST_RECORD:
+            raise SnapshotError(
+                f"{name}, line {number + 1}: a record of more than {size:,} bytes",
+                hint="is a quote open there? correct the file, or export again",
+                code=EXIT_DAMAGED,
+            )
     if held:
         yield b"".join(held)
 
@@ -4626,6 +4643,46 @@ def install_line(package: str) -> str:
 # ---- Snapshot folder — the files alone -----------------------------------------------
 
 
+PLAIN_FILE, FOLDER, LINK = "a file", "a folder", "a link"
+KINDS = {
+    stat.S_IFREG: PLAIN_FILE,
+    stat.S_IFDIR: FOLDER,
+    stat.S_IFLNK: LINK,
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+}
+JUNCTION = 0xA0000003  # what links one folder to another on Windows
+# Nobody waits for what may write into a pipe; Windows has neither.
+PLAINLY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+
+
+def kind_of(path: Path) -> str:
+    """Return what a name itself stands for, no link followed; empty: for nothing."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return ""
+    if getattr(found, "st_reparse_tag", 0) == JUNCTION:
+        return LINK
+    return KINDS.get(stat.S_IFMT(found.st_mode), "a device")
+
+
+def open_plain(path: Path) -> io.FileIO:
+    """Open a file of a snapshot; raise OSError if it is a link, a pipe or the like."""
+    if (kind := kind_of(path)) not in ("", PLAIN_FILE):
+        raise OSError(f"it is {kind}, no plain file")
+    file = io.FileIO(path, opener=lambda name, how: os.open(name, how | PLAINLY))
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError("it is no plain file")
+    return file
+
+
+def read_plain(path: Path) -> bytes:
+    with open_plain(path) as file:
+        return file.read()
+
+
 def find_schema_file(given: Path | None) -> Path:
     """Return the file named, else ./schema.sql, else the one beside this file."""
     if given is not None:
@@ -4691,13 +4748,15 @@ def opened_snapshot(folder: Path, *, accept_edits: bool = False) -> Iterator[Sna
     """
     if not folder.is_dir():
         raise SnapshotError(
-            f"there is no snapshot folder {folder}",
+            f"{folder} is no folder"
+            if folder.exists()
+            else f"there is no snapshot folder {folder}",
             hint="export first, or name the folder with --dir",
             code=EXIT_USAGE,
         )
     with lockable(folder) as lock:
         lock("LOCK_SH")
-        while (folder / READY_FOLDER).is_dir():
+        while kind_of(folder / READY_FOLDER):
             lock("LOCK_EX")
             roll_forward(folder)
             lock("LOCK_SH")
@@ -4708,71 +4767,100 @@ def read_snapshot(folder: Path, *, accept_edits: bool) -> Snapshot:
     """Read everything of a snapshot but the rows; raise if it has faults."""
     manifest = read_manifest(folder / MANIFEST_FILE)
     paths = csv_paths(folder)
-    if not paths or not (folder / SCHEMA_FILE).is_file():
+    if not paths or not kind_of(folder / SCHEMA_FILE):
         raise SnapshotError(
             f"{folder} holds no snapshot: it has no "
             f"{SCHEMA_FILE if paths else 'CSV files'}",
             hint="export first, or name another folder with --dir",
             code=EXIT_DAMAGED,
         )
-    edited = check_files(folder, manifest, paths, accept_edits=accept_edits)
+    found = check_files(folder, manifest, paths, accept_edits=accept_edits)
     resources = manifest.resources if manifest else ()
-    intact = {each.path: each for each in resources if each.path not in edited}
-    facts = folder / CATALOG_FILE
+    intact = {each.path: each for each in resources if each.sha256 == found[each.path]}
+    script = read_checked(folder / SCHEMA_FILE, found)
+    facts = read_checked(folder / CATALOG_FILE, found) if manifest else b""
     return Snapshot(
         folder,
-        read_script(folder / SCHEMA_FILE),
-        tuple(read_csv_header(path, intact.get(path.name)) for path in paths),
+        parse_script(script, str(folder / SCHEMA_FILE)),
+        tuple(
+            read_csv_header(path, intact.get(path.name), found[path.name])
+            for path in paths
+        ),
         manifest,
         # str.splitlines would split at more than newlines.
-        tuple(facts.read_bytes().decode().split("\n")[:-1]) if manifest else (),
+        tuple(decoded(facts, folder / CATALOG_FILE).split("\n")[:-1]),
     )
 
 
 def read_manifest(path: Path) -> Manifest | None:
     """Read the manifest; None if the folder has none."""
     try:
-        if path.is_symlink():
-            raise OSError("it is a link")
-        return parse_manifest(path.read_bytes().decode(), str(path))
+        return parse_manifest(read_plain(path).decode(), str(path))
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise SnapshotError(
             f"{path} cannot be read: {reason(error)}",
-            hint="export again",
+            hint="run the command as its owner, or let this user read it"
+            if isinstance(error, PermissionError)
+            else "put the folder right, or export again",
             code=EXIT_DAMAGED,
         ) from error
 
 
+def decoded(raw: bytes, path: Path) -> str:
+    """Return the text of a file; raise SnapshotError if it is no UTF-8."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise SnapshotError(
+            f"{path}, line {raw.count(10, 0, error.start) + 1}: not UTF-8 text",
+            hint="save the file as UTF-8, or export again",
+            code=EXIT_DAMAGED,
+        ) from error
+
+
+def read_checked(path: Path, found: Mapping[str, str]) -> bytes:
+    """Read a small file; raise if it is not what it was when it was checked."""
+    raw = read_plain(path)
+    if hashlib.sha256(raw).hexdigest() != found[path.name]:
+        raise exchanged(path.name)
+    return raw
+
+
+def exchanged(name: str) -> SnapshotError:
+    return SnapshotError(
+        f"{name} was changed while it was read; nothing was changed in the database",
+        hint="run the command again when nobody writes to the folder",
+        code=EXIT_DAMAGED,
+    )
+
+
 def check_files(
     folder: Path, manifest: Manifest | None, csvs: Iterable[Path], *, accept_edits: bool
-) -> set[str]:
-    """Return the names of edited files; raise SnapshotError naming every fault."""
-    if manifest is None:
-        return set()
-    hashes = {each.path: each.sha256 for each in manifest.resources}
-    hashes |= manifest.hashes
-    sizes = {each.path: each.size for each in manifest.resources}
-    unexpected = sorted({path.name for path in csvs} - hashes.keys())
+) -> dict[str, str]:
+    """Return each file's sha256; raise SnapshotError naming every fault."""
+    resources = manifest.resources if manifest else ()
+    sizes = {each.path: each.size for each in resources}
+    hashes = {each.path: each.sha256 for each in resources}
+    hashes |= manifest.hashes if manifest else {}
+    there = {SCHEMA_FILE, *(path.name for path in csvs)}
+    unexpected = sorted(there - hashes.keys()) if manifest else ()
     faults = [f"{name} is not part of the snapshot" for name in unexpected]
     plain: list[Path] = []
-    for name in hashes:
-        path = folder / name
-        if path.is_symlink() or not path.is_file():
-            what = "no plain file" if path.exists() else "missing"
-            faults.append(f"{name} is {what}")
+    for name in hashes or sorted(there):
+        kind = kind_of(folder / name)
+        if kind == PLAIN_FILE:
+            plain.append(folder / name)
         else:
-            plain.append(path)
-    edited = {
-        path.name
-        for path, digest in zip(plain, file_hashes(plain), strict=True)
-        if digest != hashes[path.name]
-        or path.stat().st_size != sizes.get(path.name, path.stat().st_size)
-    }
+            what = f"{kind}, no plain file" if kind else "missing"
+            faults.append(f"{name} is {what}")
+    found = dict(zip((path.name for path in plain), file_hashes(plain), strict=True))
     changed = [
-        f"{name} was changed since the export (sha256 differs)"
-        for name in sorted(edited)
+        f"{path.name} was changed since the export (sha256 differs)"
+        for path in sorted(plain)
+        if found[path.name] != hashes.get(path.name, found[path.name])
+        or path.stat().st_size != sizes.get(path.name, path.stat().st_size)
     ]
     faults += [] if accept_edits else changed
     if faults:
@@ -4783,7 +4871,7 @@ def check_files(
             else "put the folder right, or export again",
             code=EXIT_DAMAGED,
         )
-    return edited
+    return found
 
 
 def file_hashes(paths: Seq[Path]) -> list[str]:
@@ -4798,17 +4886,16 @@ def file_hashes(paths: Seq[Path]) -> list[str]:
 
 def file_hash(path: Path) -> str:
     """Return a file's sha256, read in large pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+    with HashedFile(path) as file:
+        while file.read(CHUNK_BYTES):
+            pass
+        return file.sha256
 
 
-def read_csv_header(path: Path, resource: Resource | None) -> CsvFile:
+def read_csv_header(path: Path, resource: Resource | None, sha256: str) -> CsvFile:
     """Read a CSV's column names; raise if they are no UTF-8 text."""
     try:
-        with opened_csv(path) as file:
+        with open_plain(path) as raw, opened_csv(raw, path.name) as file:
             if resource is None:  # in a file of ours it belongs to a column's name
                 skip_byte_order_mark(file)
             # Line by line: what follows the header is COPY's to judge.
@@ -4820,7 +4907,8 @@ def read_csv_header(path: Path, resource: Resource | None) -> CsvFile:
             rows, digest = (
                 (resource.rows, resource.text_sha256) if resource else (None, None)
             )
-            return CsvFile(path, size, text_size(path), tuple(header), rows, digest)
+            text = text_size(path)
+            return CsvFile(path, size, text, tuple(header), sha256, rows, digest)
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise SnapshotError(
             f"{path.name}, line 1: the column names cannot be read: {reason(error)}",
@@ -4837,50 +4925,115 @@ def text_size(path: Path) -> int:
     size = path.stat().st_size
     if not path.name.endswith(GZIP_SUFFIX):
         return size
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         file.seek(-4, os.SEEK_END)
         return max(int.from_bytes(file.read(), "little"), size)
 
 
-def opened_csv(path: Path) -> IO[bytes]:
-    """Open a CSV, gzip'ed or not, for reading its text."""
-    if path.name.endswith(GZIP_SUFFIX):
+def opened_csv(file: io.RawIOBase, name: str) -> io.BufferedReader:
+    """Return the text of a CSV that is open, gzip'ed or not; it closes the file."""
+    if name.endswith(GZIP_SUFFIX):
         import gzip
 
-        return io.BufferedReader(gzip.open(path), CHUNK_BYTES)
-    return path.open("rb", buffering=CHUNK_BYTES)
+        unpacked = gzip.GzipFile(fileobj=io.BufferedReader(file, CHUNK_BYTES))
+        return io.BufferedReader(unpacked, CHUNK_BYTES)
+    return io.BufferedReader(file, CHUNK_BYTES)
 
 
-def skip_byte_order_mark(file: IO[bytes]) -> None:
+def skip_byte_order_mark(file: io.BufferedReader) -> None:
     """Go to the first byte that counts: spreadsheets begin UTF-8 with a mark."""
-    if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
-        file.seek(0)
+    if file.peek(len(codecs.BOM_UTF8)).startswith(codecs.BOM_UTF8):
+        file.read(len(codecs.BOM_UTF8))
 
 
-class CsvReader(io.RawIOBase):
-    """A CSV's bytes for COPY, without a byte-order mark; tells how many went by."""
+class HashedFile(io.RawIOBase):
+    """A file of a snapshot that is hashed as it is read."""
 
-    def __init__(self, path: Path, advance: Callable[[int], object]) -> None:
-        self._file = opened_csv(path)
-        self._advance = advance
-        skip_byte_order_mark(self._file)
+    def __init__(self, path: Path) -> None:
+        self._file = open_plain(path)
+        self._hash = hashlib.sha256()
 
-    def read(self, size: int = -1) -> bytes:
-        chunk = self._file.read(size)
-        self._advance(len(chunk))
-        return chunk
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._file.readinto(buffer) or 0
+        self._hash.update(memoryview(buffer)[:count])
+        return count
 
     def close(self) -> None:
         self._file.close()
         super().close()
 
 
-def read_records(path: Path, advance: Callable[[int], object]) -> Iterator[bytes]:
+class CsvReader(io.RawIOBase):
+    """A CSV's bytes for COPY, without a byte-order mark; tells how many went by.
+
+    It counts records as COPY does: a newline in quotes ends none.
+    """
+
+    def __init__(self, file: CsvFile, advance: Callable[[int], object]) -> None:
+        self.file = file
+        self._raw = HashedFile(file.path)
+        self.text = opened_csv(self._raw, file.path.name)
+        self._advance = advance
+        self._inside = 0  # 1: of quotes
+        self._ends = 0
+        self._last = b"\n"
+        skip_byte_order_mark(self.text)
+
+    def read(self, size: int = -1) -> bytes:
+        chunk = self.text.read(size)
+        self._count(chunk)
+        self._advance(len(chunk))
+        return chunk
+
+    def _count(self, chunk: bytes) -> None:
+        parts = chunk.split(b'"')
+        outside = b"".join(parts[self._inside :: 2])
+        self._inside ^= 1 - len(parts) % 2
+        self._ends += outside.count(b"\n")
+        self._last = chunk[-1:] or self._last
+
+    @property
+    def records(self) -> int:
+        return self._ends + (self._last != b"\n")
+
+    def check_unchanged(self) -> None:
+        """Raise if what was read to its end is not the file that was checked."""
+        if self._raw.sha256 != self.file.sha256:
+            raise exchanged(self.file.path.name)
+
+    def check_rows(self, rows: int) -> None:
+        """Raise if not every record became a row: PostgreSQL 17 still ends at \\."""
+        self.check_unchanged()
+        sent = max(0, self.records - 1)  # the first one is the header
+        if rows != sent:
+            raise SnapshotError(
+                f"{self.file.path.name} has {sent:,} rows, of which {rows:,} came",
+                hint="is there a line \\. in it, which ends the data? write it in "
+                'quotes: "\\."; the target was not changed',
+                code=EXIT_DAMAGED,
+            )
+
+    def close(self) -> None:
+        self.text.close()
+        self._raw.close()
+        super().close()
+
+
+def read_records(file: CsvFile, advance: Callable[[int], object]) -> Iterator[bytes]:
     """Yield a CSV's records, the header first."""
-    with opened_csv(path) as file:
-        for record in split_records(file):
+    with contextlib.closing(CsvReader(file, advance)) as stream:
+        lines = iter(lambda: stream.text.readline(CHUNK_BYTES), b"")
+        for record in split_records(lines, file.path.name):
             advance(len(record))
             yield record
+        stream.check_unchanged()
 
 
 class Hasher(io.RawIOBase):
@@ -5038,7 +5191,7 @@ def lockable(folder: Path) -> Iterator[Callable[[str], bool]]:
     if fcntl is None:
         yield lambda how: True
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
 
     def lock(how: str) -> bool:
         wait_not = how == "LOCK_NB"
@@ -5075,6 +5228,7 @@ def staged(folder: Path) -> Iterator[Stage]:
     opened. Raises SnapshotError if the disk does not play along.
     """
     with telling_of_disk(folder), lockable_folder(folder) as lock:
+        check_free(folder, (SCHEMA_FILE, CATALOG_FILE, MANIFEST_FILE))
         remove_abandoned(folder)
         made = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=folder))
         try:
@@ -5094,7 +5248,7 @@ def check_apart(folder: Path, snapshot: Path) -> None:
     inside = snapshot.exists() and any(
         each.exists() and each.samefile(snapshot) for each in (there, *there.parents)
     )
-    if inside or any((there / each).exists() for each in (MANIFEST_FILE, READY_FOLDER)):
+    if inside or made_by_us(there):
         raise SnapshotError(
             f"{folder} is part of the snapshot that is to be restored"
             if inside
@@ -5120,15 +5274,26 @@ def telling_of_disk(folder: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def lockable_folder(folder: Path) -> Iterator[Callable[[str], bool]]:
     """Make the folder if need be, and give its lock."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with lockable(folder) as lock:
         yield lock
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and what it lies in, for its owner alone whatever the umask."""
+    if not folder.exists():
+        make_folder(folder.parent)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            folder.chmod(0o700)
 
 
 def remove_abandoned(folder: Path) -> None:
     """Remove what exports that were killed have staged: nobody holds its lock."""
     grace = STAGE_GRACE if fcntl else LOCKLESS_GRACE
     for stage in folder.glob(STAGING_PREFIX + "*"):
+        if kind_of(stage) != FOLDER:
+            continue
         with contextlib.suppress(OSError), lockable(stage) as claim:
             new = time.time() - stage.stat().st_mtime < grace
             if not new and claim("LOCK_NB"):
@@ -5137,7 +5302,11 @@ def remove_abandoned(folder: Path) -> None:
 
 def publish(stage: Path, folder: Path) -> None:
     """Make a staged snapshot the one of the folder: the rename is the commit."""
-    roll_forward(folder)
+    check_free(folder, [path.name for path in stage.iterdir()])
+    try:
+        roll_forward(folder)
+    except SnapshotError:  # what was damaged there has its place taken
+        shutil.rmtree(folder / READY_FOLDER)
     move(stage, folder / READY_FOLDER)
     sync_folder(folder)
     roll_forward(folder)
@@ -5154,35 +5323,67 @@ def move(path: Path, target: Path) -> None:
 
 
 def roll_forward(folder: Path) -> None:
-    """Finish a publication that was cut short, if there is one.
+    """Finish a publication that was cut short, if there is one; raise if it is damaged.
 
     Files that the program did not make stay; those of tables that are gone do not.
     Each step may be repeated, and the manifest, which says what to do, moves last.
     """
     ready = folder / READY_FOLDER
-    if not ready.is_dir():
+    check_ready(ready)
+    if not kind_of(ready):
         return
-    after = read_manifest(ready / MANIFEST_FILE)
-    if after is not None:
-        names = {MANIFEST_FILE, *after.hashes, *(each.path for each in after.resources)}
-        waiting = {path.name.casefold() for path in ready.iterdir()}
+    if names := files_of(read_manifest(ready / MANIFEST_FILE)):
+        waiting = {path.name for path in ready.iterdir()}
+        if not waiting <= names:
+            raise damaged_publication(ready, f"holds {min(waiting - names)}")
         # Where case does not count, an old name may by now be that of a new file.
-        moved = {name.casefold() for name in names} - waiting
-        for name in sorted(files_of(folder) - names):
-            if name.casefold() not in moved:
-                (folder / name).unlink(missing_ok=True)
-        for path in sorted(
-            ready.iterdir(), key=lambda path: path.name == MANIFEST_FILE
-        ):
-            move(path, folder / path.name)
+        moved = set(map(str.casefold, names)) - set(map(str.casefold, waiting))
+        for name in sorted(made_by_us(folder) - names):
+            if name.casefold() not in moved and kind_of(folder / name) == PLAIN_FILE:
+                (folder / name).unlink()
+        for name in sorted(waiting, key=lambda name: name == MANIFEST_FILE):
+            move(ready / name, folder / name)
+    elif any(ready.iterdir()):
+        raise damaged_publication(ready, f"has no {MANIFEST_FILE}")
     sync_folder(folder)
     ready.rmdir()
 
 
-def strangers(folder: Path, names: Collection[str]) -> list[str]:
-    """Return the CSVs in a folder that are neither to be written nor to be replaced."""
-    found = {path.name for path in csv_paths(folder)}
-    return sorted(found - set(names) - files_of(folder))
+def check_ready(ready: Path) -> None:
+    """Raise if a publication is not a folder of nothing but files as exports make."""
+    kind = kind_of(ready)
+    if kind not in ("", FOLDER):
+        raise damaged_publication(ready, f"is {kind}")
+    for path in ready.iterdir() if kind else ():
+        if kind_of(path) != PLAIN_FILE or not SNAPSHOT_FILE.fullmatch(path.name):
+            raise damaged_publication(ready, f"holds {path.name}, {kind_of(path)}")
+
+
+def damaged_publication(ready: Path, what: str) -> SnapshotError:
+    return SnapshotError(
+        f"{ready} {what}: no export left it so",
+        hint="it is a snapshot that waits to be published: move it away, or export "
+        "again, to another folder if this one will not do",
+        code=EXIT_DAMAGED,
+    )
+
+
+def check_free(folder: Path, names: Iterable[str]) -> None:
+    """Raise if files that no export has made would be replaced."""
+    check_ready(folder / READY_FOLDER)
+    ours = {name.casefold() for name in made_by_us(folder)}
+    kinds = {name: kind_of(folder / name) for name in names}
+    taken = sorted(
+        name
+        for name, kind in kinds.items()
+        if kind and not (kind == PLAIN_FILE and name.casefold() in ours)
+    )
+    if taken:
+        raise SnapshotError(
+            f"{folder} holds {', '.join(taken)}, which no export has made",
+            hint="move what is there away, or name another folder",
+            code=EXIT_USAGE,
+        )
 
 
 def csv_paths(folder: Path) -> list[Path]:
@@ -5195,12 +5396,33 @@ def csv_paths(folder: Path) -> list[Path]:
     )
 
 
-def files_of(folder: Path) -> set[str]:
-    """Return the CSVs that a folder's manifest names; a damaged one names none."""
-    with contextlib.suppress(SnapshotError):
-        manifest = read_manifest(folder / MANIFEST_FILE)
-        return {each.path for each in manifest.resources} if manifest else set()
-    return set()
+def files_of(manifest: Manifest | None) -> set[str]:
+    """Return all files of a snapshot."""
+    if manifest is None:
+        return set()
+    csvs = {each.path for each in manifest.resources}
+    return {MANIFEST_FILE, *manifest.hashes, *csvs}
+
+
+# What a manifest looks like that may be cut short, edited or merged, and was ours.
+OUR_MANIFEST = re.compile(r'"postgresql":\s*\{\s*"format":')
+NAMED_FILE = re.compile(r'"path":\s*"([^/\\."][^/\\"]*\.csv(?:\.gz)?)"')
+SNAPSHOT_FILE = re.compile(r".+\.csv(\.gz)?|schema\.sql|catalog\.txt|datapackage\.json")
+
+
+def made_by_us(folder: Path) -> set[str]:
+    """Return the files in a folder that exports made: a manifest, be it damaged, says.
+
+    Those that wait to be published are among them.
+    """
+    found = set()
+    for place in (folder, folder / READY_FOLDER):
+        with contextlib.suppress(OSError):
+            text = read_plain(place / MANIFEST_FILE).decode(errors="replace")
+            if OUR_MANIFEST.search(text):
+                found |= {MANIFEST_FILE, SCHEMA_FILE, CATALOG_FILE}
+                found.update(NAMED_FILE.findall(text))
+    return found
 
 
 # ---- Export — the order of the job; no SQL, no open() --------------------------------
@@ -5262,6 +5484,7 @@ def export_from(
         source = begin_source(db, fetch_origin(db, settings), script, plan, report)
         suffix = CSV_SUFFIX + (GZIP_SUFFIX if plan.compressed else "")
         files = plan_files(source.catalog, source.tables, suffix)
+        check_free(plan.folder, [name for _, name in files])
         note_strangers(plan.folder, files, report)
         tasks = plan_tasks(db, files, stage, compressed=plan.compressed)
         jobs = Jobs(server, source.shared, plan.jobs or sensible_jobs(tasks), report)
@@ -5329,7 +5552,8 @@ def note_strangers(
     folder: Path, files: Iterable[tuple[Table, str]], report: Report
 ) -> None:
     """Name the CSVs in the folder that no export has made, as far as anybody knows."""
-    for name in strangers(folder, {name for _, name in files}):
+    known = made_by_us(folder) | {name for _, name in files}
+    for name in sorted({path.name for path in csv_paths(folder)} - known):
         report.note(
             f"note: {folder / name} is not of this snapshot;"
             " restore and verify refuse the folder until you move it away"
@@ -5936,9 +6160,11 @@ def keep_present(
     report.note(f"keeping what is in {settings} in {plan.keep}")
     going = [table for table, _ in tables_going(snapshot, before, plan)]
     lock_tables(db, going, "EXCLUSIVE")
-    file = plan.keep_schema_file or snapshot.folder / SCHEMA_FILE
+    own = plan.keep_schema_file
+    script = read_script(own) if own else snapshot.script
+    file = own or snapshot.folder / SCHEMA_FILE
     kept = ExportPlan(plan.keep, file, lock_timeout=plan.lock_timeout, hint=KEEP_HINT)
-    export_from(server, settings, read_script(file), kept, report)
+    export_from(server, settings, script, kept, report)
 
 
 KEEP_HINT = """\
@@ -6445,9 +6671,10 @@ def restore_table(db: Connection, load: Load, report: Report) -> Copied:
     relation, file = load.table.relation, load.file
     with (
         report.progress(str(relation), file.text_size) as advance,
-        CsvReader(file.path, advance) as stream,
+        CsvReader(file, advance) as stream,
     ):
         rows = copy_in_file(db, relation, file.header, stream, file.path.name)
+        stream.check_rows(rows)
     seconds = time.monotonic() - start
     copied = Copied(relation, rows, file.size, seconds, file.path.name)
     report.finished(copied)
@@ -6606,7 +6833,7 @@ def compare_rows(
             comparison = RowComparison(file.header, table.key, part, parts)
             label = f"comparing {table.relation}"
             with report.progress(label, file.text_size) as advance:
-                pair_rows(db, table, read_records(file.path, advance), comparison)
+                pair_rows(db, table, read_records(file, advance), comparison)
             if comparison.overflowed:
                 break
             found.append(comparison)
