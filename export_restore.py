@@ -40,7 +40,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 try:
     import fcntl
@@ -345,7 +345,7 @@ class SnapshotError(Exception):
         self.code = code
 
     def __str__(self) -> str:
-        message = super().__str__()
+        message = printable(super().__str__(), "")
         if not self.lines:
             return message
         return f"{message}:\n" + "\n".join(f"  {line}" for line in self.lines)
@@ -364,6 +364,13 @@ def excerpt(text: str, width: int = 60) -> str:
     """Return a text's beginning on one line."""
     line = " ".join(text.split())
     return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def printable(text: str, kept: str = "\n\t") -> str:
+    """Return text in which nothing but what is kept moves a terminal's cursor."""
+    return "".join(
+        letter if letter.isprintable() or letter in kept else "?" for letter in text
+    )
 
 
 def span(seconds: float) -> str:
@@ -394,9 +401,13 @@ class Relation:
 
 
 def quoted_when_needed(name: str) -> str:
-    """Return the name as a person would write it in SQL."""
+    """Return the name as a person would write it in SQL, on one line."""
     if re.fullmatch(r"[a-z_][a-z0-9_$]*", name):
         return name
+    if not name.isprintable():
+        plain = string.ascii_letters + string.digits + " _"
+        letters = (each if each in plain else f"\\+{ord(each):06X}" for each in name)
+        return f'U&"{"".join(letters)}"'
     return '"' + name.replace('"', '""') + '"'
 
 
@@ -832,7 +843,8 @@ class Settings:
 
 
 def called(database: str, host: str, port: int) -> str:
-    """Return what people call a database."""
+    """Return what people call a database, on one line."""
+    database, host = (printable(each, "") for each in (database, host))
     if host == EMBEDDED:
         return f"{database} on the embedded server"
     if host.startswith(("/", "@")):
@@ -2984,15 +2996,13 @@ def read_env_file(env_file: Path) -> dict[str, str]:
     }
 
 
+# Passwords have @, / and # in them, unescaped: the last @ before ? ends one. What comes
+# after ? is parameters; a further host is none: then the ? was the password's.
 DATABASE_URL = re.compile(
-    r"postgres(?:ql)?://(?:(?P<user>[^:@/?#]*)(?::(?P<password>[^@/?#]*))?@)?"
-    r"(?P<host>\[[^\]]*\]|[^:/?@#]*)(?::(?P<port>[^/?@]*))?"
-    r"(?:/(?P<dbname>[^?]*))?(?:\?(?P<query>.*))?",
-    re.DOTALL,
-)
-# A password with an unescaped @, # or / is common: then the last @ decides.
-LENIENT_URL = re.compile(
-    DATABASE_URL.pattern.replace("(?P<password>[^@/?#]*)", "(?P<password>.*)"),
+    r"postgres(?:ql)?://(?:(?P<user>[^:@/?#]*)(?::(?P<password>[^?]*))?@)?"
+    r"(?P<host>\[[^\]]*\]|[^:/?@#]*)(?::(?P<port>[0-9]*))?"
+    r"(?:/(?P<dbname>[^?@]*))?"
+    r"(?:\?(?P<query>(?:(?!\w+=[^&]*@[^&]*[/:])\w+=[^&]*&?)*))?",
     re.DOTALL,
 )
 URL_PARAMETERS = {
@@ -3010,7 +3020,7 @@ REFUSED_PARAMETERS = ("options", "hostaddr", "service", "sslcert", "sslkey", "ss
 
 def parse_database_url(url: str, env_file: Path) -> dict[str, str]:
     """Return a connection URL's parts under the names of the DB_ keys."""
-    match = DATABASE_URL.fullmatch(url) or LENIENT_URL.fullmatch(url)
+    match = DATABASE_URL.fullmatch(url)
     parts = match.groupdict() if match else {}
     query = dict(urllib.parse.parse_qsl(parts.pop("query", None) or ""))
     refused = [name for name in REFUSED_PARAMETERS if name in query]
@@ -3019,7 +3029,8 @@ def parse_database_url(url: str, env_file: Path) -> dict[str, str]:
             f"DATABASE_URL in {env_file} has the parameter {refused[0]}"
             if refused
             else f"DATABASE_URL in {env_file} is no PostgreSQL URL",
-            hint="write DATABASE_URL=postgresql://user:password@host:5432/name",
+            hint="write DATABASE_URL=postgresql://user:password@host:5432/name, in the "
+            "password %3F for ?, or give DB_HOST, DB_USER … instead",
             code=EXIT_USAGE,
         )
     given = {name: urllib.parse.unquote(part) for name, part in parts.items() if part}
@@ -3032,10 +3043,11 @@ def parse_database_url(url: str, env_file: Path) -> dict[str, str]:
 
 
 def check_keys(values: Mapping[str, str], env_file: Path) -> None:
-    """Raise SnapshotError naming every required key that is missing or empty."""
+    """Raise SnapshotError naming every key that is missing, empty or binary."""
     by_socket = values.get("DB_HOST", "").startswith(("/", "@"))
     required = REQUIRED_KEYS[:-1] if by_socket else REQUIRED_KEYS
     missing = [key for key in required if not values.get(key)]
+    missing += [key for key in values if "\0" in values[key]]  # %00 in a URL
     if missing:
         raise SnapshotError(
             f"missing or empty in {env_file}: {', '.join(missing)}",
@@ -7125,7 +7137,7 @@ class Report:
     def confirm(self, question: str, wanted: str) -> None:
         """Ask a person to type a word; raise SnapshotError for anything else."""
         with self.aside():
-            print(question, end="", file=sys.stderr, flush=True)
+            self._print(question, end="")
             answer = ""
             try:
                 answer = sys.stdin.readline()
@@ -7150,7 +7162,7 @@ class Report:
 
     def finished(self, copied: Copied, verdict: str = "") -> None:
         """Say that a table is done; where no bar shows, the result says so soon."""
-        name = printable(excerpt(str(copied.relation), LABEL_WIDTH))
+        name = excerpt(str(copied.relation), LABEL_WIDTH)
         line = (
             f"{name:<20}  {copied.rows:>11,} rows  "
             f"{human_size(copied.size):>8}  {copied.seconds:>8.2f} s  {verdict}"
@@ -7167,7 +7179,11 @@ class Report:
 
     def _say(self, text: str) -> None:
         with self.aside():
-            print(text, file=sys.stderr, flush=True)
+            self._print(text)
+
+    def _print(self, text: str, *, end: str = "\n", to: TextIO | None = None) -> None:
+        """Print for people; rows, names and servers may hold more than text."""
+        print(printable(text), end=end, file=to or sys.stderr, flush=True)
 
     # The bar.
 
@@ -7252,7 +7268,7 @@ class Report:
         self.doing("")
         if not self.as_json:
             with self.aside():
-                print(text)
+                self._print(text, to=sys.stdout)
 
     @contextlib.contextmanager
     def within(self, key: str) -> Iterator[None]:
@@ -7304,19 +7320,19 @@ class Report:
     def failed(self, error: Exception) -> int:
         """Say what went wrong, and what to do; return the exit status."""
         plain = in_plain_words(error)
-        print(f"{self._program}: error: {plain}", file=sys.stderr)
+        self._print(f"{self._program}: error: {plain}")
         if plain.hint:
-            print(f"hint: {plain.hint}", file=sys.stderr)
+            self._print(f"hint: {printable(plain.hint, '')}")
         cause = error if plain is not error else error.__cause__
         if self.verbose and cause is not None:
             said = str(cause).strip().replace("\n", "\n  ")
-            print(f"cause: {type(cause).__name__}: {said}", file=sys.stderr)
+            self._print(f"cause: {type(cause).__name__}: {said}")
         self.record(error=plain.args[0], hint=plain.hint, lines=plain.lines)
         return plain.code
 
     def ended(self, how: str, status: int) -> int:
         """Say that somebody ended the command; return the exit status."""
-        print(f"{self._program}: {how}", file=sys.stderr)
+        self._print(f"{self._program}: {how}")
         self.record(error=how, hint="", lines=())
         return status
 
@@ -7500,11 +7516,6 @@ def human_time(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s" if minutes else f"{rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
-
-
-def printable(text: str) -> str:
-    """Return text in which nothing moves a terminal's cursor."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def terminal_width() -> int:
