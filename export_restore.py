@@ -7956,6 +7956,9 @@ examples:
     python export_restore.py restore --env-file supabase.env --dry-run
   Replace the rows of one table, where migrations own the schema:
     python export_restore.py restore --data-only --tables leads
+
+As a superuser you let schema.sql use the server's files and programs; --dry-run
+does not take that back, nor nextval.
 """
 
 VERIFY_EXAMPLES = """\
