@@ -14,6 +14,11 @@ schema:    write schema.sql for a database that is there already
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(2) is signal.default_int_handler:
+    signal.signal(2, signal.SIG_DFL)  # Ctrl-C while nothing has begun needs no words
+
 import argparse
 import bisect
 import codecs
@@ -27,7 +32,6 @@ import itertools
 import os
 import re
 import select
-import signal
 import stat
 import string
 import sys
@@ -283,6 +287,7 @@ CONNECTION_HINTS = (
 )  # fmt: skip
 
 LOCK_NOT_AVAILABLE = "55P03"
+PREPARED = "a prepared transaction (see pg_prepared_xacts)"
 
 # SQLSTATEs that a user can do something about, and what.
 SQLSTATE_HINTS = {
@@ -321,6 +326,11 @@ STATEMENT_HINTS = (
      r"language)|must be superuser",
      "only a superuser may, and on servers of ours nothing of a snapshot runs as one: "
      "use a server where DB_USER is one (rehearse --env-file FILE)"),
+    (r"permission denied to create database",
+     "ALTER ROLE … CREATEDB lets it; or rehearse without --env-file, on a private "
+     "server"),
+    (re.escape(PREPARED),
+     "end it (ROLLBACK PREPARED, with its gid), or try again later"),
     (r"not allowed in transaction mode",
      "use the session pooler: DB_PORT=5432"),
 )  # fmt: skip
@@ -716,7 +726,7 @@ class Holder:
 
     def __str__(self) -> str:
         if not self.pid:
-            return "a prepared transaction (see pg_prepared_xacts)"
+            return PREPARED
         open_for = self.since is not None and f"its transaction {span(self.since)} old"
         facts = (self.user and f"user {self.user}", self.application, self.state)
         known = ", ".join(fact for fact in (*facts, open_for) if fact)
@@ -1183,25 +1193,28 @@ def statement_of(
 
 
 def mentioned_names(script: Iterable[Token]) -> Iterator[str]:
-    """Yield every identifier of the tokens; in dollar quotes, those of strings, too."""
-    for token in script:
-        if token.kind in ("word", "name"):
-            yield token.name
-        elif token.kind == "dollar":
-            body = token.text.split("$", 2)[2].rsplit("$", 2)[0]
-            with contextlib.suppress(SnapshotError):  # a body in another language
-                inner = list(tokens(body, ""))
-                yield from mentioned_names(inner)
-                yield from names_in_strings(inner)
+    """Yield every identifier of the tokens, those in dollar quotes and in them, too.
+
+    In dollar quotes strings may name tables: EXECUTE 'CREATE TABLE …' makes one.
+    """
+    pending = [(script, False)]
+    while pending:
+        items, in_dollars = pending.pop()
+        for token in items:
+            if token.kind in ("word", "name"):
+                yield token.name
+            elif token.kind == "dollar":
+                body = token.text.split("$", 2)[2].rsplit("$", 2)[0]
+                with contextlib.suppress(SnapshotError):  # a body in another language
+                    pending.append((list(tokens(body, "")), True))
+            elif token.kind == "string" and in_dollars:
+                text = token.text[token.text.index("'") + 1 : -1].replace("''", "'")
+                pending.append((until_open_quote(text), False))
 
 
-def names_in_strings(script: Iterable[Token]) -> Iterator[str]:
-    """Yield what may be names in strings: EXECUTE 'CREATE TABLE …' makes tables."""
-    for token in script:
-        if token.kind == "string":
-            text = token.text[token.text.index("'") + 1 : -1].replace("''", "'")
-            with contextlib.suppress(SnapshotError):
-                yield from mentioned_names(tokens(text, ""))
+def until_open_quote(text: str) -> Iterator[Token]:
+    with contextlib.suppress(SnapshotError):
+        yield from tokens(text, "")
 
 
 # A dump begins with its versions and a random key, and ends with that key.
@@ -1386,7 +1399,7 @@ def reason_of_extension(statement: Statement, server: ServerFacts) -> str:
     """Return why an extension must be left alone: it belongs to another role."""
     if not statement.begins(
         "COMMENT ON EXTENSION", "CREATE EXTENSION", "DROP EXTENSION", "ALTER EXTENSION"
-    ):
+    ) or statement.begins("CREATE EXTENSION IF NOT EXISTS"):
         return ""
     names = {token.name for token in statement.tokens} & server.others_extensions
     return f"the extension {min(names)} belongs to another role" if names else ""
@@ -1872,7 +1885,13 @@ def parse_manifest(text: str, name: str) -> Manifest:
         manifest = parsed_manifest(package)
         if manifest.hashes.keys() != {SCHEMA_FILE, CATALOG_FILE}:
             raise ValueError("it names other files than the snapshot has")
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        resources = manifest.resources
+        for names in ({e.path for e in resources}, {e.relation for e in resources}):
+            if len(names) < len(resources):
+                raise ValueError("it names a file or a table twice")
+    except (
+        ValueError, LookupError, TypeError, AttributeError, RecursionError
+    ) as error:  # fmt: skip
         raise SnapshotError(
             f"{name} is no manifest of a snapshot: {excerpt(reason(error))}",
             hint="export again, or delete it to restore without what it knows",
@@ -1898,12 +1917,12 @@ def parsed_manifest(package: Mapping[str, Any]) -> Manifest:
             for each in server["sequences"]
         },
         materialized_views={
-            parsed_relation(each): each["populated"]
+            parsed_relation(each): bool(each["populated"])
             for each in server["materialized_views"]
         },
         left_out=tuple(map(parsed_relation, server["left_out"])),
         hashes={
-            file: digest.removeprefix("sha256:")
+            file: worded(digest).removeprefix("sha256:")
             for file, digest in server["files"].items()
         },
     )
@@ -1937,25 +1956,26 @@ def whole(value: object) -> int:
 
 
 def worded(value: object) -> str:
-    """Return the value if it is a text; raise TypeError if it is none."""
-    if not isinstance(value, str):
+    """Return the value if it is a text; raise TypeError or ValueError if it is none."""
+    if not isinstance(value, str) or "\0" in value:
         raise TypeError(f"{value!r} is no text")
+    value.encode()  # not with half a character
     return value
 
 
 def parsed_relation(entry: Mapping[str, str]) -> Relation:
-    return Relation(entry["schema"], entry["name"])
+    return Relation(worded(entry["schema"]), worded(entry["name"]))
 
 
 def parsed_resource(entry: Mapping[str, Any]) -> Resource:
     """Return one table's part of a manifest; its path must stay in the folder."""
     table = entry["postgresql"]
-    path = entry["path"]
+    path = worded(entry["path"])
     if not re.fullmatch(r"[^/\\.][^/\\]*\.csv(\.gz)?", path):
         raise ValueError(f"unsafe path {path}")
     schema = entry.get("schema", {"fields": []})
     fields = [
-        Field(field["name"], kind, "constraints" in field)
+        Field(worded(field["name"]), worded(kind), "constraints" in field)
         for field, kind in zip(schema["fields"], table["types"], strict=True)
     ]
     return Resource(
@@ -1963,15 +1983,15 @@ def parsed_resource(entry: Mapping[str, Any]) -> Resource:
         relation=parsed_relation(table),
         rows=whole(table["rows"]),
         size=whole(entry["bytes"]),
-        sha256=entry["hash"].removeprefix("sha256:"),
-        text_sha256=table.get("text", entry["hash"]).removeprefix("sha256:"),
+        sha256=worded(entry["hash"]).removeprefix("sha256:"),
+        text_sha256=worded(table.get("text", entry["hash"])).removeprefix("sha256:"),
         fields=tuple(fields),
-        key=tuple(schema.get("primaryKey", ())),
+        key=tuple(map(worded, schema.get("primaryKey", ()))),
         references=tuple(
             Reference(
-                tuple(key["fields"]),
-                key["reference"]["path"],
-                tuple(key["reference"]["fields"]),
+                tuple(map(worded, key["fields"])),
+                worded(key["reference"]["path"]),
+                tuple(map(worded, key["reference"]["fields"])),
             )
             for key in schema.get("foreignKeys", ())
         ),
@@ -2104,7 +2124,10 @@ class RowComparison:
         cells = csv_cells(record)
         shown = self._key_columns or range(len(self._columns))
         return RowName(
-            tuple((self._columns[i], cell_text(cells[i])) for i in shown),
+            # A row that was made by hand may be short.
+            tuple(
+                (self._columns[i], cell_text(cells[i])) for i in shown if i < len(cells)
+            ),
             tuple(changed),
         )
 
@@ -5477,7 +5500,7 @@ class GzipWriter(Hasher):
         self.file = CsvWriter(path, lambda size: None)
         self._gzip = zlib.compressobj(GZIP_LEVEL, wbits=16 + zlib.MAX_WBITS)
         self._chunks: queue.Queue[bytes | None] = queue.Queue(WRITE_AHEAD)
-        self._error: OSError | None = None
+        self._error: Exception | None = None
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
@@ -5498,11 +5521,11 @@ class GzipWriter(Hasher):
 
     def _compress(self, chunk: bytes | None) -> None:
         gzip = self._gzip
-        data = gzip.flush() if chunk is None else gzip.compress(chunk)
         try:
+            data = gzip.flush() if chunk is None else gzip.compress(chunk)
             while data and self._error is None:
                 data = data[self.file.write(data) :]
-        except OSError as error:
+        except Exception as error:  # a thread that ends would keep the others waiting
             self._error = error
 
     def close(self) -> None:
@@ -5665,11 +5688,16 @@ def lockable_folder(folder: Path) -> Iterator[Callable[[str], bool]]:
 
 def make_folder(folder: Path) -> None:
     """Make a folder, and what it lies in, for its owner alone whatever the umask."""
-    if not folder.exists():
-        make_folder(folder.parent)
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir()
-            folder.chmod(0o700)
+    if folder.is_dir():
+        return
+    if folder.exists():
+        raise SnapshotError(
+            f"{folder} is no folder", hint="name another one", code=EXIT_USAGE
+        )
+    make_folder(folder.parent)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir()
+        folder.chmod(0o700)
 
 
 def remove_abandoned(folder: Path) -> None:
@@ -5976,16 +6004,19 @@ def begin_with_locks(
     Which tables to lock is only known from a snapshot before it: look again until no
     table came or went in between.
     """
-    begin_export(db, ())
-    locked = choose(list(fetch_tables(db)))
     while True:
+        begin_export(db, ())
+        locked = choose(list(fetch_tables(db)))
         rollback(db)
-        begin_export(db, locked)
-        catalog = fetch_catalog(db)
-        chosen = choose(catalog.tables)
-        if {table.oid for table in chosen} == {table.oid for table in locked}:
-            return catalog, chosen
-        locked = chosen
+        # One of them may be gone, or have another name.
+        gone = (psycopg2.errors.UndefinedTable, psycopg2.errors.InvalidSchemaName)
+        with contextlib.suppress(*gone):
+            begin_export(db, locked)
+            catalog = fetch_catalog(db)
+            chosen = choose(catalog.tables)
+            if {table.oid for table in chosen} == {table.oid for table in locked}:
+                return catalog, chosen
+        rollback(db)
 
 
 def check_exportable(
@@ -6298,6 +6329,18 @@ class Jobs:
     snapshot: str  # its name; empty: it is not to be shared
     count: int
     report: Report
+    died: list[BaseException] = dataclasses.field(default_factory=list)  # of threads
+
+
+@contextlib.contextmanager
+def noting_dead_threads(died: list[BaseException]) -> Iterator[None]:
+    """Note what threads die of, for who waits for one would wait for ever."""
+    before = threading.excepthook
+    threading.excepthook = lambda args: died.append(args.exc_value or SystemExit())
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def copy_in_processes(
@@ -6315,9 +6358,12 @@ def copy_in_processes(
     copied = context.Value("q", 0)
     tables = list({task.table.oid: task.table for task in tasks}.values())
     beginning = (jobs.server, jobs.snapshot, tables, copied)
-    with concurrent.futures.ProcessPoolExecutor(
-        min(jobs.count, len(tasks), MOST_PROCESSES), context, start_job, beginning
-    ) as pool:
+    with (
+        noting_dead_threads(jobs.died),
+        concurrent.futures.ProcessPoolExecutor(
+            min(jobs.count, len(tasks), MOST_PROCESSES), context, start_job, beginning
+        ) as pool,
+    ):
         try:
             # Nobody may hold stderr in a process that forks; and one that is half
             # started has no owner.
@@ -6356,6 +6402,8 @@ def gather(
         ready, _ = concurrent.futures.wait(
             waiting, 0.1, concurrent.futures.FIRST_COMPLETED
         )
+        if jobs.died:
+            raise jobs.died[0]
         jobs.report.advance(copied.value - told)
         told = copied.value
         for future in ready:
@@ -6381,9 +6429,9 @@ def start_job(
     """Connect, and join the transaction snapshot. Dies when the parent process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=die_with_parent, daemon=True).start()
     Job.copied = copied
-    with contextlib.suppress(SnapshotError):
+    with contextlib.suppress(Exception):  # then it does nothing
+        threading.Thread(target=die_with_parent, daemon=True).start()
         Job.db = join_snapshot(server, snapshot, tables)
 
 
@@ -7705,7 +7753,7 @@ class Report:
 
     def failed(self, error: Exception) -> int:
         """Say what went wrong, and what to do; return the exit status."""
-        plain = in_plain_words(error)
+        plain = in_plain_words(error, verbose=self.verbose)
         self._print(f"{self._program}: error: {plain}")
         if plain.hint:
             self._print(f"hint: {printable(plain.hint, '')}")
@@ -8333,6 +8381,8 @@ def run_command(
     with ending_on_signals() as signals:
         try:
             return report.close(outcome(report, parser, argv, signals))
+        except KeyboardInterrupt:  # while the end was told
+            return end_of(report, signals)
         except BrokenPipeError:
             # Nobody reads stdout any more; let the interpreter not complain at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -8357,7 +8407,7 @@ def outcome(
         return end_of(report, signals)
     except (SystemExit, BrokenPipeError):  # here: --help waits for no psycopg2
         raise
-    except (psycopg2.Error, SnapshotError, OSError) as error:
+    except Exception as error:
         # What ends a COPY comes back as an error of the server.
         return end_of(report, signals) if signals else report.failed(error)
 
@@ -8369,14 +8419,51 @@ def end_of(report: Report, signals: Collection[int]) -> int:
     return report.ended("interrupted", EXIT_INTERRUPTED)
 
 
-def in_plain_words(error: Exception) -> SnapshotError:
+def in_plain_words(error: Exception, *, verbose: bool) -> SnapshotError:
     """Return what the user is told of an error."""
     if isinstance(error, SnapshotError):
         return error
-    if isinstance(error, psycopg2.Error):
+    database = sys.modules.get("psycopg2")  # it may be what cannot be loaded
+    if database and isinstance(error, database.Error):
         return database_failure(error)
-    hint = "see whether the file or folder is there and yours, and not open elsewhere"
-    return SnapshotError(str(error), hint=hint)
+    if isinstance(error, OSError):
+        hint = "see whether the file or folder is there and yours, not open elsewhere"
+        return SnapshotError(str(error), hint=hint)
+    no_thread = isinstance(error, RuntimeError) and "thread" in str(error)
+    if isinstance(error, (MemoryError, ImportError)) or no_thread:
+        hint = "is memory short (ulimit -v)? else install requirements.txt again"
+        return SnapshotError(excerpt(str(error)) or "memory ran out", hint=hint)
+    where = keep_traceback(error) if verbose else "a file of which -v tells the name"
+    return SnapshotError(
+        f"a fault of this program: {type(error).__name__}: {excerpt(str(error))}",
+        hint=f"please report it, with the traceback in {where}",
+    )
+
+
+def keep_traceback(error: Exception) -> str:
+    """Write how an error came about into a new file; return its name."""
+    import traceback
+
+    descriptor, name = tempfile.mkstemp(".txt", "export_restore-traceback-")
+    with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as file:
+        file.writelines(traceback.format_exception(error))
+    return name
+
+
+def become_program() -> None:
+    """Set what holds for the whole process.
+
+    Names of files are UTF-8 in every locale, for a snapshot travels; what a thread of
+    ours dies of is told by what waits for it.
+    """
+    if sys.getfilesystemencoding() != "utf-8":
+        import locale
+
+        os.environ.setdefault("PYTHONIOENCODING", locale.getpreferredencoding(False))
+        again = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
+        os.execv(sys.executable, again)  # noqa: S606
+    threading.excepthook = lambda _: None
+    sys.unraisablehook = lambda _: None
 
 
 def main(argv: Seq[str] | None = None) -> int:
@@ -8386,4 +8473,5 @@ def main(argv: Seq[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    become_program()
     sys.exit(main())

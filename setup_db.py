@@ -6,6 +6,11 @@ Whatever the three tables held before is gone: every run gives a fresh baseline.
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(2) is signal.default_int_handler:
+    signal.signal(2, signal.SIG_DFL)  # Ctrl-C while nothing has begun needs no words
+
 import argparse
 import csv
 import io
@@ -32,6 +37,7 @@ from export_restore import (
     Report,
     Settings,
     SnapshotError,
+    become_program,
     begin_restore,
     commit,
     connected,
@@ -416,4 +422,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    become_program()
     sys.exit(main())
