@@ -6824,8 +6824,10 @@ def roll_forward(folder: Path) -> None:
         return
     if names := files_of(read_manifest(ready / MANIFEST_FILE)):
         waiting = {path.name for path in ready.iterdir()}
-        if not waiting <= names:
-            raise damaged_publication(ready, f"holds {min(waiting - names)}")
+        if not waiting <= names | {GIT_FILE}:
+            raise damaged_publication(
+                ready, f"holds {min(waiting - names - {GIT_FILE})}"
+            )
         # Where case does not count, an old name may by now be that of a new file.
         moved = set(map(str.casefold, names)) - set(map(str.casefold, waiting))
         for name in sorted(made_by_us(folder) - names):
@@ -6899,7 +6901,9 @@ def files_of(manifest: Manifest | None) -> set[str]:
 # What a manifest looks like that may be cut short, edited or merged, and was ours.
 OUR_MANIFEST = re.compile(r'"postgresql":\s*\{\s*"format":')
 NAMED_FILE = re.compile(r'"path":\s*"([^/\\."][^/\\"]*\.csv(?:\.gz)?)"')
-SNAPSHOT_FILE = re.compile(r".+\.csv(\.gz)?|schema\.sql|catalog\.txt|datapackage\.json")
+SNAPSHOT_FILE = re.compile(
+    r".+\.csv(\.gz)?|schema\.sql|catalog\.txt|datapackage\.json|\.gitattributes"
+)
 
 
 def is_beyond_reading(folder: Path) -> bool:
