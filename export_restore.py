@@ -8151,12 +8151,14 @@ def replay(
         statements = [each for each in statements if not sets_lock_timeout(each)]
     unknown = use_settings_of_source(db, settings_of_script(snapshot))
     file = f"{snapshot.folder / SCHEMA_FILE}"
-    execute(db, "SAVEPOINT script")
+    rest = [each for each in statements if not EMPTIES_PATH.match(each.text)]
+    by_dump = len(rest) < len(statements)
+    if by_dump:
+        execute(db, "SAVEPOINT script")
     try:
         skipped += run_script(db, statements, file)
     except SnapshotError as error:
-        rest = [each for each in statements if not EMPTIES_PATH.match(each.text)]
-        if len(rest) == len(statements) or not misses_names(error.__cause__):
+        if not (by_dump and misses_names(error.__cause__)):
             raise
         notes.append(
             f"note: {file} runs under the role's own search_path: under the empty one "
@@ -8164,7 +8166,6 @@ def replay(
         )
         execute(db, "ROLLBACK TO SAVEPOINT script")
         skipped += run_script(db, rest, file)
-    execute(db, "RELEASE SAVEPOINT script")
     skipped.sort(key=lambda skip: skip.line)
     report.record(skipped=[dataclasses.asdict(skip) for skip in skipped])
     notes += render_skips(skipped, SCHEMA_FILE)
@@ -8831,7 +8832,10 @@ def fault_of_replay(db: Connection, script: Script) -> str:
         cause = error.__cause__
         absent = isinstance(cause, psycopg2.Error) and cause.pgcode == NO_SUCH_SCHEMA
         if not (absent or find_lack(cause)):
-            return f"{error} ({error.hint})"
+            how = "restores under the role's own search_path alone"
+            if not misses_names(cause):
+                how = "does not restore as it stands"
+            return f"{how}: {error} ({error.hint})"
     return ""
 
 
@@ -9769,7 +9773,7 @@ def command_schema(arguments: argparse.Namespace, report: Report) -> int:
         names = list(map(str, blueprint.left_out))
         report.note(f"not in it: {render_left_out('what belongs to others', names)}")
     if blueprint.flaw:
-        report.note(f"note: it does not restore as it stands: {blueprint.flaw}")
+        report.note(f"note: it {blueprint.flaw}")
     if output:
         write_source(output, blueprint.text.encode())
     report.blueprint(blueprint, f"{output} describes {settings}" if output else "")
