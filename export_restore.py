@@ -5695,7 +5695,11 @@ GIVE_TO_OWNER = f"""
 
 
 def stop_if_last(server: OwnServer, db: Connection) -> None:
-    """Stop a server unless another process holds a connection as we do."""
+    """Stop a server unless another process holds a connection as we do.
+
+    A throw-away one has no other users; and one of ours that was interrupted may still
+    be at its end.
+    """
     query = """
         SELECT FROM pg_stat_activity
         WHERE usename = session_user AND backend_type = 'client backend'
@@ -5705,7 +5709,10 @@ def stop_if_last(server: OwnServer, db: Connection) -> None:
         lock("LOCK_EX")
         others = []
         with contextlib.suppress(psycopg2.Error):  # it is down
-            others = fetch(db, query)
+            for _ in range(0 if server.settings == THROW_AWAY else 3):
+                if not (others := fetch(db, query)):
+                    break
+                time.sleep(0.1)
         if not others:
             with contextlib.suppress(SnapshotError):
                 server.stop()
