@@ -2071,7 +2071,7 @@ def catalog_text(
 ) -> str:
     """Return a line of catalog.txt: expressions marked, names quoted when needed."""
     line = escaped(text)
-    place = 0
+    place = len(key_of(line))  # the name of t1 may have what its default is
     for expression in filter(None, expressions):
         part = escaped(expression)
         found = line.find(part, place)
@@ -2951,6 +2951,11 @@ LIST_LINES = f"""
                   WHERE k.conrelid = a.attrelid AND k.contype = 'n'
                     AND k.conkey = ARRAY[a.attnum] AND NOT k.convalidated)
                   THEN ' not valid' ELSE '' END
+           || CASE WHEN EXISTS (
+                  SELECT FROM pg_constraint AS k
+                  WHERE k.conrelid = a.attrelid AND k.contype = 'n'
+                    AND k.conkey = ARRAY[a.attnum] AND k.connoinherit)
+                  THEN ' no inherit' ELSE '' END
            || CASE a.attidentity WHEN 'a' THEN ' identity always'
                                  WHEN 'd' THEN ' identity by default' ELSE '' END
            || CASE a.attgenerated WHEN 's' THEN ' stored' WHEN 'v' THEN ' virtual'
@@ -2980,7 +2985,7 @@ LIST_LINES = f"""
                WHEN 'x' THEN {INDEX_EXPRESSIONS} END
     FROM relation JOIN pg_constraint AS k ON k.conrelid = relation.oid
     LEFT JOIN pg_index AS i ON k.contype = 'x' AND i.indexrelid = k.conindid
-    WHERE k.contype IN ('c', 'f', 'p', 'u', 'x') AND k.conparentid = 0
+    WHERE k.contype IN ('c', 'p', 'u', 'x') OR k.contype = 'f' AND k.conparentid = 0
     UNION ALL
     SELECT i.indexrelid, nspname, relname, NULL,
            format('index %%s: %%s', i.indexrelid::regclass,
@@ -2992,7 +2997,11 @@ LIST_LINES = f"""
                                     ORDER BY a.attnum)
                   FROM pg_attribute AS a
                   WHERE a.attrelid = i.indexrelid AND a.attstattarget >= 0), '')
-           || CASE WHEN i.indisvalid THEN '' ELSE '{INVALID}' END,
+           || coalesce(' attached to ' || (
+                  SELECT h.inhparent::regclass FROM pg_inherits AS h
+                  WHERE h.inhrelid = i.indexrelid), '')
+           -- A parent's is invalid until all partitions have attached theirs.
+           || CASE WHEN i.indisvalid OR relkind = 'p' THEN '' ELSE '{INVALID}' END,
            {INDEX_EXPRESSIONS}
     FROM relation JOIN pg_index AS i ON i.indrelid = relation.oid
     UNION ALL
@@ -3118,11 +3127,14 @@ LIST_OTHER_LINES = f"""
         WHERE {USER_SCHEMA}
     ), object(catalog, class, id, row) AS (
         SELECT 'pg_aggregate', 'pg_proc', aggfnoid::oid, to_jsonb(o)
-        FROM pg_aggregate AS o
+            || jsonb_build_object('arguments', pg_get_function_arguments(aggfnoid),
+                                  'parallel', p.proparallel)
+        FROM pg_aggregate AS o JOIN pg_proc AS p ON p.oid = aggfnoid
         UNION ALL SELECT 'pg_range', 'pg_type', rngtypid, to_jsonb(o)
         FROM pg_range AS o
         UNION ALL SELECT 'pg_type', 'pg_type', oid, to_jsonb(o)
-        FROM pg_type AS o WHERE typtype = 'b' AND typcategory <> 'A'
+        FROM pg_type AS o
+        WHERE typtype = 'b' AND typcategory <> 'A' OR NOT typisdefined
         UNION ALL SELECT 'pg_ts_config', 'pg_ts_config', oid, to_jsonb(o)
             || jsonb_build_object('map', (
                    SELECT string_agg(format('%%s %%s', m.maptokentype,
@@ -3166,12 +3178,28 @@ LIST_OTHER_LINES = f"""
                coalesce(o.row ->> 'amopfamily', o.row ->> 'amprocfamily')::oid)))
 """
 
-LIST_COMMENTS = f"""
-    SELECT d.objoid::bigint, format('comment on %%s %%s: ', i.type, i.identity),
-           d.description
-    FROM pg_description AS d,
+# What is said about an object: the oid that its line has, a key, and the text. A
+# composite type has that of its columns, and NOT NULL none of its own.
+LIST_REMARKS = f"""
+    SELECT coalesce(t.typrelid, k.conrelid, d.objoid)::bigint,
+           format('comment on %%s %%s: ', i.type, i.identity), d.description
+    FROM pg_description AS d
+    LEFT JOIN pg_type AS t ON d.classoid = 'pg_type'::regclass AND t.oid = d.objoid
+                          AND t.typtype = 'c'
+    LEFT JOIN pg_constraint AS k ON d.classoid = 'pg_constraint'::regclass
+                                AND k.oid = d.objoid AND k.contype = 'n',
          pg_identify_object(d.classoid, d.objoid, d.objsubid) AS i
-    WHERE d.objoid >= {FIRST_OID_OF_USERS} AND d.classoid <> 'pg_extension'::regclass
+    WHERE d.classoid <> 'pg_extension'::regclass
+      AND (d.objoid >= {FIRST_OID_OF_USERS}
+           OR d.classoid = 'pg_namespace'::regclass
+              AND d.description <> 'standard public schema')
+    UNION ALL
+    SELECT d.objid, format('dependency of %%s %%s: ', i.type, i.identity),
+           string_agg('extension ' || e.extname, ', ' ORDER BY e.extname COLLATE "C")
+    FROM pg_depend AS d JOIN pg_extension AS e ON e.oid = d.refobjid,
+         pg_identify_object(d.classid, d.objid, d.objsubid) AS i
+    WHERE d.deptype = 'x' AND d.refclassid = 'pg_extension'::regclass
+    GROUP BY d.objid, i.type, i.identity
 """
 
 # A table that was never analyzed has reltuples -1: nobody knows.
@@ -4254,7 +4282,7 @@ def fetch_catalog_lines(
         CatalogLine(
             catalog_text(on, (), keywords) + escaped(text), known[oid], oid, None
         )
-        for oid, on, text in list_catalog(db, LIST_COMMENTS)
+        for oid, on, text in list_catalog(db, LIST_REMARKS)
         if oid in known
     ]
     execute(db, "SET LOCAL quote_all_identifiers TO off")
@@ -6965,7 +6993,7 @@ class Replayed:
             if line.text not in there
             and line.key not in expected
             and line.kind != COLUMN_ORDER
-            and (line.kind != "comment" or line.oid in objects)
+            and (line.kind not in REMARKS or line.oid in objects)
             and self.mattered(line, changed=line.key in keys)
         ]
 
@@ -6998,6 +7026,7 @@ class Replayed:
         ]  # fmt: skip
 
 
+REMARKS = ("comment", "dependency")
 # What keeps rows from people who may read the table.
 GUARDS = ("policy", "row security of", "forced row security of")
 WHOLE_RELATIONS = (
