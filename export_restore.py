@@ -2045,12 +2045,14 @@ def parsed_resource(entry: Mapping[str, Any]) -> Resource:
 
 
 # Words that newer versions keep for themselves: what an older one prints has to mean
-# the same to them. A bare json is the type to all.
+# the same to them. A bare json is the type to all; 15 prints it with its schema where
+# names are to be whole.
 NEWER_KEYWORDS = (
     "json_array", "json_arrayagg", "json_exists", "json_object", "json_objectagg",
     "json_query", "json_scalar", "json_serialize", "json_table", "json_value",
     "merge_action", "system_user",
 )  # fmt: skip
+WHOLE_JSON = re.compile(r"\bpg_catalog\.json\b")
 # In catalog.txt expressions stand between these.
 EXPRESSION = re.compile("‹([^›]*)›")
 UNPRINTABLE = re.compile(r"[\\‹›\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -2078,7 +2080,7 @@ def catalog_text(
         if found >= 0:
             line = f"{line[:found]}‹{part}›{line[found + len(part) :]}"
             place = found + len(part) + 2
-    return without_quotes(line, keywords)
+    return WHOLE_JSON.sub("json", without_quotes(line, keywords))
 
 
 def escaped(text: str) -> str:
