@@ -541,7 +541,7 @@ class CatalogLine:
     @property
     def is_invalid(self) -> bool:
         """Tell whether it is an index that PostgreSQL does not use, and no dump has."""
-        return self.text.endswith(INVALID)
+        return self.kind == "index" and self.text.endswith(INVALID)
 
     @property
     def kind(self) -> str:
@@ -2053,6 +2053,8 @@ NEWER_KEYWORDS = (
     "merge_action", "system_user",
 )  # fmt: skip
 WHOLE_JSON = re.compile(r"\bpg_catalog\.json\b")
+# What short expressions come after: names may have the same letters in them.
+LEADS = (" default ", "CHECK (", " WHERE ", " WHERE (", " using ", " check ", " WHEN (")
 # In catalog.txt expressions stand between these.
 EXPRESSION = re.compile("‹([^›]*)›")
 UNPRINTABLE = re.compile(r"[\\‹›\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -2073,13 +2075,15 @@ def catalog_text(
 ) -> str:
     """Return a line of catalog.txt: expressions marked, names quoted when needed."""
     line = escaped(text)
-    place = len(key_of(line))  # the name of t1 may have what its default is
+    place = len(key_of(line))
     for expression in filter(None, expressions):
         part = escaped(expression)
-        found = line.find(part, place)
+        lead = next((each for each in LEADS if each + part in line[place:]), "")
+        found = line.find(lead + part, place)
         if found >= 0:
-            line = f"{line[:found]}‹{part}›{line[found + len(part) :]}"
-            place = found + len(part) + 2
+            start = found + len(lead)
+            line = f"{line[:start]}‹{part}›{line[start + len(part) :]}"
+            place = start + len(part) + 2
     return WHOLE_JSON.sub("json", without_quotes(line, keywords))
 
 
@@ -3171,6 +3175,7 @@ LIST_OTHER_LINES = f"""
     FROM object AS o, pg_identify_object(o.class::regclass, o.id, 0) AS i
     WHERE o.id >= {FIRST_OID_OF_USERS}
       AND (i.schema IS NULL OR i.schema IN (SELECT name FROM own))
+      AND o.row ->> 'oprcode' IS DISTINCT FROM '-'  -- no more than a name yet
       AND NOT EXISTS (
           SELECT FROM pg_depend AS d
           WHERE (d.deptype = 'e' OR d.deptype = 'i' AND o.class = 'pg_cast')
@@ -7324,6 +7329,8 @@ def check_unaltered(
     then, now = (
         [
             dataclasses.replace(line, text=line.text.removesuffix(INVALID))
+            if line.is_invalid
+            else line
             for line in lines
             if line.relation in names
         ]

@@ -112,6 +112,9 @@ line" text, "{brace}" text);
         CREATE INDEX top_only ON ONLY ix_part (a);
         CREATE INDEX in_one ON ix_part_1 (a);
         ALTER INDEX top_only ATTACH PARTITION in_one;
+        CREATE TABLE ix_state (id int, invalid boolean);
+        CREATE INDEX ix_state_invalid_idx ON ix_state (id) WHERE invalid;
+        COMMENT ON INDEX ix_state_invalid_idx IS 'on those that are invalid';
         CREATE TABLE ix_ref (id int, a int, FOREIGN KEY (id, a) REFERENCES ix_part,
             k int REFERENCES ix (a));
         """,
