@@ -588,7 +588,7 @@ class CatalogLine:
     @property
     def is_invalid(self) -> bool:
         """Tell whether it is an index that PostgreSQL does not use, and no dump has."""
-        return self.text.endswith(INVALID)
+        return self.kind == "index" and self.text.endswith(INVALID)
 
     @property
     def kind(self) -> str:
@@ -2085,12 +2085,16 @@ def parsed_resource(entry: Mapping[str, Any]) -> Resource:
 
 
 # Words that newer versions keep for themselves: what an older one prints has to mean
-# the same to them. A bare json is the type to all.
+# the same to them. A bare json is the type to all; 15 prints it with its schema where
+# names are to be whole.
 NEWER_KEYWORDS = (
     "json_array", "json_arrayagg", "json_exists", "json_object", "json_objectagg",
     "json_query", "json_scalar", "json_serialize", "json_table", "json_value",
     "merge_action", "system_user",
 )  # fmt: skip
+WHOLE_JSON = re.compile(r"\bpg_catalog\.json\b")
+# What short expressions come after: names may have the same letters in them.
+LEADS = (" default ", "CHECK (", " WHERE ", " WHERE (", " using ", " check ", " WHEN (")
 # In catalog.txt expressions stand between these.
 EXPRESSION = re.compile("‹([^›]*)›")
 UNPRINTABLE = re.compile(r"[\\‹›\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -2111,14 +2115,16 @@ def catalog_text(
 ) -> str:
     """Return a line of catalog.txt: expressions marked, names quoted when needed."""
     line = escaped(text)
-    place = 0
+    place = len(key_of(line))
     for expression in filter(None, expressions):
         part = escaped(expression)
-        found = line.find(part, place)
+        lead = next((each for each in LEADS if each + part in line[place:]), "")
+        found = line.find(lead + part, place)
         if found >= 0:
-            line = f"{line[:found]}‹{part}›{line[found + len(part) :]}"
-            place = found + len(part) + 2
-    return without_quotes(line, keywords)
+            start = found + len(lead)
+            line = f"{line[:start]}‹{part}›{line[start + len(part) :]}"
+            place = start + len(part) + 2
+    return WHOLE_JSON.sub("json", without_quotes(line, keywords))
 
 
 def escaped(text: str) -> str:
@@ -3053,6 +3059,11 @@ LIST_LINES = f"""
                   WHERE k.conrelid = a.attrelid AND k.contype = 'n'
                     AND k.conkey = ARRAY[a.attnum] AND NOT k.convalidated)
                   THEN ' not valid' ELSE '' END
+           || CASE WHEN EXISTS (
+                  SELECT FROM pg_constraint AS k
+                  WHERE k.conrelid = a.attrelid AND k.contype = 'n'
+                    AND k.conkey = ARRAY[a.attnum] AND k.connoinherit)
+                  THEN ' no inherit' ELSE '' END
            || CASE a.attidentity WHEN 'a' THEN ' identity always'
                                  WHEN 'd' THEN ' identity by default' ELSE '' END
            || CASE a.attgenerated WHEN 's' THEN ' stored' WHEN 'v' THEN ' virtual'
@@ -3082,7 +3093,7 @@ LIST_LINES = f"""
                WHEN 'x' THEN {INDEX_EXPRESSIONS} END
     FROM relation JOIN pg_constraint AS k ON k.conrelid = relation.oid
     LEFT JOIN pg_index AS i ON k.contype = 'x' AND i.indexrelid = k.conindid
-    WHERE k.contype IN ('c', 'f', 'p', 'u', 'x') AND k.conparentid = 0
+    WHERE k.contype IN ('c', 'p', 'u', 'x') OR k.contype = 'f' AND k.conparentid = 0
     UNION ALL
     SELECT i.indexrelid, nspname, relname, NULL,
            format('index %%s: %%s', i.indexrelid::regclass,
@@ -3094,7 +3105,11 @@ LIST_LINES = f"""
                                     ORDER BY a.attnum)
                   FROM pg_attribute AS a
                   WHERE a.attrelid = i.indexrelid AND a.attstattarget >= 0), '')
-           || CASE WHEN i.indisvalid THEN '' ELSE '{INVALID}' END,
+           || coalesce(' attached to ' || (
+                  SELECT h.inhparent::regclass FROM pg_inherits AS h
+                  WHERE h.inhrelid = i.indexrelid), '')
+           -- A parent's is invalid until all partitions have attached theirs.
+           || CASE WHEN i.indisvalid OR relkind = 'p' THEN '' ELSE '{INVALID}' END,
            {INDEX_EXPRESSIONS}
     FROM relation JOIN pg_index AS i ON i.indrelid = relation.oid
     UNION ALL
@@ -3220,11 +3235,14 @@ LIST_OTHER_LINES = f"""
         WHERE {USER_SCHEMA}
     ), object(catalog, class, id, row) AS (
         SELECT 'pg_aggregate', 'pg_proc', aggfnoid::oid, to_jsonb(o)
-        FROM pg_aggregate AS o
+            || jsonb_build_object('arguments', pg_get_function_arguments(aggfnoid),
+                                  'parallel', p.proparallel)
+        FROM pg_aggregate AS o JOIN pg_proc AS p ON p.oid = aggfnoid
         UNION ALL SELECT 'pg_range', 'pg_type', rngtypid, to_jsonb(o)
         FROM pg_range AS o
         UNION ALL SELECT 'pg_type', 'pg_type', oid, to_jsonb(o)
-        FROM pg_type AS o WHERE typtype = 'b' AND typcategory <> 'A'
+        FROM pg_type AS o
+        WHERE typtype = 'b' AND typcategory <> 'A' OR NOT typisdefined
         UNION ALL SELECT 'pg_ts_config', 'pg_ts_config', oid, to_jsonb(o)
             || jsonb_build_object('map', (
                    SELECT string_agg(format('%%s %%s', m.maptokentype,
@@ -3259,6 +3277,7 @@ LIST_OTHER_LINES = f"""
     FROM object AS o, pg_identify_object(o.class::regclass, o.id, 0) AS i
     WHERE o.id >= {FIRST_OID_OF_USERS}
       AND (i.schema IS NULL OR i.schema IN (SELECT name FROM own))
+      AND o.row ->> 'oprcode' IS DISTINCT FROM '-'  -- no more than a name yet
       AND NOT EXISTS (
           SELECT FROM pg_depend AS d
           WHERE (d.deptype = 'e' OR d.deptype = 'i' AND o.class = 'pg_cast')
@@ -3268,12 +3287,28 @@ LIST_OTHER_LINES = f"""
                coalesce(o.row ->> 'amopfamily', o.row ->> 'amprocfamily')::oid)))
 """
 
-LIST_COMMENTS = f"""
-    SELECT d.objoid::bigint, format('comment on %%s %%s: ', i.type, i.identity),
-           d.description
-    FROM pg_description AS d,
+# What is said about an object: the oid that its line has, a key, and the text. A
+# composite type has that of its columns, and NOT NULL none of its own.
+LIST_REMARKS = f"""
+    SELECT coalesce(t.typrelid, k.conrelid, d.objoid)::bigint,
+           format('comment on %%s %%s: ', i.type, i.identity), d.description
+    FROM pg_description AS d
+    LEFT JOIN pg_type AS t ON d.classoid = 'pg_type'::regclass AND t.oid = d.objoid
+                          AND t.typtype = 'c'
+    LEFT JOIN pg_constraint AS k ON d.classoid = 'pg_constraint'::regclass
+                                AND k.oid = d.objoid AND k.contype = 'n',
          pg_identify_object(d.classoid, d.objoid, d.objsubid) AS i
-    WHERE d.objoid >= {FIRST_OID_OF_USERS} AND d.classoid <> 'pg_extension'::regclass
+    WHERE d.classoid <> 'pg_extension'::regclass
+      AND (d.objoid >= {FIRST_OID_OF_USERS}
+           OR d.classoid = 'pg_namespace'::regclass
+              AND d.description <> 'standard public schema')
+    UNION ALL
+    SELECT d.objid, format('dependency of %%s %%s: ', i.type, i.identity),
+           string_agg('extension ' || e.extname, ', ' ORDER BY e.extname COLLATE "C")
+    FROM pg_depend AS d JOIN pg_extension AS e ON e.oid = d.refobjid,
+         pg_identify_object(d.classid, d.objid, d.objsubid) AS i
+    WHERE d.deptype = 'x' AND d.refclassid = 'pg_extension'::regclass
+    GROUP BY d.objid, i.type, i.identity
 """
 
 # A table that was never analyzed has reltuples -1: nobody knows.
@@ -4407,7 +4442,7 @@ def fetch_catalog_lines(
         CatalogLine(
             catalog_text(on, (), keywords) + escaped(text), known[oid], oid, None
         )
-        for oid, on, text in list_catalog(db, LIST_COMMENTS)
+        for oid, on, text in list_catalog(db, LIST_REMARKS)
         if oid in known
     ]
     execute(db, "SET LOCAL quote_all_identifiers TO off")
@@ -7865,7 +7900,7 @@ class Replayed:
             if line.text not in there
             and line.key not in expected
             and line.kind != COLUMN_ORDER
-            and (line.kind != "comment" or line.oid in objects)
+            and (line.kind not in REMARKS or line.oid in objects)
             and self.mattered(line, changed=line.key in keys)
         ]
 
@@ -7898,6 +7933,7 @@ class Replayed:
         ]  # fmt: skip
 
 
+REMARKS = ("comment", "dependency")
 # What keeps rows from people who may read the table.
 GUARDS = ("policy", "row security of", "forced row security of")
 WHOLE_RELATIONS = (
@@ -8264,6 +8300,8 @@ def check_unaltered(
     then, now = (
         [
             dataclasses.replace(line, text=line.text.removesuffix(INVALID))
+            if line.is_invalid
+            else line
             for line in lines
             if line.relation in names
         ]

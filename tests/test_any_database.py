@@ -112,6 +112,12 @@ line" text, "{brace}" text);
         ALTER INDEX top_lower ALTER COLUMN 1 SET STATISTICS 33;
         ALTER INDEX ix_part_1_lower_idx ALTER COLUMN 1 SET STATISTICS 44;
         ALTER INDEX top_lower DEPENDS ON EXTENSION plpgsql;
+        CREATE INDEX top_only ON ONLY ix_part (a);
+        CREATE INDEX in_one ON ix_part_1 (a);
+        ALTER INDEX top_only ATTACH PARTITION in_one;
+        CREATE TABLE ix_state (id int, invalid boolean);
+        CREATE INDEX ix_state_invalid_idx ON ix_state (id) WHERE invalid;
+        COMMENT ON INDEX ix_state_invalid_idx IS 'on those that are invalid';
         CREATE TABLE ix_ref (id int, a int, FOREIGN KEY (id, a) REFERENCES ix_part,
             k int REFERENCES ix (a));
         """,

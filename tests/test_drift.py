@@ -160,6 +160,7 @@ MADE = {
         "aggregate new_agg(integer)",
     "CREATE TYPE new_enum AS ENUM ('x')": "enum new_enum",
     "CREATE TYPE new_pair AS (a int)": "type new_pair",
+    "CREATE TYPE new_shell": "type new_shell",
     "CREATE TYPE new_range AS RANGE (subtype = int)": "range new_range",
     "CREATE DOMAIN new_domain AS int": "domain new_domain",
     "CREATE SEQUENCE new_sequence": "sequence new_sequence",
@@ -199,6 +200,12 @@ CHANGED = {
         "-statistics public.st: (d, f, m) on id, a from public.t statistics 50",
     "ALTER TABLE t6 REPLICA IDENTITY NOTHING": "-table public.t6: replica identity n",
     "COMMENT ON TABLE t7 IS 'x'": "-comment on table public.t7: x",
+    "COMMENT ON SCHEMA public IS 'ours'": "-comment on schema public: ours",
+    "COMMENT ON TYPE pair IS 'q'": "-comment on type public.pair: q",
+    "COMMENT ON CONSTRAINT parted_1_pkey ON parted_1 IS 'k'":
+        "-comment on table constraint parted_1_pkey on public.parted_1: k",
+    "COMMENT ON CONSTRAINT parted_a_not_null ON parted IS 'n'":
+        "-comment on table constraint parted_a_not_null on public.parted: n",
     "COMMENT ON COLUMN t7.b IS 'y'": "-comment on table column public.t7.b: y",
     "COMMENT ON FUNCTION f() IS 'z'": "-comment on function public.f(): z",
     "COMMENT ON CONSTRAINT positive_check ON DOMAIN positive IS 'c'":
@@ -216,6 +223,15 @@ CHANGED = {
     "DROP TABLE heir; CREATE TABLE heir () INHERITS (t9, t8)":
         "-table public.heir: inherits public.t9, public.t8",
     "ALTER INDEX lower_b ALTER COLUMN 1 SET STATISTICS 99": " statistics 1=99",
+    "ALTER INDEX above ATTACH PARTITION below": " attached to public.above",
+    "ALTER INDEX below DEPENDS ON EXTENSION plpgsql":
+        "-dependency of index public.below: extension plpgsql",
+    "ALTER FUNCTION f() DEPENDS ON EXTENSION plpgsql":
+        "-dependency of function public.f(): extension plpgsql",
+    "CREATE OR REPLACE AGGREGATE agg (int) (sfunc = int4pl, stype = int, initcond = '0',"
+    " parallel = safe)": " parallel=s",
+    "ALTER TABLE t8 ADD CONSTRAINT alone NOT NULL x NO INHERIT":
+        "-column public.t8.x: integer not null no inherit",
     "ALTER TABLE t7 ALTER b SET NOT NULL": "-column public.t7.b: text not null",
     "ALTER FUNCTION f() SET work_mem = '8MB'": "SET work_mem TO '8MB'",
     "ALTER VIEW v SET (security_invoker)": "-view public.v: with security_invoker=true",
@@ -226,6 +242,9 @@ MORE = """
     CREATE TABLE t8 (x int); CREATE TABLE t9 (y int);
     CREATE TABLE heir () INHERITS (t8, t9);
     CREATE STATISTICS st ON id, a FROM t; CREATE INDEX lower_b ON t7 (lower(b));
+    CREATE TABLE parted (a int PRIMARY KEY) PARTITION BY LIST (a);
+    CREATE TABLE parted_1 PARTITION OF parted FOR VALUES IN (1);
+    CREATE INDEX above ON ONLY parted (a); CREATE INDEX below ON parted_1 (a);
     CREATE OPERATOR FAMILY fam USING btree;
     CREATE TEXT SEARCH CONFIGURATION cfg (COPY = simple);
 """
@@ -265,6 +284,20 @@ def test_whatever_was_changed_stops_a_restore(
     result = run("restore", "--env-file", target.env_file(work), "-q")
     assert result.status == 3
     assert [each for each in CHANGED.values() if each not in result.err] == []
+
+
+@pytest.mark.parametrize("server", [18], indirect=True)
+def test_a_name_that_has_its_default_in_it(
+    source: Database, target: Database, work: Path, run: Run
+) -> None:
+    """The domain is another one now, and not gone."""
+    schema = "DROP DOMAIN IF EXISTS d1; CREATE DOMAIN d1 AS int DEFAULT {};"
+    target.execute(schema.format(1))
+    source.execute(schema.format(2) + "CREATE TABLE t (a d1)")
+    (work / "schema.sql").write_text(schema.format(2) + "CREATE TABLE t (a d1)")
+    assert run("export", "--env-file", source.env_file(work)).status == 0
+    result = run("restore", "--env-file", target.env_file(work))
+    assert (result.status, "dropped by" in result.err) == (0, False), result.err
 
 
 @pytest.mark.parametrize("server", [18], indirect=True)

@@ -118,6 +118,21 @@ def test_another_meaning(
         assert [name for name in statements if name not in text] == []
 
 
+# What each version prints in its own way.
+PRINTED_BY_VERSION = """;
+    CREATE TYPE pair AS (a int, b int);
+    CREATE FUNCTION as_json(pair) RETURNS json LANGUAGE sql IMMUTABLE
+        AS 'SELECT row_to_json($1)';
+    CREATE CAST (pair AS json) WITH FUNCTION as_json(pair);
+    CREATE FUNCTION size(json) RETURNS int LANGUAGE sql IMMUTABLE
+        AS 'SELECT length($1::text)';
+    COMMENT ON FUNCTION size(json) IS 'in characters';
+    CREATE OPERATOR @@ (RIGHTARG = json, FUNCTION = size);
+    CREATE FUNCTION later(json, json) RETURNS json LANGUAGE sql AS 'SELECT $2';
+    CREATE AGGREGATE last_json(json) (SFUNC = later, STYPE = json);
+"""
+
+
 @pytest.fixture
 def newer(server18: Server) -> Iterator[Database]:
     with server18.database() as database:
@@ -129,8 +144,8 @@ def test_between_versions(
     source: Database, newer: Database, work: Path, succeed: Succeed, run: Run
 ) -> None:
     """There and back; and what means another thing there is seen."""
-    source.execute(script(schema(SAME, 0)))
-    (work / "schema.sql").write_text(script(schema(SAME, 1)))
+    source.execute(script(schema(SAME, 0)) + PRINTED_BY_VERSION)
+    (work / "schema.sql").write_text(script(schema(SAME, 1)) + PRINTED_BY_VERSION)
     succeed("export", "--env-file", source.env_file(work))
     succeed("restore", "--env-file", newer.env_file(work))
     succeed("verify", "--env-file", newer.env_file(work))
