@@ -351,6 +351,7 @@ LACK = re.compile(
     r"""  (extension\ "[^"]+")\ is\ not\ available
         | requires\ the\ server\ to\ be\ built\ with\ (\w+)
         | (ICU)\ is\ not\ supported
+        | out\ of\ (shared\ memory)
         | ((?:collation|language|access\ method|foreign-data\ wrapper|tablespace)
            \ "[^"]+")(?:\ for\ encoding\ .*)?\ does\ not\ exist
         | "default_toast_compression":\ ("\w+")
@@ -599,7 +600,7 @@ class CatalogLine:
 class Rights:
     """Who owns an object, and who may do what with it."""
 
-    kind: str  # as GRANT calls it: TABLE, SEQUENCE, ROUTINE, TYPE, SCHEMA
+    kind: str  # as GRANT calls it: TABLE, SEQUENCE, ROUTINE; or ALTER: COLLATION
     name: str  # for SQL
     oid: int
     owner: str  # for SQL
@@ -3346,6 +3347,19 @@ LIST_HOLDERS = """
     ORDER BY holder.pid
 """
 
+# What has an owner, and nobody may do more with it than others.
+OWNED_ALONE = """
+    SELECT 'pg_collation', oid, collnamespace, collowner FROM pg_collation
+    UNION ALL SELECT 'pg_conversion', oid, connamespace, conowner FROM pg_conversion
+    UNION ALL SELECT 'pg_operator', oid, oprnamespace, oprowner FROM pg_operator
+    UNION ALL SELECT 'pg_opclass', oid, opcnamespace, opcowner FROM pg_opclass
+    UNION ALL SELECT 'pg_opfamily', oid, opfnamespace, opfowner FROM pg_opfamily
+    UNION ALL SELECT 'pg_statistic_ext', oid, stxnamespace, stxowner
+              FROM pg_statistic_ext
+    UNION ALL SELECT 'pg_ts_config', oid, cfgnamespace, cfgowner FROM pg_ts_config
+    UNION ALL SELECT 'pg_ts_dict', oid, dictnamespace, dictowner FROM pg_ts_dict
+"""
+
 # What DROP and CREATE change in silence: a new object belongs to its maker, and has
 # the default privileges of its maker and schema.
 # Each grant is a pair: the privilege, and to whom. Most objects have the same ones, so
@@ -3388,11 +3402,20 @@ LIST_RIGHTS = f"""
         SELECT 'SCHEMA', quote_ident(n.nspname), n.oid, 0, n.nspowner, n.nspacl, 'n',
                true, false
         FROM pg_namespace AS n WHERE {USER_SCHEMA}
+        UNION ALL
+        SELECT regexp_replace(upper(i.type), ' OBJECT$', ''), i.identity, o.oid, n.oid,
+               o.owner, NULL, NULL, true, false
+        FROM ({OWNED_ALONE}) AS o(class, oid, schema, owner)
+        JOIN pg_namespace AS n ON n.oid = o.schema,
+             pg_identify_object(o.class::regclass, o.oid, 0) AS i
+        WHERE {USER_SCHEMA}
+          AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = o.oid
+                          AND d.classid = o.class::regclass AND d.deptype = 'e')
     ), alike AS (
         SELECT type, schema, owner, acl::text AS acl,
                acldefault(CASE type WHEN 'S' THEN 's' ELSE type END::"char", owner)
                AS inborn
-        FROM object GROUP BY type, schema, owner, acl::text
+        FROM object WHERE type IS NOT NULL GROUP BY type, schema, owner, acl::text
     ), entry AS (
         SELECT l.type, l.schema, l.owner, l.acl, true AS present, a.*
         FROM alike AS l, aclexplode(CASE WHEN l.acl = '{{}}' THEN NULL
