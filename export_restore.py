@@ -4344,7 +4344,6 @@ SERVER_USER = 60_900
 ROOT_PLACE = Path("/var/lib/export_restore")
 SOCKET_PREFIX = "export_restore-socket-"
 IN_USE = 7_250_927  # the lock in the server that each process holds while it uses it
-SOCKET_PATH_BYTES = 80  # with the socket's own name below every system's limit
 # A server that is thrown away need not survive a power cut.
 THROW_AWAY = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 PASSWORD = "password.txt"  # noqa: S105 - on Windows, which has no private sockets
