@@ -5387,7 +5387,7 @@ OWNER = "postgres"  # of all that is in them; no superuser
 SERVER_USER = 60_900
 ROOT_PLACE = Path("/var/lib/export_restore")
 SOCKET_PREFIX = "export_restore-socket-"
-SOCKET_PATH_BYTES = 80  # with the socket's own name below every system's limit
+IN_USE = 7_250_927  # the lock in the server that each process holds while it uses it
 # A server that is thrown away need not survive a power cut.
 THROW_AWAY = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 PASSWORD = "password.txt"  # noqa: S105 - on Windows, which has no private sockets
@@ -5459,6 +5459,7 @@ class OwnServer:
         import subprocess
 
         self.remove_socket_folder(self.noted()[0])
+        folder = ""
         if WINDOWS:
             place = ["listen_addresses=127.0.0.1", f"port={free_port()}"]
         else:
@@ -5467,16 +5468,21 @@ class OwnServer:
             place += ["unix_socket_permissions=0700", "port=5432"]
         words = [word for each in (*place, *self.settings) for word in ("-c", each)]
         options = subprocess.list2cmdline(words) if WINDOWS else shlex.join(words)
-        self.run("pg_ctl", "-w", "-l", str(self.data / "log"), "-o", options, "start")
+        log = str(self.data / "log")
+        try:
+            self.run("pg_ctl", "-w", "-l", log, "-o", options, "start")
+        except SnapshotError:
+            self.remove_socket_folder(folder)
+            raise
 
-    def make_socket_folder(self) -> Path:
+    def make_socket_folder(self) -> str:
         """Make a folder whose path is short and plain, as sockets and libpq want it."""
         for base in (tempfile.gettempdir(), "/tmp", "/var/tmp"):  # noqa: S108
             fits = re.fullmatch(r"[\w./-]{1,50}", base, re.ASCII)
             if fits and (self.user is None or is_open(Path(base))):
-                folder = Path(tempfile.mkdtemp(prefix=SOCKET_PREFIX, dir=base))
+                folder = tempfile.mkdtemp(prefix=SOCKET_PREFIX, dir=base)
                 if self.user:
-                    give(folder, self.user)
+                    give(Path(folder), self.user)
                 return folder
         raise SnapshotError(
             "there is no folder for the embedded server's socket",
@@ -5581,7 +5587,6 @@ def embedded_server(
         with lockable(server.data) as lock:
             lock("LOCK_EX")
             with uninterrupted():
-                # As long as this connection lives, nobody else stops the server.
                 db = stack.enter_context(started(server))
                 stack.callback(stop_if_last, server, db)
         yield server.reached_as(OWNER)
@@ -5693,6 +5698,7 @@ def started(server: OwnServer) -> Iterator[Connection]:
             adopt(server)
             db = stack.enter_context(connected(admin))
         execute(db, MAKE_OWNER, [admin.password])
+        execute(db, f"SELECT pg_advisory_lock_shared({IN_USE})")
         yield db
 
 
@@ -5753,25 +5759,14 @@ GIVE_TO_OWNER = f"""
 
 
 def stop_if_last(server: OwnServer, db: Connection) -> None:
-    """Stop a server unless another process holds a connection as we do.
-
-    A throw-away one has no other users; and one of ours that was interrupted may still
-    be at its end.
-    """
-    query = """
-        SELECT FROM pg_stat_activity
-        WHERE usename = session_user AND backend_type = 'client backend'
-          AND pid <> pg_backend_pid()
-    """
+    """Stop a server unless another process uses it, too."""
     with uninterrupted(), lockable(server.data) as lock:
         lock("LOCK_EX")
-        others = []
+        alone = True
         with contextlib.suppress(psycopg2.Error):  # it is down
-            for _ in range(0 if server.settings == THROW_AWAY else 3):
-                if not (others := fetch(db, query)):
-                    break
-                time.sleep(0.1)
-        if not others:
+            [(alone,)] = fetch(db, f"SELECT pg_try_advisory_lock({IN_USE})")
+            execute(db, f"SELECT pg_advisory_unlock_shared({IN_USE})")
+        if alone:
             with contextlib.suppress(SnapshotError):
                 server.stop()
 
@@ -5832,16 +5827,12 @@ def private_server(like: str) -> Iterator[Settings]:
     What rehearsals that were killed have left behind goes, too.
     """
     major = int(re.sub(r"\D.*", "", like) or 0)
-    place = Path(tempfile.gettempdir())
-    if is_root() and not is_open(place):
-        make_root_place()
-        place = ROOT_PLACE
-    for left in place.glob(PRIVATE_PREFIX + "*"):
+    for left in Path(tempfile.gettempdir()).glob(PRIVATE_PREFIX + "*"):
         remove_private(left)
     with contextlib.ExitStack() as stack:
         with uninterrupted():
-            home = Path(tempfile.mkdtemp(prefix=PRIVATE_PREFIX, dir=place))
-            stack.callback(remove_tree, home)
+            home = Path(tempfile.mkdtemp(prefix=PRIVATE_PREFIX))
+            stack.callback(remove_home, home)
         if is_root():  # the server's user has to pass
             home.chmod(0o711)
         stack.enter_context(lockable(home))("LOCK_EX")
@@ -5850,9 +5841,11 @@ def private_server(like: str) -> Iterator[Settings]:
         yield stack.enter_context(embedded_server(data, version, THROW_AWAY))
 
 
-def remove_tree(folder: Path) -> None:
+def remove_home(home: Path) -> None:
+    """Remove a throw-away server's files, wherever they are."""
     with uninterrupted():
-        shutil.rmtree(folder, ignore_errors=True)
+        for folder in ((home / EMBEDDED_FOLDER).resolve(), home):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_private(home: Path) -> None:
@@ -5866,7 +5859,7 @@ def remove_private(home: Path) -> None:
             return
         if (home / EMBEDDED_FOLDER).exists():
             own_server(home / EMBEDDED_FOLDER).stop()
-        remove_tree(home)
+        remove_home(home)
 
 
 def server_programs() -> dict[int, Path]:

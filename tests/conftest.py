@@ -32,6 +32,11 @@ if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 8 << 30:
     os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fuzz", type=int, default=60, help="tries of test_fuzz.py")
+    parser.addoption("--fuzz-seed", type=int, default=1, help="what makes them up")
+
+
 def pytest_report_header() -> str:
     return f"PostgreSQL: embedded {' and '.join(map(str, VERSIONS))}, 17 with contrib"
 

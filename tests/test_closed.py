@@ -11,8 +11,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -32,6 +33,17 @@ Run = Callable[..., Result]
 @pytest.fixture
 def server(server18: Server) -> Server:
     return server18
+
+
+@pytest.fixture(autouse=True)
+def own_temp(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A place for sockets that no other test uses, and that is empty in the end."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o711)
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield
+        assert sockets() == set()
 
 
 NOBODY = 65_534
@@ -78,11 +90,9 @@ def everything(*folders: Path) -> list[Path]:
     return [path for folder in folders for path in (folder, *folder.rglob("*"))]
 
 
-def sockets(folder: Path = Path("/tmp")) -> set[Path]:
-    import tempfile
-
-    places = {folder, Path(tempfile.gettempdir())}
-    return {path for each in places for path in each.glob(f"{er.SOCKET_PREFIX}*")}
+def sockets() -> set[Path]:
+    """Return the folders that servers of this test have for their sockets."""
+    return set(Path(tempfile.gettempdir()).glob(f"{er.SOCKET_PREFIX}*"))
 
 
 @pytest.fixture
@@ -100,7 +110,6 @@ def project(folder: Path) -> Path:
 def test_a_second_user_reaches_no_server_and_no_file(home: Path) -> None:
     """Whatever the path is: the socket, the data, the snapshot."""
     users = known_users()
-    before = sockets()
     env = home / ".env"
     command = [sys.executable, str(ROOT / "setup_db.py"), "--env-file", str(env)]
     process = subprocess.Popen([*command, "--serve"], stdout=subprocess.PIPE)
@@ -111,7 +120,7 @@ def test_a_second_user_reaches_no_server_and_no_file(home: Path) -> None:
         exports = home / "exports"
         argv = ["export", "-q", "--schema-file", ROOT / "schema.sql", "--dir", exports]
         assert er.main([*map(str, argv), "--env-file", str(env)]) == 0
-        [folder] = sockets() - before
+        [folder] = sockets()
         assert any(path.is_socket() for path in folder.iterdir())
         made = [*everything(folder), *everything(home / ".postgres", exports)]
         assert len(made) > 100
@@ -121,7 +130,6 @@ def test_a_second_user_reaches_no_server_and_no_file(home: Path) -> None:
     finally:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=20)
-    assert sockets() == before
     assert known_users() == users
 
 
@@ -295,7 +303,6 @@ def test_two_at_once_share_a_server(open_folder: Path) -> None:
     """Whoever comes last stops it, and nobody earlier."""
     home = project(open_folder / "home")
     env = home / ".env"
-    before = sockets()
     assert setup_db.main(["--env-file", str(env), "-q", "--leads", "30"]) == 0
     schema = ROOT / "schema.sql"
     processes = [
@@ -307,7 +314,6 @@ def test_two_at_once_share_a_server(open_folder: Path) -> None:
         _, said = process.communicate(timeout=60)
         assert (process.returncode, said) == (0, "")
     assert not (home / ".postgres/postmaster.pid").exists()
-    assert sockets() == before
 
 
 def test_whoever_waits_for_the_server_can_be_interrupted(open_folder: Path) -> None:
@@ -349,7 +355,6 @@ def test_the_server_of_another_user(open_folder: Path, fail: Fail) -> None:
 def test_a_server_that_was_killed_starts_again(open_folder: Path) -> None:
     """With nothing left of its first socket."""
     env = project(open_folder / "home") / ".env"
-    before = sockets()
     settings = er.read_settings(env)
     with contextlib.suppress(er.SnapshotError), er.reachable(settings):
         pid = int((env.parent / ".postgres/postmaster.pid").read_text().split()[0])
@@ -358,7 +363,6 @@ def test_a_server_that_was_killed_starts_again(open_folder: Path) -> None:
         psutil.wait_procs(family, 20)
     with er.reachable(settings) as server, er.connected(server) as db:
         assert er.fetch(db, "SELECT 1") == [(1,)]
-    assert sockets() == before
 
 
 def test_programs_in_a_closed_folder(

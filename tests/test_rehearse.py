@@ -25,9 +25,8 @@ Run = Callable[..., Result]
 
 @pytest.fixture(autouse=True)
 def own_temp(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder for temporary files that no other test uses; others may pass."""
+    """A folder for temporary files that no other test uses; short, for sockets."""
     with tempfile.TemporaryDirectory(prefix="er") as folder:
-        Path(folder).chmod(0o711)
         monkeypatch.setenv("TMPDIR", folder)
         monkeypatch.setattr(tempfile, "tempdir", folder)
         yield Path(folder)
