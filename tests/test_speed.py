@@ -386,6 +386,9 @@ def test_what_is_set_aside(source: Database) -> None:
         "ix_grouped DROP CONSTRAINT ix_grouped_pkey",
         "ix_filled DROP CONSTRAINT ix_filled_pkey",
         "ix_rule DROP CONSTRAINT ix_rule_key",
+        # Not of every partition, so it is invalid: nothing builds it as a whole.
+        "top_only",
+        "in_one",
     }
     assert len(aside) > 15
 
@@ -408,7 +411,7 @@ def test_a_failure_in_any_step_of_the_rebuild_changes_nothing(
 ) -> None:
     schema, rows = CASES["indexes of every kind"]
     drop = "DROP TABLE IF EXISTS ix_ref, ix_part, ix_rule, ix_filled, ix CASCADE;"
-    drop += "DROP TABLE IF EXISTS ix_grouped CASCADE;"
+    drop += "DROP TABLE IF EXISTS ix_state, ix_grouped CASCADE;"
     env = build(drop + schema, rows)
     succeed("export", "--env-file", env)
     source.execute("DELETE FROM ix_ref; CREATE TABLE later (a int)")
