@@ -443,6 +443,7 @@ def compare(source: Database, target: Database) -> None:
     assert target.fetch(populated) == source.fetch(populated)
 
 
+@pytest.mark.parametrize("server", [18], indirect=True)  # on others all at once
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_each_case(
     source: Database,
