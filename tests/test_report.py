@@ -19,6 +19,7 @@ import pyte
 import pytest
 from conftest import ROOT, Result, run_process
 from servers import Database, Server
+from test_folder import rewrite
 
 import export_restore as er
 
@@ -189,13 +190,13 @@ def test_the_total_is_the_time_of_the_whole_command(
     seeded: Database, work: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not the sum of the tables: jobs work at once, and keys take their time, too."""
-    fetch_facts = er.fetch_facts
+    fetch_catalog_lines = er.fetch_catalog_lines
 
-    def slowly(db: Any) -> list[er.Fact]:
+    def slowly(db: Any) -> list[er.CatalogLine]:
         time.sleep(0.2)
-        return fetch_facts(db)
+        return fetch_catalog_lines(db)
 
-    monkeypatch.setattr(er, "fetch_facts", slowly)
+    monkeypatch.setattr(er, "fetch_catalog_lines", slowly)
     argv = ("export", "-q", "--env-file", seeded.env_file(work))
     assert json.loads(run(*argv, "--json").out)["total"]["seconds"] > 0.2
     total = re.search(r"^total .* (\d+\.\d\d)$", run(*argv).out, re.MULTILINE)
@@ -565,3 +566,43 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         er.main(["--version"])
     assert end.value.code == 0
     assert capsys.readouterr().out == f"export_restore {er.VERSION}\n"
+
+
+# ---- text of others on the terminal
+
+
+HOSTILE = "\x1b]0;owned\x07\x1b[2J\r\x9b31m\u202e"
+
+
+def test_text_of_others_moves_no_cursor(
+    exported: Database, work: Path, run: Run
+) -> None:
+    """Rows, names, the manifest, the server's words: in notes, results and errors."""
+    env = exported.env_file(work)
+    name = f"leads {HOSTILE}\n"
+    said = []
+    exported.execute("UPDATE agents SET region = %s WHERE id = 1", [HOSTILE])
+    exported.execute('CREATE TABLE "{}" (a text)'.format(name.replace("%", "%%")))
+    said.append(run("verify", "--env-file", env))  # a row, a name in the catalog
+    said.append(run("export", "--env-file", env))  # a name that schema.sql lacks
+    said.append(run("restore", "--env-file", env, "--dry-run"))
+    with (work / "schema.sql").open("a") as file:
+        file.write(f'DROP TABLE IF EXISTS "{name}"; CREATE TABLE "{name}" (a text);')
+        file.write(f"CREATE FUNCTION f() RETURNS int AS '/{name}' LANGUAGE c")
+    said.append(run("export", "--env-file", env, "--dir", "two", "-v"))
+    said.append(run("restore", "--env-file", env, "--dir", "two"))  # the server's words
+    said.append(run("verify", "--env-file", env, "--dir", HOSTILE))
+    rewrite(work / "exports", say_hostile)
+    said.append(run("restore", "--env-file", env, "--dry-run"))
+    assert [each.status for each in said] == [3, 1, 0, 0, 1, 2, 0]
+    for each in said:
+        assert all(
+            letter.isprintable() or letter in "\n\t" for letter in each.out + each.err
+        ), each
+    assert "?" in said[0].out
+    assert len(said[-3].err.splitlines()) < 12
+
+
+def say_hostile(package: dict[str, Any]) -> None:
+    package["postgresql"]["origin"]["database"] += f"{HOSTILE}\nto be replaced: nothing"
+    package["postgresql"]["server"] += HOSTILE

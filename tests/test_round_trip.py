@@ -64,6 +64,7 @@ def test_files_are_private_and_nothing_is_left_behind(
 ) -> None:
     names = sorted(path.name for path in (work / "exports").iterdir())
     assert names == [
+        ".gitattributes",
         "agents.csv",
         "catalog.txt",
         "datapackage.json",
@@ -88,6 +89,7 @@ def test_export_over_an_older_snapshot(
         succeed("export", "--env-file", env)
         names = sorted(path.name for path in (work / "exports").iterdir())
         assert names == [
+            ".gitattributes",
             "agents.csv",
             "catalog.txt",
             "datapackage.json",
@@ -102,15 +104,11 @@ def test_from_one_embedded_server_to_another(
     versions: tuple[int, int], tmp_path: Path, succeed: Succeed
 ) -> None:
     """Two env files, two folders, two versions; the second database is empty."""
-    pgserver = er.import_pgserver()
     envs = []
     for version in versions:
         home = tmp_path / f"pg{version}"
         home.mkdir()
-        server = pgserver.get_server(
-            home / er.EMBEDDED_FOLDER, start=False, postgres_version=version
-        )
-        server.ensure_pgdata_inited()
+        er.own_server(home / er.EMBEDDED_FOLDER, version).create()
         envs.append(home / ".env")
         envs[-1].write_text("DB_HOST=embedded\nDB_NAME=sales\n")
     first, second = envs

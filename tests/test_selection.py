@@ -108,7 +108,7 @@ def test_free_sequence_unknown_to_the_blueprint(
 ) -> None:
     shop.execute("CREATE SEQUENCE stray")
     message = fail(1, "export", "--env-file", shop.env_file(work))
-    assert "does not mention stray" in message
+    assert "does not mention sequence stray" in message
 
 
 @pytest.fixture

@@ -110,7 +110,7 @@ def test_serve_is_for_the_embedded_server(seed: Seed) -> None:
 
 
 def test_serve_prints_a_line_that_works(
-    work: Path, monkeypatch: pytest.MonkeyPatch
+    open_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C ends it, and the server with it. The folder's name has a space."""
     import shlex
@@ -118,7 +118,7 @@ def test_serve_prints_a_line_that_works(
     import subprocess
     import sys
 
-    home = work / "My Projects (2)"
+    home = open_folder / "My Projects (2)"
     home.mkdir()
     monkeypatch.chdir(home)
     (home / ".env").write_text("DB_HOST=embedded\nDB_NAME=shop\n")

@@ -326,14 +326,19 @@ def test_a_schema_made_anew(app: Project, work: Path, run: Run) -> None:
     assert everything(app) == before
 
 
-def test_a_function_that_goes_is_named(app: Project, work: Path, run: Run) -> None:
-    app.run("CREATE FUNCTION cheer(mood) RETURNS text LANGUAGE sql RETURN 'hey'")
+def test_a_function_that_goes_is_named(
+    app: Project, work: Path, succeed: Succeed, fail: Fail, run: Run
+) -> None:
     text = SCHEMA.replace(
         "DROP TYPE IF EXISTS mood", "DROP TYPE IF EXISTS mood CASCADE"
     )
     (work / "schema.sql").write_text(text)
-    result = restored(app, work, run, "--accept-drift")
-    assert "dropped by schema.sql: public.cheer(public.mood)" in result.err
+    env = app.env_file(work)
+    succeed("export", "--env-file", env)
+    app.run("CREATE FUNCTION cheer(mood) RETURNS text LANGUAGE sql RETURN 'hey'")
+    assert "function cheer(public.mood) goes" in fail(3, "restore", "--env-file", env)
+    result = run("restore", "--env-file", env, "--accept-drift")
+    assert "dropped by schema.sql: function cheer(public.mood)" in result.err
 
 
 def test_an_owner_that_we_cannot_give_back(app: Project, work: Path, run: Run) -> None:
@@ -407,6 +412,32 @@ def test_trigger_on_auth_users(app: Project, work: Path, run: Run, state: str) -
     assert everything(app) == before
 
 
+def test_hooks_on_the_way_to_another_project(
+    app: Project, supabase_server: SupabaseServer, work: Path, run: Run,
+    succeed: Succeed,
+) -> None:  # fmt: skip
+    """schema writes those that the role may make, and names the others."""
+    app.run(TRIGGER)
+    app.execute("CREATE POLICY ours ON storage.objects USING (true)")
+    env = app.env_file(work)
+    written = run("schema", "--force", "--env-file", env)
+    assert "not in it: what others may make: policy ours on storage.objects" in (
+        written.err
+    )
+    exported = run("export", "--env-file", env)
+    assert "tables that the provider manages: policy ours on storage.objects\n" in (
+        exported.err
+    )
+    succeed("restore", "--env-file", env)
+    with supabase_server.project() as other:
+        succeed("restore", "--env-file", other.env_file(work))
+        succeed("verify", "--env-file", other.env_file(work))
+        assert other.fetch(
+            "SELECT tgfoid::regproc::text FROM pg_trigger"
+            " WHERE tgname = 'on_auth_user_created'"
+        ) == [("handle_new_user",)]
+
+
 def test_extension_that_the_provider_has(
     server17: Server, project: Project, work: Path, succeed: Succeed
 ) -> None:
@@ -459,7 +490,7 @@ def test_policy_on_storage_that_calls_our_function(
     before = everything(app)
     result = restored(app, work, run)
     assert result.status == 3
-    assert "-policy storage.objects.ours: permissive" in result.err
+    assert "the policy ours on storage.objects, which cannot be brought" in result.err
     assert everything(app) == before
 
 
@@ -467,11 +498,11 @@ def test_policy_on_storage_that_calls_our_function(
     "guard, named",
     [
         ("CREATE POLICY late ON notes AS RESTRICTIVE USING (id > 0)",
-         "policy late of public.notes"),
+         "policy notes.late"),
         ("ALTER TABLE plain ENABLE ROW LEVEL SECURITY",
-         "row-level security of public.plain"),
+         "row security of plain"),
         ("ALTER TABLE notes FORCE ROW LEVEL SECURITY",
-         "FORCE ROW LEVEL SECURITY of public.notes"),
+         "forced row security of notes"),
     ],
 )  # fmt: skip
 def test_guards_that_the_snapshot_lacks(
@@ -486,7 +517,7 @@ def test_guards_that_the_snapshot_lacks(
     app.run(guard)
     before = everything(app)
     message = fail(3, "restore", "--env-file", env)
-    assert f"takes what guards rows: {named}\n" in message
+    assert f"error: {named} goes with DROP TABLE IF EXISTS" in message
     assert everything(app) == before
     succeed("restore", "--env-file", env, "--data-only")
     assert everything(app) == before

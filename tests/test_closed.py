@@ -1,0 +1,387 @@
+"""What we start, make and write is closed to the other users of the machine."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import psycopg2
+import pytest
+from conftest import ROOT, Result, run_process
+from servers import Server
+
+import export_restore as er
+import setup_db
+
+Succeed = Callable[..., str]
+Fail = Callable[..., str]
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def server(server18: Server) -> Server:
+    return server18
+
+
+@pytest.fixture(autouse=True)
+def own_temp(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A place for sockets that no other test uses, and that is empty in the end."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o711)
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield
+        assert sockets() == set()
+
+
+NOBODY = 65_534
+as_root = os.geteuid() == 0
+
+
+def reached_by_nobody(paths: list[Path]) -> list[Path]:
+    """Return which files, folders and sockets a second user of the machine reaches.
+
+    Only root can become one; without, the modes have to say it.
+    """
+    if not as_root:
+        return [path for path in paths if path.lstat().st_mode & 0o077]
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        with contextlib.suppress(BaseException):
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+            for number, path in enumerate(paths):
+                if is_reached(path):
+                    os.write(writer, b"%d\n" % number)
+        os._exit(0)
+    os.wait()
+    os.close(writer)
+    with os.fdopen(reader) as answers:
+        return [paths[int(line)] for line in answers]
+
+
+def is_reached(path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        if path.is_dir():
+            return bool(list(path.iterdir()))
+        if path.is_socket():
+            with contextlib.closing(socket.socket(socket.AF_UNIX)) as line:
+                line.connect(str(path))
+            return True
+        with path.open("rb"):
+            return True
+    return False
+
+
+def everything(*folders: Path) -> list[Path]:
+    return [path for folder in folders for path in (folder, *folder.rglob("*"))]
+
+
+def sockets() -> set[Path]:
+    """Return the folders that servers of this test have for their sockets."""
+    return set(Path(tempfile.gettempdir()).glob(f"{er.SOCKET_PREFIX}*"))
+
+
+@pytest.fixture
+def home(open_folder: Path) -> Path:
+    """A project of ours, in a folder that anybody can enter; its name is awkward."""
+    return project(open_folder / f"a b, (c) & 'd' {'x' * 150}")
+
+
+def project(folder: Path) -> Path:
+    folder.mkdir(0o755)
+    (folder / ".env").write_text("DB_HOST=embedded\nDB_NAME=shop\n")
+    return folder
+
+
+def test_a_second_user_reaches_no_server_and_no_file(home: Path) -> None:
+    """Whatever the path is: the socket, the data, the snapshot."""
+    users = known_users()
+    env = home / ".env"
+    command = [sys.executable, str(ROOT / "setup_db.py"), "--env-file", str(env)]
+    process = subprocess.Popen([*command, "--serve"], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    try:
+        assert setup_db.main(["--env-file", str(env), "-q", "--leads", "9"]) == 0
+        exports = home / "exports"
+        argv = ["export", "-q", "--schema-file", ROOT / "schema.sql", "--dir", exports]
+        assert er.main([*map(str, argv), "--env-file", str(env)]) == 0
+        [folder] = sockets()
+        assert any(path.is_socket() for path in folder.iterdir())
+        made = [*everything(folder), *everything(home / ".postgres", exports)]
+        assert len(made) > 100
+        assert reached_by_nobody(made) == []
+        with pytest.raises(psycopg2.OperationalError):  # and nothing by TCP
+            psycopg2.connect(host="127.0.0.1", port=5432, user=er.SUPERUSER)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+    assert known_users() == users
+
+
+def known_users() -> set[str]:
+    import pwd
+
+    return {entry.pw_name for entry in pwd.getpwall()}
+
+
+def test_folders_above_stay_closed(work: Path, root_place: Path) -> None:
+    """Where the server's user cannot enter, its files go elsewhere."""
+    for folder in (work, *work.parents[:2]):
+        folder.chmod(0o700)
+    (work / ".env").write_text("DB_HOST=embedded\nDB_NAME=shop\n")
+    for _ in "12":
+        assert setup_db.main(["-q", "--leads", "9"]) == 0
+    assert {folder.stat().st_mode & 0o777 for folder in (work, *work.parents[:2])} == {
+        0o700
+    }
+    assert (work / ".postgres/PG_VERSION").is_file()
+    if as_root:
+        assert (work / ".postgres").resolve().parent == root_place
+        assert reached_by_nobody(everything(root_place)) == []
+
+
+PROGRAM = "COPY (SELECT 'x') TO PROGRAM 'cat > {file}'"
+# What schema.sql may want, what the server says, and whether a superuser would do.
+SUPERUSERS_PART = (
+    (PROGRAM, "external program", True),
+    ("COPY (SELECT 'x') TO '{file}'", "permission denied to COPY", True),
+    ("DO $$ BEGIN EXECUTE $q$" + PROGRAM + "$q$; END $$", "external program", True),
+    ("CREATE FUNCTION f() RETURNS int LANGUAGE c AS 'x', 'y'", "language c", True),
+    ("CREATE FUNCTION f() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';"
+     "CREATE EVENT TRIGGER e ON sql_drop EXECUTE FUNCTION f()", "event trigger", True),
+    ("SELECT pg_read_file('PG_VERSION')", "denied for function pg_read_file", False),
+    ("ALTER ROLE CURRENT_USER SUPERUSER", "denied to alter role", False),
+    ("CREATE ROLE r SUPERUSER", "denied to create role", False),
+    ("GRANT pg_execute_server_program TO CURRENT_USER", "denied to grant role", False),
+    ("DO $$ BEGIN EXECUTE 'SET ROLE export_restore'; END $$", "denied to set", False),
+)  # fmt: skip
+
+
+def write_snapshot(folder: Path, statements: str) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "t.csv").write_text("a\n1\n")
+    start = "DROP TABLE IF EXISTS t; CREATE TABLE t (a int);"
+    (folder / "schema.sql").write_text(f"{start}{statements};")
+
+
+def test_nothing_of_a_snapshot_runs_as_superuser_on_the_embedded_server(
+    open_folder: Path, work: Path, fail: Fail
+) -> None:
+    """What cannot be made is told as what it is."""
+    home = project(open_folder / "home")
+    env = home / ".env"
+    made = open_folder / "made"
+    with er.reachable(er.read_settings(env)):  # one start for all of them
+        for statement, said, told in SUPERUSERS_PART:
+            write_snapshot(work / "exports", statement.format(file=made))
+            message = fail(1, "restore", "--env-file", env)
+            assert said in message
+            assert ("only a superuser may" in message) == told, message
+    assert not made.exists()
+
+
+def test_nothing_of_a_snapshot_runs_as_superuser_in_a_rehearsal(
+    open_folder: Path, work: Path, fail: Fail, succeed: Succeed
+) -> None:
+    made = open_folder / "made"
+    write_snapshot(work / "exports", PROGRAM.format(file=made))
+    assert "external program" in fail(1, "rehearse")
+    # Roles are made up, but those of the server are lent to nobody.
+    act = "ALTER TABLE t OWNER TO someone; SET SESSION AUTHORIZATION export_restore;"
+    write_snapshot(work / "exports", act + PROGRAM.format(file=made))
+    assert "external program" in fail(1, "rehearse")
+    assert not made.exists()
+
+
+def test_extensions_that_a_superuser_has_to_make(
+    open_folder: Path, work: Path, succeed: Succeed, fail: Fail
+) -> None:
+    """They come beforehand, and go again with what comes to nothing."""
+    env = project(open_folder / "home") / ".env"
+    settings = er.read_settings(env)
+    folder = work / "exports"
+    vector = "DROP EXTENSION IF EXISTS vector CASCADE;CREATE EXTENSION vector"
+    with er.reachable(settings) as server, er.connected(server) as db:
+
+        def extensions() -> int:
+            return len(er.fetch(db, "SELECT FROM pg_extension"))
+
+        write_snapshot(folder, f"{vector};ALTER TABLE t ADD v vector(3)")
+        (folder / "t.csv").write_text('a,v\n1,"[1,2,3]"\n')
+        before = extensions()
+        succeed("restore", "--env-file", env, "--dry-run")
+        assert extensions() == before
+        (folder / "t.csv").write_text('a,v\n1,"[1,2]"\n')
+        fail(3, "restore", "--env-file", env)
+        assert extensions() == before
+        (folder / "t.csv").write_text('a,v\n1,"[1,2,3]"\n')
+        (folder / "schema.sql").write_text(
+            "DROP TABLE IF EXISTS t; DROP EXTENSION IF EXISTS vector;"
+            "CREATE EXTENSION IF NOT EXISTS vector; CREATE TABLE t (a int, v vector(3))"
+        )
+        for _ in "12":
+            succeed("restore", "--env-file", env)
+        assert extensions() == before + 1
+        argv = ("--dir", work / "again", "--env-file", env)
+        succeed("export", "--schema-file", folder / "schema.sql", *argv)
+        succeed("verify", *argv)
+    succeed("rehearse", "--dir", work / "again")
+
+
+OLD_CONTENT = """
+    CREATE SCHEMA app; CREATE TYPE app.mood AS ENUM ('a', 'b');
+    CREATE DOMAIN app.few AS int; CREATE TYPE app.pair AS (a int, b app.mood);
+    CREATE EXTENSION vector;
+    CREATE TABLE app.t (id serial PRIMARY KEY, m app.mood, v vector(2));
+    CREATE TABLE p (a int) PARTITION BY LIST (a);
+    CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1);
+    CREATE SEQUENCE app.s; CREATE VIEW app.v AS SELECT 1 AS a;
+    CREATE MATERIALIZED VIEW app.m AS SELECT 1 AS a;
+    CREATE FUNCTION app.f() RETURNS int LANGUAGE sql AS 'SELECT 1';
+    CREATE PROCEDURE app.q() LANGUAGE sql AS 'SELECT 1';
+    CREATE AGGREGATE app.total (int) (SFUNC = int4pl, STYPE = int);
+    CREATE COLLATION app.c FROM "C"; CREATE STATISTICS app.st ON id, m FROM app.t;
+    CREATE PUBLICATION pub FOR TABLE app.t;
+    INSERT INTO app.t (m, v) VALUES ('a', '[1,2]'); INSERT INTO p VALUES (1);
+"""
+
+
+def test_a_folder_of_an_older_version(
+    open_folder: Path, work: Path, succeed: Succeed
+) -> None:
+    """There the first superuser owns everything; he loses nothing but his powers."""
+    env = project(open_folder / "home") / ".env"
+    old = er.own_server(env.parent / ".postgres")
+    old.create("postgres")
+    old.start()
+    first = old.reached_as("postgres")
+    with er.connected(first) as db:
+        er.execute(db, "CREATE DATABASE shop")
+    with er.connected(dataclasses.replace(first, dbname="shop")) as db:
+        er.execute(db, OLD_CONTENT)
+    old.stop()
+    rows = "SELECT id::text || m || v FROM app.t UNION SELECT a::text FROM p ORDER BY 1"
+    owned = """
+        SELECT relname FROM pg_class WHERE oid >= 16384 AND relkind <> 't'
+          AND relowner <> 'postgres'::regrole UNION ALL
+        SELECT proname FROM pg_proc WHERE oid >= 16384
+          AND pronamespace = 'app'::regnamespace AND proowner <> 'postgres'::regrole
+        UNION ALL SELECT typname FROM pg_type WHERE oid >= 16384
+          AND typnamespace = 'app'::regnamespace AND typowner <> 'postgres'::regrole
+        UNION ALL SELECT datname FROM pg_database WHERE datname = 'shop'
+          AND datdba <> 'postgres'::regrole
+        UNION ALL SELECT rolname FROM pg_roles WHERE rolsuper AND rolname = 'postgres'
+    """
+    with er.reachable(er.read_settings(env)) as server, er.connected(server) as db:
+        assert er.fetch(db, rows) == [("1",), ("1a[1,2]",)]
+        assert er.fetch(db, owned) == []
+        assert server.user == "postgres"
+        schema = OLD_CONTENT.split("INSERT", maxsplit=1)[0]
+        (work / "schema.sql").write_text(
+            f"DROP SCHEMA app CASCADE; DROP TABLE p;{schema}"
+        )
+    with er.reachable(er.read_settings(env)):
+        succeed("export", "--env-file", env)
+
+
+def test_two_at_once_share_a_server(open_folder: Path) -> None:
+    """Whoever comes last stops it, and nobody earlier."""
+    home = project(open_folder / "home")
+    env = home / ".env"
+    assert setup_db.main(["--env-file", str(env), "-q", "--leads", "30"]) == 0
+    schema = ROOT / "schema.sql"
+    processes = [
+        run_process("export", "-q", "--env-file", env, "--schema-file", schema,
+                    "--dir", open_folder / f"exports{number}")
+        for number in range(6)
+    ]  # fmt: skip
+    for process in processes:
+        _, said = process.communicate(timeout=60)
+        assert (process.returncode, said) == (0, "")
+    assert not (home / ".postgres/postmaster.pid").exists()
+
+
+def test_whoever_waits_for_the_server_can_be_interrupted(open_folder: Path) -> None:
+    """Another process starts it, or stops it, and does not come to an end."""
+    env = project(open_folder / "home") / ".env"
+    (env.parent / ".postgres").mkdir(0o700)
+    descriptor = os.open(env.parent / ".postgres", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        process = run_process("export", "--env-file", env, "--schema-file",
+                              ROOT / "schema.sql")  # fmt: skip
+        time.sleep(1.5)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=3)
+        assert process.returncode == 130
+    finally:
+        os.close(descriptor)
+
+
+def test_the_server_of_another_user(open_folder: Path, fail: Fail) -> None:
+    """Two lines, and what to do; only root may start it."""
+    env = project(open_folder / "home") / ".env"
+    data = env.parent / ".postgres"
+    data.mkdir(0o700)
+    argv = ("export", "--env-file", env, "--schema-file", ROOT / "schema.sql")
+    if as_root:
+        os.chown(data, 60_901, 60_901)
+        os.seteuid(NOBODY)
+        try:
+            assert "belongs to another user" in fail(1, *argv)
+        finally:
+            os.seteuid(0)
+    data.rmdir()
+    data.write_text("")
+    assert ".postgres" in fail(1, *argv)
+
+
+def test_a_server_that_was_killed_starts_again(open_folder: Path) -> None:
+    """With nothing left of its first socket."""
+    env = project(open_folder / "home") / ".env"
+    settings = er.read_settings(env)
+    with contextlib.suppress(er.SnapshotError), er.reachable(settings):
+        pid = int((env.parent / ".postgres/postmaster.pid").read_text().split()[0])
+        family = psutil.Process(pid).children()
+        os.kill(pid, signal.SIGKILL)
+        psutil.wait_procs(family, 20)
+    with er.reachable(settings) as server, er.connected(server) as db:
+        assert er.fetch(db, "SELECT 1") == [(1,)]
+
+
+def test_programs_in_a_closed_folder(
+    work: Path, root_place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A virtual environment of root's own: the server's user gets a copy."""
+    package = er.server_programs()[18].parents[1]
+    closed = work / "closed"
+    for source in (package, *package.parent.glob(f"{package.name}.libs")):
+        shutil.copytree(source, closed / source.name)
+    for folder in (work, closed):
+        folder.chmod(0o700)
+    programs = closed / package.name / "pginstall18/bin"
+    monkeypatch.setattr(er, "server_programs", lambda: {18: programs})
+    env = project(work / "home") / ".env"
+    for _ in "12":
+        assert setup_db.main(["--env-file", str(env), "-q", "--leads", "9"]) == 0
+    copies = list(root_place.glob("postgresql-*"))
+    assert len(copies) == (1 if as_root else 0)
+    assert closed.stat().st_mode & 0o777 == 0o700
+    for copy in copies:
+        shutil.rmtree(copy)
