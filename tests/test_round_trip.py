@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -216,40 +218,46 @@ def test_triggers_rest_while_rows_load(
     assert target.state() == source.state()
 
 
+WRITE = """
+    DO $$ DECLARE n int := 1000; BEGIN LOOP
+        n := n + 1;
+        INSERT INTO agents (id, full_name, email, region, hired_on)
+            VALUES (n, 'x', n, 'x', now());
+        INSERT INTO leads (id, agent_id, full_name, email) VALUES (n, n, 'x', n);
+        INSERT INTO feedback (lead_id, rating) VALUES (n, 1);
+        UPDATE leads SET agent_id = n WHERE id = 2;
+        DELETE FROM leads WHERE id = n - 20;
+        COMMIT;
+    END LOOP; END $$
+"""
+
+
 def test_writers_at_work_never_tear_a_snapshot(
     seeded: Database, work: Path, succeed: Succeed
 ) -> None:
     """While another connection writes to all three tables, no key dangles."""
-    stop = threading.Event()
-    rounds = 0
+    code = "import sys, psycopg2; db = psycopg2.connect(sys.argv[1]); "
+    code += "db.autocommit = True; db.cursor().execute(sys.argv[2])"
+    dsn = f"{seeded.connect().dsn} application_name=writer"
+    writer = subprocess.Popen([sys.executable, "-c", code, dsn, WRITE])
 
-    def write() -> None:
-        nonlocal rounds
-        with seeded.connect() as db, db.cursor() as cursor:
-            while not stop.is_set():
-                rounds += 1
-                cursor.execute(
-                    "BEGIN; INSERT INTO agents (id, full_name, email, region, hired_on)"
-                    " VALUES (%(n)s, 'x', %(n)s, 'x', now());"
-                    "INSERT INTO leads (id, agent_id, full_name, email)"
-                    " VALUES (%(n)s, %(n)s, 'x', %(n)s);"
-                    "INSERT INTO feedback (lead_id, rating) VALUES (%(n)s, 1);"
-                    "UPDATE leads SET agent_id = %(n)s WHERE id = 2;"
-                    "DELETE FROM leads WHERE id = %(old)s; COMMIT",
-                    {"n": 1000 + rounds, "old": 1000 + rounds - 20},
-                )
+    def written() -> int:
+        [(last,)] = seeded.fetch("SELECT max(id) FROM agents")
+        return int(last)
 
-    writer = threading.Thread(target=write)
-    writer.start()
     try:
+        while written() <= 1000:
+            assert writer.poll() is None
         for _ in range(15):
-            done = rounds
+            before = written()
             succeed("export", "--env-file", seeded.env_file(work))
-            assert rounds > done, "the writer stood still"
+            assert written() > before, "the writer stood still"
             check_references(work / "exports")
     finally:
-        stop.set()
-        writer.join()
+        writer.kill()
+        writer.wait()
+        seeded.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                       " WHERE application_name = 'writer'")  # fmt: skip
 
 
 def test_truncate_by_others_does_not_empty_a_snapshot(
