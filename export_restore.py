@@ -312,11 +312,12 @@ CONNECTION_HINTS = (
 LOCK_NOT_AVAILABLE = "55P03"
 CHECK_VIOLATION = "23514"
 NO_SUCH_SCHEMA = "3F000"
+NO_RIGHT = "42501"
 PREPARED = "a prepared transaction (see pg_prepared_xacts)"
 
 # SQLSTATEs that a user can do something about, and what.
 SQLSTATE_HINTS = {
-    "42501": "connect as the owner of the tables (DB_USER)",
+    NO_RIGHT: "connect as the owner of the tables (DB_USER)",
     "42P07": "schema.sql needs DROP statements before its CREATEs",
     "42710": "schema.sql needs DROP statements before its CREATEs",
     "2BP01": "add CASCADE to that DROP in schema.sql",
@@ -347,7 +348,7 @@ STATEMENT_HINTS = (
      "if an extension has it: CREATE EXTENSION comes first in schema.sql, and its "
      "schema in the role's search_path"),
     (r"permission denied (to (create event trigger|create foreign-data|COPY)|for "
-     r"language)|must be superuser",
+     r"language)|must be superuser|only superuser",
      "only a superuser may, and on servers of ours nothing of a snapshot runs as one: "
      "use a server where DB_USER is one (rehearse --env-file FILE)"),
     (r"permission denied to create database",
@@ -6293,7 +6294,7 @@ def dump_failure(program: PgDump, server: Settings, said: str) -> SnapshotError:
     match = re.search(r"error: (.*?)(?=\npg_dump: |\Z)", said, re.DOTALL)
     hint = f"run {program.path} --schema-only yourself to see more"
     if "permission denied" in said:
-        hint = SQLSTATE_HINTS["42501"]
+        hint = SQLSTATE_HINTS[NO_RIGHT]
     elif re.search(r"connection to server|could not translate host name", said):
         hint = connection_hint(server, said)
     return SnapshotError(
@@ -9135,8 +9136,10 @@ def fault_of_replay(db: Connection, script: Script) -> str:
         run_script(db, plan_statements(script.statements)[0], SCHEMA_FILE)
     except SnapshotError as error:
         cause = error.__cause__
-        absent = isinstance(cause, psycopg2.Error) and cause.pgcode == NO_SUCH_SCHEMA
-        if not (absent or find_lack(cause)):
+        # A provider's schema, or what takes a superuser: no fault of the blueprint.
+        codes = (NO_SUCH_SCHEMA, NO_RIGHT)
+        elsewhere = isinstance(cause, psycopg2.Error) and cause.pgcode in codes
+        if not (elsewhere or find_lack(cause)):
             how = "restores under the role's own search_path alone"
             if not misses_names(cause):
                 how = "does not restore as it stands"

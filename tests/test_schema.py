@@ -209,7 +209,9 @@ def test_what_would_not_restore_is_said(source: Database, work: Path, run: Run) 
 
 
 @on_18
-@pytest.mark.parametrize("lack", ["server", "schema", "extension", "version"])
+@pytest.mark.parametrize(
+    "lack", ["server", "schema", "extension", "version", "superuser"]
+)
 def test_what_the_private_server_cannot_tell_is_not_said(
     source: Database,
     server17: Server,
@@ -234,6 +236,11 @@ def test_what_the_private_server_cannot_tell_is_not_said(
         source.execute("CREATE TABLE t (a int REFERENCES auth.users (id))")
         hidden = er.OthersObject("SCHEMA", "", "auth")
         monkeypatch.setattr(er, "fetch_of_others", lambda db: [hidden])
+    if lack == "superuser":
+        source.execute(
+            "CREATE TABLE t (a int); CREATE FUNCTION hidden() RETURNS int LANGUAGE sql"
+            " LEAKPROOF RETURN 1"
+        )
     with server17.database() as other:
         if lack == "extension":
             database = other
