@@ -23,7 +23,6 @@ import argparse
 import bisect
 import codecs
 import contextlib
-import contextvars
 import dataclasses
 import fnmatch
 import functools
@@ -497,6 +496,11 @@ class Table:
     inlines: bool = False  # to plan a query of it the server opens functions up
 
     @property
+    def names(self) -> tuple[Relation, ...]:
+        """Its own name and those of its partitions."""
+        return (self.relation, *self.partitions)
+
+    @property
     def stored_columns(self) -> tuple[Column, ...]:
         """The columns that a CSV holds: COPY neither gives nor takes generated ones."""
         return tuple(column for column in self.columns if not column.generated)
@@ -504,17 +508,23 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class ForeignKey:
-    """A foreign key; or a check that was never validated, which refers to itself."""
-
     name: str
     table: Relation
     references: Relation
-    definition: str
-    comment: str | None
+    oid: int = 0
     columns: tuple[str, ...] = ()
     referenced: tuple[str, ...] = ()  # empty: not every row is known to obey
-    validate: tuple[str, ...] = ()  # what makes it valid where it is, further down
-    oid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Resting:
+    """What acts on rows, or stands in their way, and so is away while they load."""
+
+    oid: int
+    table: Relation | None  # None: of a domain
+    references: Relation | None  # by a foreign key
+    drop: str  # empty: it rests already
+    create: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -527,13 +537,6 @@ class Index:
     safe: bool  # nothing else is lost when it is dropped, and we may build it
     drop: str
     build: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Trigger:
-    name: str
-    table: Relation
-    state: str  # pg_trigger.tgenabled: O(rigin), R(eplica), A(lways), D(isabled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -568,7 +571,6 @@ class MaterializedView:
 class Catalog:
     tables: tuple[Table, ...]
     foreign_keys: tuple[ForeignKey, ...]
-    triggers: tuple[Trigger, ...]
     sequences: tuple[Sequence, ...]
     materialized_views: tuple[MaterializedView, ...]
     relations: Mapping[Relation, int]  # everything with rows or columns, and its oid
@@ -1959,7 +1961,7 @@ def plan_references(
         theirs = columns_named(tables[key.references], key.referenced)
         alike = [column.type for column in mine] == [column.type for column in theirs]
         certain = len(mine) == 1 or all(column.required for column in mine)
-        whole = len(mine) == len(key.columns) and "PERIOD" not in key.definition
+        whole = len(mine) == len(key.columns)
         if mine and alike and certain and whole:
             path = files[key.references]
             found[key.table].append(Reference(key.columns, path, key.referenced))
@@ -2513,6 +2515,12 @@ INLINED = """
       AND d.classid IN ('pg_class'::regclass, 'pg_statistic_ext'::regclass)
 """
 
+# The names of columns of a relation, in the order of an array of their numbers.
+COLUMN_NAMES = """ARRAY(
+    SELECT a.attname::text FROM unnest({}) WITH ORDINALITY AS u(attnum, place)
+    JOIN pg_attribute AS a ON a.attrelid = {} AND a.attnum = u.attnum
+    ORDER BY u.place)"""
+
 # Temporary tables live in schemas called pg_temp_…, so USER_SCHEMA leaves them out.
 # The key that orders the rows: the primary key, else the first unique index that is
 # whole, immediate and on columns without NULLs alone (attnum 0 would be an expression).
@@ -2521,10 +2529,7 @@ LIST_TABLES = f"""
     SELECT c.oid, n.nspname, c.relname, c.relkind = 'p',
            has_table_privilege(c.oid, 'SELECT'), row_security_active(c.oid),
            c.relrowsecurity AND c.relforcerowsecurity,
-           ARRAY(SELECT a.attname::text
-                 FROM unnest(key.columns) WITH ORDINALITY AS k(attnum, place)
-                 JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k.attnum
-                 ORDER BY k.place),
+           {COLUMN_NAMES.format("key.columns", "c.oid")},
            c.oid IN (SELECT coalesce(pg_partition_root(relid)::oid, relid)
                      FROM ({INLINED}) AS inlined)
     FROM pg_class AS c
@@ -2566,59 +2571,86 @@ LIST_PARTITIONS = f"""
 """
 
 # conparentid: what PostgreSQL derives for partitions follows its parent by itself.
-# A check that is NOT VALID has rows that break it: it has to rest like a foreign key.
-# A younger partition has it valid all the same, and so it has to come back.
 LIST_FOREIGN_KEYS = f"""
-    SELECT k.conname, n.nspname, c.relname, rn.nspname, r.relname,
-           pg_get_constraintdef(k.oid), obj_description(k.oid, 'pg_constraint'),
-           CASE WHEN k.convalidated THEN ARRAY(
-               SELECT a.attname::text
-               FROM unnest(k.conkey) WITH ORDINALITY AS u(attnum, place)
-               JOIN pg_attribute AS a
-                 ON a.attrelid = k.conrelid AND a.attnum = u.attnum
-               ORDER BY u.place) END,
-           CASE WHEN k.convalidated THEN ARRAY(
-               SELECT a.attname::text
-               FROM unnest(k.confkey) WITH ORDINALITY AS u(attnum, place)
-               JOIN pg_attribute AS a
-                 ON a.attrelid = k.confrelid AND a.attnum = u.attnum
-               ORDER BY u.place) END,
-           CASE WHEN NOT k.convalidated THEN ARRAY(
-               WITH RECURSIVE heir(oid) AS (
-                   SELECT inhrelid FROM pg_inherits WHERE inhparent = k.conrelid
-                   UNION
-                   SELECT inhrelid FROM pg_inherits JOIN heir ON inhparent = heir.oid)
-               SELECT format('ALTER TABLE %%s VALIDATE CONSTRAINT %%I',
-                             i.conrelid::regclass, i.conname)
-               FROM heir JOIN pg_constraint AS i ON i.conrelid = heir.oid
-               WHERE i.conname = k.conname AND i.contype = k.contype
-                 AND i.coninhcount > 0 AND i.convalidated) END,
-           k.oid
+    SELECT k.conname, n.nspname, c.relname, rn.nspname, r.relname, k.oid::bigint,
+           {COLUMN_NAMES.format("k.conkey", "k.conrelid")},
+           CASE WHEN k.convalidated AND pg_get_constraintdef(k.oid) !~ 'PERIOD'
+                THEN {COLUMN_NAMES.format("k.confkey", "k.confrelid")} END
     FROM pg_constraint AS k
     JOIN pg_class AS c ON c.oid = k.conrelid
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    JOIN pg_class AS r ON r.oid = coalesce(nullif(k.confrelid, 0), k.conrelid)
+    JOIN pg_class AS r ON r.oid = k.confrelid
     JOIN pg_namespace AS rn ON rn.oid = r.relnamespace
-    WHERE (k.contype = 'f' OR k.contype IN ('c', 'n') AND NOT k.convalidated)
-      AND k.conparentid = 0 AND k.coninhcount = 0 AND {ANY_SCHEMA}
+    WHERE k.contype = 'f' AND k.conparentid = 0 AND k.coninhcount = 0 AND {ANY_SCHEMA}
     ORDER BY n.nspname, c.relname, k.conname
 """
 
-# What drops the checks of domains that were never validated, and what brings them back:
-# some values break them.
-LIST_LAX_DOMAINS = f"""
-    SELECT format('ALTER DOMAIN %%s DROP CONSTRAINT %%I', t.oid::regtype, k.conname),
-           ARRAY[format('ALTER DOMAIN %%s ADD CONSTRAINT %%I %%s',
-                        t.oid::regtype, k.conname, pg_get_constraintdef(k.oid))]
-           || ARRAY(SELECT format('COMMENT ON CONSTRAINT %%I ON DOMAIN %%s IS %%L',
-                                  k.conname, t.oid::regtype, said)
-                    FROM obj_description(k.oid, 'pg_constraint') AS said
-                    WHERE said IS NOT NULL)
-    FROM pg_constraint AS k
-    JOIN pg_type AS t ON t.oid = k.contypid
-    JOIN pg_namespace AS n ON n.oid = t.typnamespace
-    WHERE NOT k.convalidated AND {USER_SCHEMA} AND pg_has_role(t.typowner, 'USAGE')
-    ORDER BY 1
+TRIGGER_STATE = """
+    CASE t.tgenabled WHEN 'O' THEN 'ENABLE' WHEN 'D' THEN 'DISABLE'
+        WHEN 'A' THEN 'ENABLE ALWAYS' ELSE 'ENABLE REPLICA' END
+"""
+SAID_OF_CONSTRAINT = """ARRAY(
+    SELECT format('COMMENT ON CONSTRAINT %%I ON {0}%%s IS %%L', k.conname, {1}, said)
+    FROM obj_description(k.oid, 'pg_constraint') AS said WHERE said IS NOT NULL)"""
+
+# Foreign keys; checks that are NOT VALID, for rows break them, of tables and domains;
+# triggers, of a parent first, since a change of its trigger reaches the partitions.
+# A younger partition has a parent's NOT VALID check valid all the same: so it comes
+# back. To validate a key the server plans a query; an expression means the same under
+# the path that it was printed under.
+LIST_AT_REST = f"""
+    SELECT oid::bigint, schema, relation, of_schema, of_relation, dropping, making
+    FROM (
+        SELECT 1, 0, k.conname, k.oid, n.nspname, c.relname, rn.nspname, r.relname,
+               format('ALTER TABLE %%s DROP CONSTRAINT %%I', c.oid::regclass,
+                      k.conname),
+               ARRAY[CASE k.contype WHEN 'f' THEN %(own)s ELSE %(narrow)s END,
+                     format('ALTER TABLE %%s ADD CONSTRAINT %%I %%s', c.oid::regclass,
+                            k.conname, pg_get_constraintdef(k.oid))]
+               || {SAID_OF_CONSTRAINT.format("", "c.oid::regclass")}
+               || CASE WHEN NOT k.convalidated THEN ARRAY(
+                   WITH RECURSIVE heir(oid) AS (
+                       SELECT inhrelid FROM pg_inherits WHERE inhparent = k.conrelid
+                       UNION SELECT inhrelid
+                       FROM pg_inherits JOIN heir ON inhparent = heir.oid)
+                   SELECT %(own)s || format('; ALTER TABLE %%s VALIDATE CONSTRAINT %%I',
+                                            i.conrelid::regclass, i.conname)
+                   FROM heir JOIN pg_constraint AS i ON i.conrelid = heir.oid
+                   WHERE i.conname = k.conname AND i.contype = k.contype
+                     AND i.coninhcount > 0 AND i.convalidated) END
+        FROM pg_constraint AS k
+        JOIN pg_class AS c ON c.oid = k.conrelid
+        JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        LEFT JOIN pg_class AS r ON r.oid = k.confrelid
+        LEFT JOIN pg_namespace AS rn ON rn.oid = r.relnamespace
+        WHERE (k.contype = 'f' OR k.contype IN ('c', 'n') AND NOT k.convalidated)
+          AND k.conparentid = 0 AND k.coninhcount = 0 AND {ANY_SCHEMA}
+        UNION ALL
+        SELECT 2, 0, k.conname, k.oid, NULL, NULL, NULL, NULL,
+               format('ALTER DOMAIN %%s DROP CONSTRAINT %%I', t.oid::regtype,
+                      k.conname),
+               ARRAY[format('ALTER DOMAIN %%s ADD CONSTRAINT %%I %%s', t.oid::regtype,
+                            k.conname, pg_get_constraintdef(k.oid))]
+               || {SAID_OF_CONSTRAINT.format("DOMAIN ", "t.oid::regtype")}
+        FROM pg_constraint AS k
+        JOIN pg_type AS t ON t.oid = k.contypid
+        JOIN pg_namespace AS n ON n.oid = t.typnamespace
+        WHERE NOT k.convalidated AND {USER_SCHEMA} AND pg_has_role(t.typowner, 'USAGE')
+        UNION ALL
+        SELECT 3, (SELECT count(*) FROM pg_partition_ancestors(c.oid)), t.tgname, t.oid,
+               n.nspname, c.relname, NULL, NULL,
+               CASE t.tgenabled WHEN 'D' THEN '' ELSE
+                   format('ALTER TABLE %%s DISABLE TRIGGER %%I', c.oid::regclass,
+                          t.tgname) END,
+               ARRAY[format('ALTER TABLE %%s %%s TRIGGER %%I', c.oid::regclass,
+                            {TRIGGER_STATE}, t.tgname)]
+        FROM pg_trigger AS t
+        JOIN pg_class AS c ON c.oid = t.tgrelid
+        JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        WHERE NOT t.tgisinternal AND c.relkind IN ('r', 'p') AND {ANY_SCHEMA}
+    ) AS rest(place, depth, name, oid, schema, relation, of_schema, of_relation,
+              dropping, making)
+    ORDER BY place, depth, schema, relation, name
 """
 
 # Every name is qualified here: search_path is pg_catalog alone. ONLY, and ATTACH for
@@ -2677,10 +2709,7 @@ LIST_INDEXES = f"""
            || ARRAY(SELECT format('COMMENT ON INDEX %%s IS %%L', x.oid::regclass, said)
                     FROM obj_description(x.oid, 'pg_class') AS said
                     WHERE said IS NOT NULL)
-           || ARRAY(SELECT format('COMMENT ON CONSTRAINT %%I ON %%s IS %%L',
-                                  k.conname, c.oid::regclass, said)
-                    FROM obj_description(k.oid, 'pg_constraint') AS said
-                    WHERE said IS NOT NULL)
+           || {SAID_OF_CONSTRAINT.format("", "c.oid::regclass")}
            || ARRAY(SELECT format('ALTER TABLE ONLY %%s %%s %%I', c.oid::regclass,
                                   mark, x.relname)
                     FROM unnest(ARRAY[
@@ -2696,17 +2725,6 @@ LIST_INDEXES = f"""
            ON k.conindid = x.oid AND k.conrelid = c.oid AND k.contype IN ('p', 'u', 'x')
     WHERE {USER_SCHEMA} AND {NOT_OF_AN_EXTENSION}
     ORDER BY (SELECT count(*) FROM pg_partition_ancestors(x.oid)) DESC, x.oid
-"""
-
-# Parents first: a change of a partitioned table's trigger reaches its partitions.
-LIST_TRIGGERS = f"""
-    SELECT t.tgname, n.nspname, c.relname, t.tgenabled
-    FROM pg_trigger AS t
-    JOIN pg_class AS c ON c.oid = t.tgrelid
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE NOT t.tgisinternal AND c.relkind IN ('r', 'p') AND {ANY_SCHEMA}
-    ORDER BY (SELECT count(*) FROM pg_partition_ancestors(c.oid)),
-             n.nspname, c.relname, t.tgname
 """
 
 # deptype a: SERIAL and OWNED BY; i: IDENTITY.
@@ -3516,9 +3534,7 @@ LIST_TIES = f"""
            n.nspname, c.relname, true,
            pg_get_triggerdef(t.oid) || CASE t.tgenabled WHEN 'O' THEN '' ELSE
                format('; ALTER TABLE %%s %%s TRIGGER %%I', c.oid::regclass,
-                      CASE t.tgenabled WHEN 'D' THEN 'DISABLE'
-                          WHEN 'A' THEN 'ENABLE ALWAYS' ELSE 'ENABLE REPLICA' END,
-                      t.tgname) END
+                      {TRIGGER_STATE}, t.tgname) END
     FROM pg_trigger AS t
     JOIN pg_class AS c ON c.oid = t.tgrelid
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
@@ -3942,8 +3958,11 @@ class Call(Generic[T]):
     # What threads take their next call from, if they have none.
     idle: ClassVar[list[queue.SimpleQueue[Call[Any]]]] = []
 
-    def __init__(self, work: Callable[[], T]) -> None:
+    def __init__(
+        self, work: Callable[[], T], connection: Connection | None = None
+    ) -> None:
         self._work = work
+        self._connection = connection  # whose server it waits for
         self._over = threading.Event()
         self._value: T
         self._error: BaseException | None = None
@@ -3974,6 +3993,41 @@ class Call(Generic[T]):
             raise self._error
         return self._value
 
+    def end(self, *, held: bool) -> None:
+        """End it soon after a signal, and at once after a second.
+
+        What has to be completed gets some time. Raises KeyboardInterrupt if nothing
+        helps.
+        """
+        if self._connection is None:
+            self.ends_within(GIVE_UP_AFTER if held else 0)
+        elif not self.ends_within(GRACE if held else 0):
+            Call(self._cancel)
+            self.ends_within(HANG_UP_AFTER)
+            self._hang_up()
+        if not self.over(TURN):
+            raise KeyboardInterrupt
+
+    def _cancel(self) -> None:
+        """Have the server cancel the statement that it waits for, else hang up.
+
+        Not by psycopg2's cancel(), which keeps Python's lock while it connects:
+        minutes, if the network is dead. A pooler's client does not always know the
+        server's process.
+        """
+        with contextlib.suppress(psycopg2.Error):
+            if ask_about(self._connection, CANCEL_STATEMENT):
+                return
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Cut the line that it waits for, so that it comes back with an error."""
+        with contextlib.suppress(OSError, psycopg2.Error):
+            if self._connection and not self.over():
+                number = self._connection.fileno()
+                with socket.fromfd(number, socket.AF_INET, socket.SOCK_STREAM) as line:
+                    line.shutdown(socket.SHUT_RDWR)
+
 
 def begin_to_work() -> queue.SimpleQueue[Call[Any]]:
     """Start a thread; return what it takes its calls from."""
@@ -3990,22 +4044,9 @@ def begin_to_work() -> queue.SimpleQueue[Call[Any]]:
 # ---- Database — the connection alone -------------------------------------------------
 
 
-@contextlib.contextmanager
-def connected(settings: Settings) -> Iterator[Connection]:
-    """Give a connection, closed at the end; what was not committed is rolled back.
-
-    Raises SnapshotError with a hint if the server cannot be reached or says no.
-    """
-    db = connect(settings)
-    try:
-        yield db
-    finally:
-        db.close()
-
-
-def connect(settings: Settings) -> Connection:
-    """Return a connection; raise SnapshotError with a hint if there is none."""
-    way = {
+def way_to(settings: Settings) -> dict[str, Any]:
+    """Return how libpq connects to a database."""
+    return {
         "host": settings.host,
         "port": settings.port,
         "dbname": settings.dbname,
@@ -4019,19 +4060,15 @@ def connect(settings: Settings) -> Connection:
         "gssencmode": "disable",  # poolers answer it with an error
         **KEEPALIVES,
     }
-    try:
-        return awaited(lambda: open_connection(way))
-    except psycopg2.Error as error:
-        raise connection_failure(settings, error) from error
 
 
 def open_connection(way: Mapping[str, Any]) -> Connection:
     """Connect; for a thread, since nothing can end that."""
-    db: Connection = psycopg2.connect(**way)
+    connection: Connection = psycopg2.connect(**way)
     # Transactions begin and end by statement: one round trip less each, and no
     # session state that psycopg2 would set on its own.
-    db.autocommit = True
-    return db
+    connection.autocommit = True
+    return connection
 
 
 def connection_failure(settings: Settings, error: psycopg2.Error) -> SnapshotError:
@@ -4060,96 +4097,32 @@ def connection_hint(settings: Settings, text: str) -> str:
     return "check the connection settings in the env file"
 
 
-def execute(db: Connection, query: str | sql.Composable, values: Any = None) -> int:
-    """Run statements in one round trip; return the last one's row count."""
-    with db.cursor() as cursor:
-        run(cursor, query, values)
-        return int(cursor.rowcount)
-
-
-def fetch(
-    db: Connection, query: str | sql.Composable, values: Any = None
-) -> list[tuple[Any, ...]]:
-    """Return the rows of a query that gives few."""
-    with db.cursor() as cursor:
-        run(cursor, query, values)
-        return cursor.fetchall()
-
-
-def run(cursor: Any, query: str | sql.Composable, values: Any) -> None:
-    """Run statements with a cursor.
-
-    If Python waits, and not libpq, an error has what the server said before it hung up.
-    """
-
-    def work() -> None:
-        psycopg2.extensions.set_wait_callback(extras.wait_select)
-        try:
-            cursor.execute(query, values)
-        finally:
-            psycopg2.extensions.set_wait_callback(None)
-
-    awaited(work, cursor.connection, LOCK_WATCH.get())
-
-
 def awaited(
-    work: Callable[[], T], db: Connection | None = None, watch: LockWatch | None = None
+    work: Callable[[], T],
+    connection: Connection | None = None,
+    watch: LockWatch | None = None,
 ) -> T:
-    """Let a thread do what waits for the server of `db`; return what comes of it.
+    """Let a thread do what waits for the server; return what comes of it.
 
     Meanwhile see to signals, and to who holds a lock.
     """
     ENDING.check()
     held = ENDING.held
     with uninterrupted():
-        call = Call(work)
-        looks = watch.looks(db) if watch and db else itertools.repeat(None)
+        call = Call(work, connection)
+        looks = watch.looks(connection) if watch else itertools.repeat(None)
         while not call.over(TURN) and not ENDING.signals:
             next(looks)
         if ENDING.signals:
-            end_call(call, db, held=held)
+            call.end(held=held)
     ENDING.check()
     return call.result()
 
 
-def end_call(call: Call[Any], db: Connection | None, *, held: bool) -> None:
-    """End a call soon after a signal, and at once after a second.
-
-    What has to be completed gets some time. Raises KeyboardInterrupt if nothing helps.
-    """
-    if db is None:
-        call.ends_within(GIVE_UP_AFTER if held else 0)
-    elif not call.ends_within(GRACE if held else 0):
-        Call(lambda: cancel(db, call))
-        call.ends_within(HANG_UP_AFTER)
-        hang_up(db, call)
-    if not call.over(TURN):
-        raise KeyboardInterrupt
-
-
-def cancel(db: Connection, call: Call[Any]) -> None:
-    """Have the server cancel the statement that a call waits for, else hang up.
-
-    Not by psycopg2's cancel(), which keeps Python's lock while it connects: minutes, if
-    the network is dead. A pooler's client does not always know the server's process.
-    """
-    with contextlib.suppress(psycopg2.Error):
-        if ask_about(db, CANCEL_STATEMENT):
-            return
-    hang_up(db, call)
-
-
-def hang_up(db: Connection, call: Call[Any]) -> None:
-    """Cut the line that a call waits for, so that it comes back with an error."""
-    with contextlib.suppress(OSError, psycopg2.Error):
-        if not call.over():
-            with socket.fromfd(db.fileno(), socket.AF_INET, socket.SOCK_STREAM) as line:
-                line.shutdown(socket.SHUT_RDWR)
-
-
-def way_of(db: Connection) -> dict[str, Any]:
+def way_of(connection: Connection) -> dict[str, Any]:
     """Return how to connect to where a connection leads."""
-    return {**db.info.dsn_parameters, "password": db.info.password or None}
+    info = connection.info
+    return {**info.dsn_parameters, "password": info.password or None}
 
 
 def ask(way: Mapping[str, Any], query: str, values: Any = None) -> list[Any]:
@@ -4159,10 +4132,10 @@ def ask(way: Mapping[str, Any], query: str, values: Any = None) -> list[Any]:
         return cursor.fetchall()
 
 
-def ask_about(db: Connection, query: str) -> list[Any]:
-    """Return what another connection says of the process that works for `db`."""
-    values = {"pid": db.info.backend_pid, "application": APPLICATION}
-    return ask(way_of(db), query, values)
+def ask_about(connection: Any, query: str) -> list[Any]:
+    """Return what another connection says of the process that works for this one."""
+    values = {"pid": connection.info.backend_pid, "application": APPLICATION}
+    return ask(way_of(connection), query, values)
 
 
 @dataclass(slots=True)
@@ -4170,17 +4143,17 @@ class LockWatch:
     """What to do while the server waits for a lock."""
 
     say: Callable[[str], object]
-    timeout: float | None  # seconds; None: wait as long as it takes
+    timeout: float | None = None  # seconds; None: wait as long as it takes
     seen: str = ""  # who was last seen to hold one
 
-    def looks(self, db: Connection) -> Iterator[None]:
+    def looks(self, connection: Connection | None) -> Iterator[None]:
         """Look now and then who holds the lock, a turn at a time; tell once."""
         self.seen, told = "", False
         pause = min(LOCK_PATIENCE, (self.timeout or LONGEST_PAUSE) / 2)
         while True:
             for _ in range(round(pause / TURN)):
                 yield
-            look = Call(lambda: ask_about(db, LIST_HOLDERS))
+            look = Call(lambda: ask_about(connection, LIST_HOLDERS))
             for _ in range(round(LOOK_SECONDS / TURN)):
                 if not look.over():
                     yield
@@ -4206,167 +4179,23 @@ class LockWatch:
 CANNOT_LOOK = """\
 the server is still at work, or waits for a lock; no second connection shows which"""
 
-LOCK_WATCH: contextvars.ContextVar[LockWatch | None] = contextvars.ContextVar(
-    "lock watch", default=None
-)
 
-
-@contextlib.contextmanager
-def watching_locks(
-    say: Callable[[str], object], timeout: float | None = None
-) -> Iterator[None]:
-    """Tell who holds a lock that a statement waits for; give up after `timeout`."""
-    token = LOCK_WATCH.set(LockWatch(say, timeout))
-    try:
-        yield
-    except psycopg2.errors.LockNotAvailable as error:
-        raise database_failure(error) from error
-    finally:
-        LOCK_WATCH.reset(token)
-
-
-def lock_timeout() -> int:
-    """Return how long the server may wait for a lock, as it wants it; 0: for ever."""
-    watch = LOCK_WATCH.get()
-    return int(watch.timeout * 1000) if watch and watch.timeout else 0
-
-
-def pinned_settings() -> list[str]:
-    """Return what PIN_SETTINGS asks for."""
-    return [json.dumps({**PINNED_SETTINGS, "lock_timeout": str(lock_timeout())})]
-
-
-def begin(db: Connection, mode: str) -> None:
-    """Begin a transaction of that mode, with every setting that matters pinned."""
-    execute(db, f"BEGIN {mode}; {PIN_SETTINGS}", pinned_settings())
-
-
-def begin_export(db: Connection, tables: Collection[Table]) -> None:
-    """Begin the transaction snapshot that every table is read from.
-
-    The tables are locked before it is taken: TRUNCATE and rewriting ALTERs by others
-    would show an older snapshot empty tables (see "13.6 Caveats" of the manual).
-    """
-    # SET takes no snapshot yet, as set_config would; the role's timeouts end no wait.
-    execute(
-        db,
-        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; "
-        f"SET LOCAL lock_timeout = {lock_timeout()}; SET LOCAL statement_timeout = 0",
-    )
-    lock_tables(db, tables, "ACCESS SHARE")
-    execute(db, PIN_SETTINGS, pinned_settings())
-
-
-def lock_tables(
-    db: Connection, tables: Collection[Table], mode: str, *, wait: bool = True
-) -> None:
-    """Lock the tables until the transaction ends."""
-    names = sql.SQL(", ").join(map(itself, tables))
-    if tables:
-        how = f"{mode} MODE" + ("" if wait else " NOWAIT")
-        execute(db, sql.SQL("LOCK TABLE {} IN {}").format(names, sql.SQL(how)))
-
-
-def fetch_origin(db: Connection, settings: Settings) -> Origin:
-    """Return which database this is; not in a transaction, which a refusal would break.
-
-    Everybody may ask pg_control_system(), unless a provider has revoked that.
-    """
-    query = "SELECT system_identifier::text FROM pg_catalog.pg_control_system()"
-    system = None
-    with contextlib.suppress(psycopg2.DatabaseError):
-        system = next((each for (each,) in fetch(db, query)), None)
-    return Origin(settings.host, settings.port, settings.dbname, system)
-
-
-def fetch_row_counts(db: Connection, tables: Iterable[Table]) -> dict[int, RowCount]:
-    """Return how many rows those of the tables have that we may see, by oid.
-
-    Of large tables that is what the server reckons.
-    """
-    numbered = [each for each in tables if each.readable and not each.hides_rows]
-    probes = [
-        sql.SQL("SELECT {}, count(*) FROM (SELECT FROM {} LIMIT {}) AS r").format(
-            sql.Literal(table.oid), itself(table), sql.Literal(COUNTED_ROWS + 1)
-        )
-        for table in numbered
-    ]
-    counted = dict(fetch_union(db, probes))
-    large = [oid for oid, rows in counted.items() if rows > COUNTED_ROWS]
-    estimates = dict(fetch(db, ESTIMATE_ROWS, [large])) if large else {}
-    return {
-        oid: RowCount(max(COUNTED_ROWS, int(estimates[oid])), exact=False)
-        if oid in estimates
-        else RowCount(rows)
-        for oid, rows in counted.items()
-    }
-
-
-def export_snapshot(db: Connection) -> str:
-    """Return the name by which other connections can join our transaction snapshot.
-
-    Raises SnapshotError, with the transaction broken, if the server does not share it.
-    """
-    try:
-        return str(fetch(db, "SELECT pg_export_snapshot()")[0][0])
-    except psycopg2.Error as error:
-        raise database_failure(error) from error
-
-
-def join_snapshot(server: Settings, name: str, tables: Collection[Table]) -> Connection:
+def join_snapshot(server: Settings, name: str, tables: Collection[Table]) -> Database:
     """Connect, and begin a transaction that sees what the one of that name sees.
 
     Somebody who waits for a lock on one of the tables waits for that other transaction,
     and we would for them, which no server sees through. So we wait for none. Raises
     SnapshotError if there is a lock to wait for, or no connection to be had.
     """
-    db = connect(server)
+    db = Database(server)
     try:
-        execute(db, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        execute(db, sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(name)))
-        execute(db, PIN_SETTINGS, pinned_settings())
-        lock_tables(db, tables, "ACCESS SHARE", wait=False)
+        db.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        db.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(name)))
+        db.pin_settings()
+        db.lock_tables(tables, "ACCESS SHARE", wait=False)
     except psycopg2.Error as error:
         raise database_failure(error) from error
     return db
-
-
-def fetch_sizes(db: Connection, tables: Iterable[Table]) -> dict[int, int]:
-    """Return how many bytes the server keeps each table in, by its oid."""
-    query = """
-        SELECT c.oid, CASE c.relkind
-            WHEN 'p' THEN (SELECT coalesce(sum(pg_table_size(part.relid)), 0)
-                           FROM pg_partition_tree(c.oid) AS part WHERE part.isleaf)
-            ELSE pg_table_size(c.oid) END
-        FROM pg_class AS c WHERE c.oid = ANY (%s::oid[])
-    """
-    oids = [table.oid for table in tables]
-    return {oid: int(size) for oid, size in fetch(db, query, [oids])}
-
-
-def fetch_ends(db: Connection, table: Table) -> tuple[int, int] | None:
-    """Return the least and the greatest value of a table's first key column."""
-    query = sql.SQL("SELECT min({0})::bigint, max({0})::bigint FROM {1}").format(
-        sql.Identifier(table.key[0]), itself(table)
-    )
-    [ends] = fetch_union(db, [query])
-    return None if None in ends else (ends[0], ends[1])
-
-
-def fetch_row_totals(db: Connection, tables: Iterable[Table]) -> dict[int, int]:
-    """Return how many rows each table has, by its oid."""
-    probes = [
-        sql.SQL("SELECT {}, count(*) FROM {}").format(
-            sql.Literal(table.oid), itself(table)
-        )
-        for table in tables
-    ]
-    return dict(fetch_union(db, probes))
-
-
-def rollback(db: Connection) -> None:
-    """End the transaction without a trace."""
-    execute(db, "ROLLBACK")
 
 
 # Read only by default is somebody's will, or a provider's whose disk is full.
@@ -4377,13 +4206,6 @@ ASK_WHETHER_READ_ONLY = """
 """
 
 
-def begin_restore(db: Connection) -> None:
-    """Begin the one transaction of a restore; raise if nobody may write here."""
-    query = f"BEGIN ISOLATION LEVEL READ COMMITTED; {PIN_SETTINGS};"
-    for standby, source in fetch(db, query + ASK_WHETHER_READ_ONLY, pinned_settings()):
-        raise standby_failure() if standby else read_only_failure(db, source)
-
-
 def standby_failure() -> SnapshotError:
     return SnapshotError(
         "the server is a standby, which only reads",
@@ -4391,11 +4213,11 @@ def standby_failure() -> SnapshotError:
     )
 
 
-def read_only_failure(db: Connection, source: str) -> SnapshotError:
+def read_only_failure(connection: Connection, source: str) -> SnapshotError:
     """Return the error for a role or database that is set to read only."""
-    kind, name = "DATABASE", db.info.dbname
+    kind, name = "DATABASE", connection.info.dbname
     if "user" in source:  # user, database user
-        kind, name = "ROLE", db.info.user
+        kind, name = "ROLE", connection.info.user
     return SnapshotError(
         f"the {kind.lower()} {name} is set to read only",
         hint=f"ALTER {kind} {quoted_when_needed(name)} SET "
@@ -4428,35 +4250,6 @@ NAME_TRANSACTION = NAME_SERVER + "pg_catalog.pg_current_xact_id()::text"
 ASK_FATE = NAME_SERVER + "pg_catalog.pg_xact_status(%s::text::pg_catalog.xid8)"
 
 
-def commit(db: Connection, done: str = "everything is committed") -> list[str]:
-    """Commit, which is done when it is; return what the server had to say.
-
-    Whatever the script set for its session goes first. RESET ALL passes over what SET
-    LOCAL has put to its default; a value that a script had set beneath it would come to
-    light with the commit.
-    """
-    way = way_of(db)
-    [(server, transaction)] = fetch(db, f"{LEAVE_NOTHING_BEHIND};{NAME_TRANSACTION}")
-    del db.notices[:]
-    ENDING.done = done
-    try:
-        execute(db, "COMMIT")
-    except (psycopg2.Error, KeyboardInterrupt) as error:
-        refused = isinstance(error, psycopg2.Error) and not is_end(error)
-        fate = "aborted" if refused else fetch_fate(way, server, transaction)
-        if fate == "aborted":
-            ENDING.go_on()
-            raise
-        if fate != "committed":
-            raise SnapshotError(
-                "the connection was lost while the server committed; nobody knows "
-                "whether it did",
-                hint="see whether the target has the new rows, else run it again",
-                code=EXIT_UNKNOWN,
-            ) from error
-    return [excerpt(notice, 400) for notice in db.notices]
-
-
 def fetch_fate(way: Mapping[str, Any], server: str, transaction: str) -> str | None:
     """Return what became of a transaction: committed or aborted; else nobody knows."""
     end = time.monotonic() + FATE_SECONDS
@@ -4472,190 +4265,6 @@ def fetch_fate(way: Mapping[str, Any], server: str, transaction: str) -> str | N
             return str(fate) if now == server else None
         time.sleep(TURN)
     return None
-
-
-def fetch_catalog(db: Connection) -> Catalog:
-    """Return what the database holds in the schemas of its users."""
-    relations = {
-        Relation(*name): oid for *name, oid in list_catalog(db, LIST_RELATIONS)
-    }
-    return Catalog(
-        tables=tuple(fetch_tables(db)),
-        foreign_keys=tuple(fetch_foreign_keys(db)),
-        triggers=tuple(
-            Trigger(name, Relation(schema, table), state)
-            for name, schema, table, state in list_catalog(db, LIST_TRIGGERS)
-        ),
-        sequences=tuple(fetch_sequences(db)),
-        materialized_views=tuple(fetch_materialized_views(db)),
-        relations=relations,
-    )
-
-
-def list_catalog(
-    db: Connection, query: str, managed: Seq[str] = MANAGED_SCHEMAS
-) -> list[tuple[Any, ...]]:
-    """Return the rows of a catalog query, the schemas of providers left out."""
-    return fetch(db, query, {"managed": list(managed)})
-
-
-def fetch_tables(db: Connection) -> Iterator[Table]:
-    """Yield the tables with their columns and partitions."""
-    columns: dict[int, list[Column]] = {}
-    for oid, *column in list_catalog(db, LIST_COLUMNS):
-        columns.setdefault(oid, []).append(Column(*column))
-    partitions: dict[int, list[Relation]] = {}
-    for root, *name in list_catalog(db, LIST_PARTITIONS):
-        partitions.setdefault(root, []).append(Relation(*name))
-    for oid, schema, name, *flags, key, inlines in list_catalog(db, LIST_TABLES):
-        parts = partitions.get(oid, ())
-        rest = (tuple(columns.get(oid, ())), tuple(key), tuple(parts), inlines)
-        yield Table(*(oid, Relation(schema, name), *flags, *rest))
-
-
-def fetch_foreign_keys(db: Connection) -> Iterator[ForeignKey]:
-    """Yield the foreign keys, and the checks that were never validated."""
-    for row in list_catalog(db, LIST_FOREIGN_KEYS):
-        name, *names, definition, comment, columns, referenced, validate, oid = row
-        table, references = Relation(*names[:2]), Relation(*names[2:])
-        rest = (tuple(each or ()) for each in (columns, referenced, validate))
-        yield ForeignKey(*(name, table, references, definition, comment, *rest, oid))
-
-
-def fetch_indexes(db: Connection) -> Iterator[Index]:
-    """Yield the indexes, those of partitions before the one that they are part of."""
-    for oid, top, schema, table, safe, drop, build in list_catalog(db, LIST_INDEXES):
-        yield Index(oid, top, Relation(schema, table), safe, drop, tuple(build))
-
-
-def fetch_sequences(db: Connection) -> Iterator[Sequence]:
-    """Yield the sequences with the columns that they number."""
-    uses: dict[int, list[tuple[Relation, str]]] = {}
-    for oid, schema, table, column in list_catalog(db, LIST_SEQUENCE_USES):
-        uses.setdefault(oid, []).append((Relation(schema, table), column))
-    for oid, *row in list_catalog(db, LIST_SEQUENCES):
-        owner = Relation(*row[-2:]) if row[-1] else None
-        rest = (owner, tuple(uses.get(oid, ())))
-        yield Sequence(*(oid, Relation(*row[:2]), *row[2:-2], *rest))
-
-
-def fetch_materialized_views(db: Connection) -> Iterator[MaterializedView]:
-    """Yield the materialized views with the other ones that they read."""
-    rows = list_catalog(db, LIST_MATERIALIZED_VIEWS)
-    names = {oid: Relation(schema, name) for oid, schema, name, *_ in rows}
-    for oid, _, _, populated, needs in rows:
-        known = tuple(names[need] for need in needs if need in names)
-        yield MaterializedView(oid, names[oid], populated, known)
-
-
-def fetch_sequence_states(
-    db: Connection, sequences: Iterable[Sequence]
-) -> dict[Relation, SequenceState]:
-    """Return the state of each sequence; sequences are not part of any snapshot."""
-    names = {sequence.oid: sequence.relation for sequence in sequences}
-    # NULL: never called, and what it is to begin with only the sequence itself tells.
-    query = "SELECT oid, pg_sequence_last_value(oid) FROM unnest(%s::oid[]) AS s(oid)"
-    last = dict(fetch(db, query, [list(names)]))
-    probes = [
-        sql.SQL("SELECT {}, last_value, is_called FROM {}").format(
-            sql.Literal(oid), names[oid].ident
-        )
-        for oid, value in last.items()
-        if value is None
-    ]
-    states = {oid: SequenceState(value, True) for oid, value in last.items()}
-    for oid, *state in fetch_union(db, probes):
-        states[oid] = SequenceState(*state)
-    return {name: states[oid] for oid, name in names.items()}
-
-
-def fetch_used_ids(
-    db: Connection, sequences: Iterable[Sequence]
-) -> dict[Relation, list[int]]:
-    """Return for each sequence the outermost id in each column that it numbers."""
-    chosen = list(sequences)
-    probes = [
-        sql.SQL("SELECT {}, {}({})::bigint FROM {}").format(
-            sql.Literal(place),
-            sql.SQL("max" if sequence.increment > 0 else "min"),
-            sql.Identifier(column),
-            table.ident,
-        )
-        for place, sequence in enumerate(chosen)
-        for table, column in sequence.uses
-    ]
-    found: dict[Relation, list[int]] = {each.relation: [] for each in chosen}
-    for place, last in fetch_union(db, probes):
-        if last is not None:
-            found[chosen[place].relation].append(last)
-    return found
-
-
-def fetch_union(
-    db: Connection, queries: Seq[sql.Composable], batch: int = 1000
-) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of queries of tables in few round trips.
-
-    A huge UNION has no stack.
-    """
-    for start in range(0, len(queries), batch):
-        part = sql.SQL(" UNION ALL ").join(queries[start : start + batch])
-        rows = fetch(db, sql.SQL(WIDE_PATH) + part)
-        execute(db, NARROW_PATH)
-        yield from rows
-
-
-def fetch_left_out(db: Connection) -> dict[str, list[str]]:
-    """Return what no snapshot holds, by kind."""
-    found: dict[str, list[str]] = {}
-    for kind, name in list_catalog(db, LIST_LEFT_OUT):
-        found.setdefault(kind, []).append(name)
-    return found
-
-
-def fetch_foreign_partitions(db: Connection) -> list[tuple[Relation, Relation]]:
-    """Return partitions that are foreign tables, each after its partitioned table."""
-    return [
-        (Relation(*row[:2]), Relation(*row[2:]))
-        for row in list_catalog(db, LIST_FOREIGN_PARTITIONS)
-    ]
-
-
-def fetch_catalog_lines(
-    db: Connection, managed: Seq[str] = MANAGED_SCHEMAS
-) -> list[CatalogLine]:
-    """Return the lines of catalog.txt, sorted as text.
-
-    What a provider manages is left out, if it lies in one of the `managed` schemas. The
-    server quotes every name, for which of them are keywords depends on its version.
-    """
-    execute(db, f"{NARROW_PATH}; SET LOCAL quote_all_identifiers TO on")
-    words = fetch(db, "SELECT word FROM pg_get_keywords() WHERE catcode <> 'U'")
-    keywords = {*NEWER_KEYWORDS, *(word for (word,) in words)} - {"json"}
-    rows = [
-        row
-        for query in (LIST_LINES, LIST_OTHER_LINES)
-        for row in list_catalog(db, query, managed)
-    ]
-    lines = [
-        CatalogLine(
-            catalog_text(text, expressions or (), keywords),
-            None if relation is None else Relation(schema, relation),
-            oid,
-            name,
-        )
-        for oid, schema, relation, name, text, expressions in rows
-    ]
-    known = {line.oid: line.relation for line in lines}
-    lines += [
-        CatalogLine(
-            catalog_text(on, (), keywords) + escaped(text), known[oid], oid, None
-        )
-        for oid, on, text in list_catalog(db, LIST_REMARKS)
-        if oid in known
-    ]
-    execute(db, "SET LOCAL quote_all_identifiers TO off")
-    return sorted(lines, key=lambda line: line.text)
 
 
 # Whatever PostgreSQL prints, it may print otherwise once it has read it. Two texts mean
@@ -4709,170 +4318,15 @@ PRINT_ROUTINE = """
 """
 
 
-def fetch_differences(
-    db: Connection, expected: Iterable[str], found: Iterable[CatalogLine]
-) -> tuple[list[str], str]:
-    """Return a diff of catalog lines, and why their meaning is unknown, if it is.
-
-    Lines that mean the same to the server are no difference.
-    """
-    wanted, there = frozenset(expected), {line.text: line for line in found}
-    extra = {line.key: line for text, line in there.items() if text not in wanted}
-    pairs = [
-        (text, extra[key_of(text)])
-        for text in sorted(wanted - there.keys())
-        if key_of(text) in extra
-        and same_but_for_expressions(text, extra[key_of(text)].text)
-    ]
-    same, problem = fetch_same(db, pairs)
-    return drift(
-        wanted - {text for text, _ in same},
-        there.keys() - {line.text for _, line in same},
-    ), problem
-
-
-def fetch_same(
-    db: Connection, pairs: Seq[tuple[str, CatalogLine]]
-) -> tuple[list[tuple[str, CatalogLine]], str]:
-    """Return the pairs of lines that mean the same to the server, and its refusal."""
-    probes = [
-        [render_probe(db, line, expression) for expression in both]
-        for text, line in pairs
-        for both in expressions_of(text, line.text)
-    ]
-    if not probes:
-        return [], ""
-    answers = iter(fetch_readings(db, [probe for both in probes for probe in both]))
-    same, problems = [], []
-    for text, line in pairs:
-        equal = True
-        for _ in expressions_of(text, line.text):
-            theirs, ours = next(answers), next(answers)
-            equal &= bool({*theirs["readings"]} & {*ours["readings"]})
-            if not ours["readings"]:
-                problems.append(ours["problem"])
-        if equal:
-            same.append((text, line))
-    return same, next(iter(problems), "")
-
-
-def fetch_readings(
-    db: Connection, probes: Seq[Mapping[str, str]]
-) -> list[dict[str, Any]]:
-    """Return what each probe becomes when it is read and printed, thrice."""
-    [(place,)] = fetch(db, FIND_PLACE)
-    placed = [
-        {key: text if key == "body" else text.replace("pg_temp", place)
-         for key, text in probe.items()}
-        for probe in probes
-    ]  # fmt: skip
-    block = sql.SQL(READ_AND_PRINT).format(probes=sql.Literal(json.dumps(placed)))
-    execute(
-        db,
-        sql.SQL("{}; SET LOCAL quote_all_identifiers TO on; DO {}").format(
-            sql.SQL(NARROW_PATH), sql.Literal(block.as_string(db))
-        ),
-    )
-    query = "SELECT current_setting('export_restore.answers')::json; "
-    [(answers,)] = fetch(db, f"SET LOCAL quote_all_identifiers TO off; {query}")
-    return list(answers)
-
-
-def render_probe(db: Connection, line: CatalogLine, expression: str) -> dict[str, str]:
-    """Return what to make, and how to print it, to know what an expression means.
-
-    It comes from a file, so it must not be able to run anything but what it is part of.
-    """
-    relation = line.relation and sql.SQL("ONLY {}").format(
-        line.relation.ident
-    ).as_string(db)
-    body = unescaped(expression)
-    make, show = "CREATE VIEW pg_temp.export_restore_probe AS ", PRINT_VIEW
-    if line.kind == "rule":
-        [event] = re.findall(r"enabled . on (\w+) ", line.text)
-        make = (
-            f"{make} SELECT * FROM {relation}; "
-            f"CREATE RULE probe AS ON {event} TO pg_temp.export_restore_probe "
-        )
-        show = PRINT_RULE
-    elif line.kind in ("function", "procedure"):
-        make = f"CREATE {line.kind} pg_temp.export_restore_probe"
-        show = PRINT_ROUTINE
-    elif line.kind not in ("view", "materialized view"):
-        source = relation or f"(SELECT NULL::{domain_of(line.key)} AS value) AS d"
-        if line.kind == "trigger":
-            source = f"{relation} AS old, {relation} AS new"
-        body = f"SELECT ROW({body}) IS NULL AS probe FROM {source}"
-    if not is_one_statement(make.rpartition(";")[2] + body):
-        body = ""
-    return {"make": make, "body": body, "print": show}
-
-
-def fetch_of_others(db: Connection) -> list[OthersObject]:
-    """Return what a dump by our role has to leave out."""
-    return sorted(OthersObject(*row) for row in list_catalog(db, LIST_OF_OTHERS))
-
-
-def fetch_used_by_others(db: Connection) -> set[Relation]:
-    """Return what parts of tables use that a provider manages."""
-    return {Relation(*row) for row in list_catalog(db, LIST_USED_BY_OTHERS)}
-
-
-def fetch_hooks(db: Connection) -> list[tuple[str, str, str, bool]]:
-    """Return triggers and policies on tables of a provider; see LIST_HOOKS."""
-    execute(db, NARROW_PATH)
-    return [(*row,) for row in list_catalog(db, LIST_HOOKS)]
-
-
-def fetch_names_of_newer_keywords(db: Connection) -> bool:
-    """Tell whether names that the server prints plain are keywords to a newer one."""
-    return bool(list_catalog(db, LIST_NAMES_OF_NEWER_KEYWORDS))
-
-
-def as_encrypted(server: Settings, db: Connection) -> Settings:
+def as_encrypted(server: Settings, db: Database) -> Settings:
     """Return settings that demand TLS if the connection has it without a demand."""
-    chance = server.sslmode in ("allow", "prefer") and db.info.ssl_in_use
+    chance = server.sslmode in ("allow", "prefer") and db.connection.info.ssl_in_use
     return dataclasses.replace(server, sslmode="require") if chance else server
-
-
-def fetch_rights(db: Connection) -> dict[tuple[str, str], Rights]:
-    """Return owner and grants of every object, by kind and name."""
-    execute(db, NARROW_PATH)
-    return {
-        (kind, name): Rights(*(kind, name, *rest, *map(as_pairs, listed)))
-        for kind, name, *rest, grants, usual in list_catalog(db, LIST_RIGHTS)
-        for listed in [(grants, usual)]
-    }
 
 
 def as_pairs(rows: Iterable[Seq[str]] | None) -> frozenset[tuple[str, str]]:
     """Return the pairs of an array, which is NULL if there are none."""
     return frozenset((what, whom) for what, whom in rows or ())
-
-
-def fetch_ties(db: Connection) -> dict[str, Tie]:
-    """Return what depends on tables, schemas and functions from outside, by name."""
-    execute(db, NARROW_PATH)
-    limited = db.server_version >= 150000
-    query = LIST_TIES if limited else LIST_TIES.replace(PUBLISHED_PART, "")
-    return {
-        name: Tie(name, Relation(*about) if about[1] else None, survivor, statement)
-        for name, *about, survivor, statement in list_catalog(db, query)
-    }
-
-
-def fetch_script_settings(db: Connection) -> dict[str, str]:
-    """Return what decides what a script's literals and bare names mean."""
-    return dict(fetch(db, ASK_SCRIPT_SETTINGS, [list(SCRIPT_SETTINGS)]))
-
-
-def create_roles(db: Connection, names: Iterable[str]) -> list[str]:
-    """Create the roles that do not exist, without any right, and return them."""
-    known = {name for (name,) in fetch(db, "SELECT rolname FROM pg_roles")}
-    made = sorted(set(names) - known)
-    create = sql.SQL("CREATE ROLE {}")
-    execute_all(db, [create.format(sql.Identifier(name)) for name in made])
-    return made
 
 
 @contextlib.contextmanager
@@ -4885,27 +4339,22 @@ def scratch_database(server: Settings) -> Iterator[Settings]:
     name = f"{SCRATCH_PREFIX}{os.getpid()}_{time.time_ns() // 1000}"
     ident = sql.Identifier(name)
     drop = sql.SQL("DROP DATABASE IF EXISTS {}")
-    with connected(server) as sign:
-        begin(sign, "READ ONLY")
-        execute(sign, "SELECT set_config('application_name', %s, true)", [name])
-        with connected(server) as db:
-            for (left,) in fetch(db, LIST_ABANDONED, [SCRATCH_PREFIX]):
+    with Database(server) as sign:
+        sign.begin("READ ONLY")
+        sign.execute("SELECT set_config('application_name', %s, true)", [name])
+        with Database(server) as db:
+            for (left,) in db.fetch(LIST_ABANDONED, [SCRATCH_PREFIX]):
                 with contextlib.suppress(psycopg2.Error):
-                    execute(db, drop.format(sql.Identifier(left)))
+                    db.execute(drop.format(sql.Identifier(left)))
         try:
-            with connected(server) as db:
-                execute(
-                    db, sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(ident)
+            with Database(server) as db:
+                db.execute(
+                    sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(ident)
                 )
             yield dataclasses.replace(server, dbname=name)
         finally:
-            with uninterrupted(), connected(server) as db:
-                execute(db, drop.format(ident) + sql.SQL(" WITH (FORCE)"))
-
-
-def server_version(db: Connection) -> str:
-    """Return the version as the server tells it: 18.1."""
-    return str(db.info.parameter_status("server_version")).split()[0]
+            with uninterrupted(), Database(server) as db:
+                db.execute(drop.format(ident) + sql.SQL(" WITH (FORCE)"))
 
 
 def column_list(names: Iterable[str]) -> sql.Composable:
@@ -4914,62 +4363,6 @@ def column_list(names: Iterable[str]) -> sql.Composable:
 
 
 COPY_TO_CLIENT = " TO STDOUT (FORMAT csv, HEADER {})"
-
-
-def copy_out(
-    db: Connection, table: Table, stream: Any, rows: KeyRange | None = None
-) -> int:
-    """Stream a table's rows as CSV in key order; return how many they were.
-
-    libpq gives one record, the header first, for each `stream.write`.
-
-    Raises SnapshotError naming the table if the server or the stream fails.
-    """
-    names = [column.name for column in table.stored_columns]
-    planned = bool(table.key) or table.partitioned
-    if planned:
-        query = sql.SQL("COPY (SELECT {} FROM {} {} ORDER BY {})").format(
-            column_list(names), itself(table), in_range(table, rows), order_terms(table)
-        )
-    else:  # reads the heap from front to back; a query might read it in parallel
-        query = sql.SQL("COPY {} {}").format(
-            table.relation.ident, in_parentheses(names)
-        )
-    first = rows is None or rows.after is None
-    query += sql.SQL(COPY_TO_CLIENT.format("on" if first else "off"))
-    widely = planned and table.inlines
-    with db.cursor() as cursor:
-        try:
-            copy(cursor, sql.SQL(WIDE_PATH if widely else "") + query, stream)
-        except psycopg2.Error as error:
-            plain = database_failure(error)
-            raise SnapshotError(
-                f"table {table.relation}: {plain}", hint=plain.hint
-            ) from error
-        if widely:  # where no row comes, none may have narrowed it
-            execute(db, NARROW_PATH)
-        return int(cursor.rowcount)
-
-
-def copy(cursor: Any, query: sql.Composable, stream: Any) -> None:
-    """Run a COPY from or to a stream; raise what the server said if it hung up.
-
-    psycopg2 hands that to sys.excepthook, which would print it under a traceback, and a
-    row in that; then it raises what libpq says.
-    """
-    told: list[BaseException | None] = []
-    before = sys.excepthook
-    sys.excepthook = lambda kind, error, trace: told.append(error.__cause__)
-    try:
-        work = functools.partial(cursor.copy_expert, query, stream, size=SEND_BYTES)
-        awaited(work, cursor.connection)
-    except psycopg2.Error as error:
-        for said in told:
-            if isinstance(said, psycopg2.Error):
-                raise said from error
-        raise
-    finally:
-        sys.excepthook = before
 
 
 def in_range(table: Table, rows: KeyRange | None) -> sql.Composable:
@@ -5013,78 +4406,10 @@ def order_term(column: Column) -> sql.Composable:
     return sql.Identifier(column.name) + sql.SQL(how)
 
 
-def copy_in(
-    db: Connection,
-    relation: Relation,
-    columns: Collection[str],
-    stream: Any,
-    *,
-    null: str = "",
-) -> int:
-    """Load CSV with a header line from a binary stream; return how many rows came.
-
-    `null` is what an unquoted cell holds where it means NULL.
-    """
-    query = sql.SQL("COPY {} {} FROM STDIN (FORMAT csv, HEADER, NULL {})").format(
-        relation.ident, in_parentheses(columns), sql.Literal(null)
-    )
-    with db.cursor() as cursor:
-        copy(cursor, query, stream)
-        return int(cursor.rowcount)
-
-
-def copy_in_file(
-    db: Connection, relation: Relation, columns: Collection[str], stream: Any, file: str
-) -> int:
-    """Load a snapshot's CSV; raise SnapshotError with file, line and column."""
-    try:
-        return copy_in(db, relation, columns, stream)
-    except psycopg2.Error as error:
-        raise copy_failure(db, error, file) from error
-
-
-def run_script(db: Connection, statements: Seq[Statement], name: str) -> list[Skip]:
-    """Run a schema script inside the open transaction; return what was skipped.
-
-    Each statement goes through EXECUTE of a DO block, where PostgreSQL refuses COMMIT,
-    ROLLBACK and their kin whatever they are wrapped in: the script cannot end the
-    transaction it runs in. Raises SnapshotError with the statement's line.
-    """
-    skipped: list[Skip] = []
-    pending = False
-    for start in range(0, len(statements), BLOCK_STATEMENTS):
-        block = statements[start : start + BLOCK_STATEMENTS]
-        pending = pending or any(map(brings_rows, block))
-        body, lines = render_do_block(db, block, pending=pending)
-        query = sql.SQL("DO {}; SELECT pg_catalog.current_setting({})").format(
-            *map(sql.Literal, (body, SKIPPED))
-        )
-        try:
-            [(said,)] = fetch(db, query)
-        except psycopg2.Error as error:
-            raise script_failure(error, block, lines, name) from error
-        told = (each.partition(" ") for each in json.loads(said))
-        skipped += [Skip(int(line), why) for line, _, why in told]
-    # A table that deferred checks wait for can be neither altered nor emptied.
-    checks = f"SET CONSTRAINTS ALL IMMEDIATE; {PIN_SETTINGS}"
-    execute(db, checks, pinned_settings())
-    return skipped
-
-
 # Each statement of a block is a plan that the server looks at whenever a table changes:
 # 20,000 of them took 143 s in one block, 4 s in blocks of 100.
 BLOCK_STATEMENTS = 100
 SKIPPED = "export_restore.skipped"  # where a block leaves what it skipped
-
-
-def use_settings_of_source(db: Connection, settings: Mapping[str, str]) -> list[str]:
-    """Let a script mean what it meant to its source; return the settings unknown here.
-
-    Without a search_path of the source, names follow the one of our role.
-    """
-    others = {name: value for name, value in settings.items() if name != "search_path"}
-    values = {"settings": json.dumps(others), "path": settings.get("search_path")}
-    return list(json.loads(fetch(db, USE_SETTINGS, values)[0][0]))
 
 
 # As pg_dump begins: whatever it names itself, it qualifies; but functions do not.
@@ -5101,26 +4426,6 @@ def brings_rows(statement: Statement) -> bool:
     return not statement.begins(*NO_ROWS) and "SET_CONFIG" not in statement.words
 
 
-def render_do_block(
-    db: Connection, statements: Iterable[Statement], *, pending: bool
-) -> tuple[str, list[int]]:
-    """Return a PL/pgSQL block of the statements, and the line of each in it.
-
-    If rows may be `pending`, deferred checks are brought up to date where they hinder.
-    """
-    parts = ["DECLARE skipped pg_catalog.text[] := '{}'; BEGIN"]
-    lines: list[int] = []
-    line = 2
-    for statement in statements:
-        part = render_step(db, statement)
-        if pending and statement.begins(*HINDERED):
-            part = f"BEGIN {part} {UP_TO_DATE} {part} END;"
-        parts.append(part)
-        lines.append(line)
-        line += part.count("\n") + 1
-    return "\n".join([*parts, TELL_SKIPPED, "END"]), lines
-
-
 NO_ROWS = ("CREATE", "ALTER", "DROP", "SET", "COMMENT ON", "GRANT", "REVOKE")
 # What cannot be done to a table that deferred checks wait for, and psql can, which
 # commits after each statement.
@@ -5133,52 +4438,36 @@ PERFORM pg_catalog.set_config(
     '{SKIPPED}', pg_catalog.array_to_json(skipped)::pg_catalog.text, true);"""
 
 
-def render_step(db: Connection, statement: Statement) -> str:
-    """Return what runs a statement, and goes on where the server may refuse it.
-
-    A block of its own is due to ALTER DOMAIN … DROP CONSTRAINT as well: after it no
-    other could begin ("unprocessed inval messages").
-    """
-    run = f"EXECUTE {sql.Literal(statement.text).as_string(db)};"
-    conditions, told = tolerance(statement)
-    if not conditions:
-        return run
-    said = f"pg_catalog.concat({statement.line}, ' ', SQLERRM)"
-    note = f"skipped := pg_catalog.array_append(skipped, {said});" if told else "NULL;"
-    return f"BEGIN {run} EXCEPTION WHEN {conditions} THEN {note} END;"
-
-
 def script_failure(
     error: psycopg2.Error,
-    statements: Seq[Statement],
-    lines: Seq[int],
+    plain: SnapshotError,
+    steps: Iterable[tuple[int, Statement]],
     name: str,
 ) -> SnapshotError:
-    """Return the error of a script's statement, with its line and its beginning."""
+    """Return an error in plain words with the script's line of its statement.
+
+    `steps` are the statements of a block, each with its line there.
+    """
     # The outermost frame comes last; its words depend on the server's language.
     frames = re.findall(r"inline_code_block\D*(\d+)", error.diag.context or "")
     if not frames:
-        return database_failure(error)
-    block_line = int(frames[-1])
-    statement = statements[max(i for i, line in enumerate(lines) if line <= block_line)]
+        return plain
+    statement = [step for line, step in steps if line <= int(frames[-1])][-1]
     line = statement.line
     if error.diag.internal_position and error.diag.internal_query == statement.text:
         line = statement.line_at(int(error.diag.internal_position))
-    plain = database_failure(error)
     return SnapshotError(
         f"{name}, line {line}: {plain} in: {excerpt(statement.text)}",
         hint=plain.hint,
     )
 
 
-def database_failure(error: psycopg2.Error) -> SnapshotError:
+def database_failure(error: psycopg2.Error, holders: str = "") -> SnapshotError:
     """Return what the server said in one line, with a hint where one helps."""
     said = error.diag.message_primary
     if said is None or is_end(error):
         return connection_lost(error)
-    more = error.diag.message_detail
-    if error.pgcode == LOCK_NOT_AVAILABLE and (watch := LOCK_WATCH.get()):
-        more = watch.seen
+    more = holders or error.diag.message_detail
     detail = f" ({more})" if more else ""
     hint = (
         function_hint(error)
@@ -5259,29 +4548,9 @@ COPIED_ROW = re.compile(
 )
 
 
-# Classes of SQLSTATEs: data exception, and integrity constraint violation.
-OF_THE_DATA = ("22", "23")
-
-
-def copy_failure(db: Connection, error: psycopg2.Error, file: str) -> SnapshotError:
-    """Return the error of a row that the server refused: file, line, column."""
-    plain = database_failure(error)
-    place = COPIED_ROW.match(error.diag.context or "")
-    if is_end(error) or place is None:
-        return plain
-    where = f"{file}, line {place['line']}"
-    column = place["column"] or error.diag.column_name
-    if column:
-        where += f", column {column}"
-    unread = "error in .read() call" in str(error)  # psycopg2's words
-    if not unread and (error.pgcode or "")[:2] not in OF_THE_DATA:
-        return SnapshotError(f"{where}: {plain}", hint=plain.hint)
-    hint = "correct the file; the target was not changed"
-    if lost := function_hint(error):
-        return SnapshotError(f"{where}: {plain}", hint=lost)
-    if asked := find_function_asked(db, error, place["within"]):
-        hint = LOOKS_BEYOND.format(asked)
-    return SnapshotError(f"{where}: {plain}", hint=hint, code=EXIT_DAMAGED)
+# Classes of SQLSTATEs: data exception, integrity constraint violation, and RAISE, as by
+# a check's function.
+OF_THE_DATA = ("22", "23", "P0")
 
 
 LOOKS_BEYOND = """\
@@ -5290,99 +4559,15 @@ key or a trigger, or NOT VALID there and in schema.sql, so that it rests meanwhi
 else correct the file"""
 
 
-def find_function_asked(
-    db: Connection, error: psycopg2.Error, within: str
-) -> str | None:
-    """Return the function of the user's that refused a row, or made it refused."""
-    if error.pgcode == CHECK_VIOLATION:
-        diag = error.diag
-        names = (diag.constraint_name, diag.schema_name)
-        execute(db, "ROLLBACK TO SAVEPOINT rows")
-        about = diag.table_name or diag.datatype_name
-        return next((name for (name,) in fetch(db, LIST_ASKED, [*names, about])), None)
-    found = IN_FUNCTION.match(within)
-    return found["name"] if found else None
-
-
-def fetch_filled(db: Connection, tables: Iterable[Table]) -> list[Table]:
-    """Return those of the tables that have rows."""
-    numbered = list(enumerate(tables))
-    probes = [
-        sql.SQL("SELECT {} WHERE EXISTS (SELECT FROM {})").format(
-            sql.Literal(place), itself(table)
-        )
-        for place, table in numbered
-    ]
-    filled = {place for (place,) in fetch_union(db, probes)}
-    return [table for place, table in numbered if place in filled]
-
-
-def fetch_changed_rows(db: Connection, tables: Iterable[Table]) -> dict[int, int]:
-    """Return how many rows this transaction has deleted or updated, by table's oid."""
-    query = """
-        SELECT t.oid::bigint, sum(pg_stat_get_xact_tuples_deleted(part.oid)
-                                  + pg_stat_get_xact_tuples_updated(part.oid))::bigint
-        FROM unnest(%s::oid[]) AS t(oid), LATERAL (
-            SELECT t.oid UNION SELECT relid FROM pg_partition_tree(t.oid)) AS part(oid)
-        GROUP BY t.oid
-    """
-    return dict(fetch(db, query, [[table.oid for table in tables]]))
-
-
 def itself(table: Table) -> sql.Composable:
     """Return the table without those that inherit from it, but with its partitions."""
     only = "" if table.partitioned else "ONLY"
     return sql.SQL("{} {}").format(sql.SQL(only), table.relation.ident)
 
 
-def make_room(db: Connection, tables: Collection[Table]) -> None:
-    """Empty the tables, all at once, and prepare for rows to come.
-
-    Functions of defaults, checks and indexes find what they call by bare names.
-    """
-    names = sql.SQL(", ").join(map(itself, tables))
-    empty = sql.SQL("TRUNCATE {};" if tables else "").format(names)
-    prepare = sql.SQL(f"{PREPARE_BUILDS} {OWN_PATH};")
-    execute(db, prepare + empty + sql.SQL("SAVEPOINT rows"))
-
-
-def set_aside(
-    db: Connection,
-    catalog: Catalog,
-    loaded: Collection[Table],
-    large: Collection[Table],
-) -> list[sql.Composable]:
-    """Drop foreign keys and rest triggers of the tables; return what rebuilds them.
-
-    Keys that lead to the tables go with those that start from them, for a table that
-    another one refers to cannot be emptied. Ownership is enough for all of it, cycles
-    load in any order, and a key that is added again is validated against every row.
-    `large` tables lose their indexes, too: to build one is faster than to keep it.
-    """
-    names = {name for table in loaded for name in (table.relation, *table.partitions)}
-    keys = [key for key in catalog.foreign_keys if {key.table, key.references} & names]
-    triggers = [trigger for trigger in catalog.triggers if trigger.table in names]
-    resting = (trigger for trigger in triggers if trigger.state != "D")
-    indexes = indexes_to_build(fetch_indexes(db), large) if large else []
-    domains = list_catalog(db, LIST_LAX_DOMAINS)
-    execute_all(
-        db,
-        [
-            *(sql.SQL(drop) for drop, _ in domains),
-            *map(drop_foreign_key, keys),
-            *(sql.SQL(each.drop) for each in indexes if each.oid == each.top),
-            *map(disable_trigger, resting),
-        ],
-    )
-    built = (sql.SQL(part) for index in indexes for part in index.build)
-    added = (part for key in keys for part in add_foreign_key(key))
-    lax = (sql.SQL(part) for _, parts in domains for part in parts)
-    return [*built, *added, *lax, *map(set_trigger, triggers)]
-
-
 def indexes_to_build(indexes: Iterable[Index], tables: Iterable[Table]) -> list[Index]:
     """Return the tables' indexes that can be set aside: all of a tree, or none."""
-    names = {name for table in tables for name in (table.relation, *table.partitions)}
+    names = {name for table in tables for name in table.names}
     known = list(indexes)
     tops = {index.oid: index for index in known}
     unsafe = {
@@ -5398,113 +4583,6 @@ def indexes_to_build(indexes: Iterable[Index], tables: Iterable[Table]) -> list[
 
 def is_constraint(index: Index) -> bool:
     return index.drop.startswith("ALTER TABLE")
-
-
-def execute_all(db: Connection, statements: Seq[sql.Composable]) -> None:
-    """Run the statements in one round trip."""
-    if statements:
-        execute(db, sql.SQL(";\n").join(statements))
-
-
-def drop_foreign_key(key: ForeignKey) -> sql.Composable:
-    return sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(
-        key.table.ident, sql.Identifier(key.name)
-    )
-
-
-def add_foreign_key(key: ForeignKey) -> Iterator[sql.Composable]:
-    """Yield what brings a foreign key back exactly as it was.
-
-    To validate one the server plans a query; an expression means the same under the
-    path that it was printed under.
-    """
-    path = OWN_PATH if key.definition.startswith("FOREIGN KEY") else NARROW_PATH
-    yield sql.SQL(path + "; ALTER TABLE {} ADD CONSTRAINT {} {}").format(
-        key.table.ident, sql.Identifier(key.name), sql.SQL(key.definition)
-    )
-    if key.comment is not None:
-        yield sql.SQL("COMMENT ON CONSTRAINT {} ON {} IS {}").format(
-            sql.Identifier(key.name), key.table.ident, sql.Literal(key.comment)
-        )
-    yield from (sql.SQL(f"{OWN_PATH}; {part}") for part in key.validate)
-
-
-def add_lost_key(key: ForeignKey) -> sql.Composable:
-    """Return what brings back a foreign key that another table had to a dropped one."""
-    return sql.SQL(";\n").join(add_foreign_key(key))
-
-
-def disable_trigger(trigger: Trigger) -> sql.Composable:
-    return set_trigger(dataclasses.replace(trigger, state="D"))
-
-
-def set_trigger(trigger: Trigger) -> sql.Composable:
-    """Return what gives a trigger its state."""
-    how = {"O": "ENABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS", "D": "DISABLE"}
-    return sql.SQL("ALTER TABLE {} {} TRIGGER {}").format(
-        trigger.table.ident, sql.SQL(how[trigger.state]), sql.Identifier(trigger.name)
-    )
-
-
-def force_policies(db: Connection, tables: Iterable[Table], how: str) -> None:
-    """Let row-level security act on the owner of those tables where it does, or not."""
-    execute_all(
-        db,
-        [
-            sql.SQL("ALTER TABLE {} {} ROW LEVEL SECURITY").format(
-                table.relation.ident, sql.SQL(how)
-            )
-            for table in tables
-            if table.forced
-        ],
-    )
-
-
-def rebuild(db: Connection, statements: Iterable[sql.Composable]) -> None:
-    """Bring back what was set aside; raise if the rows do not allow it.
-
-    What the catalog printed means the same under the search_path it was printed under.
-    """
-    narrow = sql.SQL(NARROW_PATH)
-    loaded = sql.SQL("RELEASE SAVEPOINT rows")
-    try:
-        execute_all(db, [loaded, narrow, *statements, narrow])
-    except psycopg2.IntegrityError as error:
-        raise SnapshotError(
-            str(database_failure(error)),
-            hint="correct the files, or bring the rows that others refer to there "
-            "first; the target was not changed",
-            code=EXIT_DAMAGED,
-        ) from error
-
-
-def bring_back(db: Connection, tie: Tie) -> None:
-    """Make again what went with a dropped object, or raise and change nothing."""
-    execute(db, "SAVEPOINT tie")
-    try:
-        execute(db, sql.SQL(tie.statement))
-    except psycopg2.Error as error:
-        execute(db, "ROLLBACK TO tie")
-        raise SnapshotError(
-            f"{SCHEMA_FILE} takes the {tie.name}, which cannot be brought back: "
-            f"{database_failure(error)}",
-            hint=f"drop less in {SCHEMA_FILE}, or lose it with --accept-drift",
-            code=EXIT_DAMAGED,
-        ) from error
-
-
-def give_rights(db: Connection, changes: Collection[tuple[Rights, Rights]]) -> None:
-    """Give objects the owner and grants that they had: pairs of what is and was.
-
-    What the blueprint says of them itself, it means.
-    """
-    try:
-        execute_all(db, [sql.SQL(part) for part in render_rights(changes)])
-    except psycopg2.Error as error:
-        raise SnapshotError(
-            f"grants of the target cannot be given again: {database_failure(error)}",
-            hint=f"say in {SCHEMA_FILE} which grants are to hold (GRANT, REVOKE)",
-        ) from error
 
 
 def render_rights(changes: Collection[tuple[Rights, Rights]]) -> Iterator[str]:
@@ -5533,79 +4611,955 @@ def gets_grants(now: Rights, then: Rights) -> bool:
     return now.grants == now.usual and now.grants != then.grants
 
 
-def analyze(db: Connection, relations: Iterable[Relation]) -> None:
-    """Refresh the planner's statistics; the restore is complete without them."""
-    names = sql.SQL(", ").join(relation.ident for relation in relations)
-    if ENDING.signals:
-        return
-    with contextlib.suppress(psycopg2.Error, KeyboardInterrupt):
-        begin(db, "READ WRITE")  # no timeout of the role ends it
-        execute(db, sql.SQL(f"{OWN_PATH}; ANALYZE {{}}; COMMIT").format(names))
+class Database:
+    """A connection: where it leads, and what to do while it waits for a lock."""
 
+    def __init__(self, settings: Settings, watch: LockWatch | None = None) -> None:
+        """Connect; raise SnapshotError with a hint if the server says no."""
+        self.settings = settings
+        self._watch = watch
+        try:
+            self.connection = awaited(lambda: open_connection(way_to(settings)))
+        except psycopg2.Error as error:
+            raise connection_failure(settings, error) from error
 
-def set_sequences(
-    db: Connection,
-    sequences: Iterable[Sequence],
-    states: Mapping[Relation, SequenceState],
-    known: Collection[int],
-) -> None:
-    """Give each sequence the state of its source, but never one below the data.
+    def __enter__(self) -> Database:
+        return self
 
-    One whose source has no state goes on as it is. `known` are the oids from before
-    the restore.
-    """
-    chosen = list(sequences)
-    make_setval_transactional(db, [each for each in chosen if each.oid in known])
-    stateless = [each for each in chosen if each.relation not in states]
-    states = {**states, **fetch_sequence_states(db, stateless)}
-    ids = fetch_used_ids(db, chosen)
-    raised = (
-        (each.oid, raised_state(each, states[each.relation], ids[each.relation]))
-        for each in chosen
-    )
-    execute_all(
-        db,
-        [
-            sql.SQL("SELECT pg_catalog.setval({}::oid::regclass, {}, {})").format(
-                *map(sql.Literal, (oid, state.last_value, state.is_called))
+    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
+        """Close it: what was not committed is rolled back."""
+        self.connection.close()
+        if getattr(error, "pgcode", None) == LOCK_NOT_AVAILABLE:
+            raise self.failure(error) from error
+
+    @property
+    def major(self) -> int:
+        """The server's major version."""
+        return self.connection.server_version // 10_000
+
+    @property
+    def version(self) -> str:
+        """The version as the server tells it: 18.1."""
+        return str(self.connection.info.parameter_status("server_version")).split()[0]
+
+    @property
+    def lock_timeout(self) -> int:
+        """How long the server may wait for a lock, as it wants it; 0: for ever."""
+        seconds = self._watch.timeout if self._watch else None
+        return int(seconds * 1000) if seconds else 0
+
+    def failure(self, error: Any) -> SnapshotError:
+        """Return what the server said of a failure, and who holds the lock it is of."""
+        locked = error.pgcode == LOCK_NOT_AVAILABLE and self._watch
+        return database_failure(
+            error, self._watch.seen if locked and self._watch else ""
+        )
+
+    def execute(self, query: str | sql.Composable, values: Any = None) -> int:
+        """Run statements in one round trip; return the last one's row count."""
+        with self.connection.cursor() as cursor:
+            self._run(cursor, query, values)
+            return int(cursor.rowcount)
+
+    def execute_all(self, statements: Iterable[sql.Composable | str]) -> None:
+        """Run the statements in one round trip."""
+        parts = [
+            sql.SQL(each) if isinstance(each, str) else each for each in statements
+        ]
+        if parts:
+            self.execute(sql.SQL(";\n").join(parts))
+
+    def fetch(
+        self, query: str | sql.Composable, values: Any = None
+    ) -> list[tuple[Any, ...]]:
+        """Return the rows of a query that gives few."""
+        with self.connection.cursor() as cursor:
+            self._run(cursor, query, values)
+            return cursor.fetchall()
+
+    def _run(self, cursor: Any, query: str | sql.Composable, values: Any) -> None:
+        """Run statements with a cursor.
+
+        If Python waits, and not libpq, an error has what the server said before it hung
+        up.
+        """
+
+        def work() -> None:
+            psycopg2.extensions.set_wait_callback(extras.wait_select)
+            try:
+                cursor.execute(query, values)
+            finally:
+                psycopg2.extensions.set_wait_callback(None)
+
+        awaited(work, self.connection, self._watch)
+
+    def _copy(self, query: sql.Composable, stream: Any) -> int:
+        """Run a COPY from or to a stream; raise what the server said if it hung up.
+
+        psycopg2 hands that to sys.excepthook, which would print it under a traceback,
+        and a row in that; then it raises what libpq says.
+        """
+        told: list[BaseException | None] = []
+        before = sys.excepthook
+        sys.excepthook = lambda kind, error, trace: told.append(error.__cause__)
+        with self.connection.cursor() as cursor:
+            try:
+                work = functools.partial(
+                    cursor.copy_expert, query, stream, size=SEND_BYTES
+                )
+                awaited(work, self.connection)
+            except psycopg2.Error as error:
+                for said in told:
+                    if isinstance(said, psycopg2.Error):
+                        raise said from error
+                raise
+            finally:
+                sys.excepthook = before
+            return int(cursor.rowcount)
+
+    def render(self, query: sql.Composable) -> str:
+        """Return a query as text."""
+        return query.as_string(self.connection)
+
+    # Transactions.
+
+    def begin(self, mode: str) -> None:
+        """Begin a transaction of that mode, with every setting that matters pinned."""
+        self.execute(f"BEGIN {mode}; {PIN_SETTINGS}", self._pinned)
+
+    @property
+    def _pinned(self) -> list[str]:
+        """What PIN_SETTINGS asks for."""
+        return [json.dumps({**PINNED_SETTINGS, "lock_timeout": str(self.lock_timeout)})]
+
+    def pin_settings(self) -> None:
+        """Pin every setting that matters, to the end of the transaction."""
+        self.execute(PIN_SETTINGS, self._pinned)
+
+    def begin_export(self, tables: Collection[Table]) -> None:
+        """Begin the transaction snapshot that every table is read from.
+
+        The tables are locked before it is taken: TRUNCATE and rewriting ALTERs by
+        others would show an older snapshot empty tables (see "13.6 Caveats" of the
+        manual).
+        """
+        # SET takes no snapshot yet, as set_config would; the role's timeouts end no
+        # wait.
+        self.execute(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; "
+            f"SET LOCAL lock_timeout = {self.lock_timeout}; "
+            "SET LOCAL statement_timeout = 0"
+        )
+        self.lock_tables(tables, "ACCESS SHARE")
+        self.pin_settings()
+
+    def lock_tables(
+        self, tables: Collection[Table], mode: str, *, wait: bool = True
+    ) -> None:
+        """Lock the tables until the transaction ends."""
+        names = sql.SQL(", ").join(map(itself, tables))
+        if tables:
+            how = f"{mode} MODE" + ("" if wait else " NOWAIT")
+            self.execute(sql.SQL("LOCK TABLE {} IN {}").format(names, sql.SQL(how)))
+
+    def fetch_origin(self, settings: Settings) -> Origin:
+        """Return which database this is; outside of transactions: a refusal breaks one.
+
+        Everybody may ask pg_control_system(), unless a provider has revoked that.
+        """
+        query = "SELECT system_identifier::text FROM pg_catalog.pg_control_system()"
+        system = None
+        with contextlib.suppress(psycopg2.DatabaseError):
+            system = next((each for (each,) in self.fetch(query)), None)
+        return Origin(settings.host, settings.port, settings.dbname, system)
+
+    def fetch_row_counts(self, tables: Iterable[Table]) -> dict[int, RowCount]:
+        """Return how many rows those of the tables have that we may see, by oid.
+
+        Of large tables that is what the server reckons.
+        """
+        numbered = [each for each in tables if each.readable and not each.hides_rows]
+        probes = [
+            sql.SQL("SELECT {}, count(*) FROM (SELECT FROM {} LIMIT {}) AS r").format(
+                sql.Literal(table.oid), itself(table), sql.Literal(COUNTED_ROWS + 1)
             )
-            for oid, state in raised
-        ],
-    )
+            for table in numbered
+        ]
+        counted = dict(self.fetch_union(probes))
+        large = [oid for oid, rows in counted.items() if rows > COUNTED_ROWS]
+        estimates = dict(self.fetch(ESTIMATE_ROWS, [large])) if large else {}
+        return {
+            oid: RowCount(max(COUNTED_ROWS, int(estimates[oid])), exact=False)
+            if oid in estimates
+            else RowCount(rows)
+            for oid, rows in counted.items()
+        }
 
+    def export_snapshot(self) -> str:
+        """Return the name by which other connections join our transaction snapshot.
 
-def make_setval_transactional(db: Connection, sequences: Iterable[Sequence]) -> None:
-    """Let a ROLLBACK take back a setval, and others wait until then.
+        Raises SnapshotError, with the transaction broken, if the server does not share
+        it.
+        """
+        try:
+            return str(self.fetch("SELECT pg_export_snapshot()")[0][0])
+        except psycopg2.Error as error:
+            raise database_failure(error) from error
 
-    Whatever ALTER SEQUENCE sets, it moves the sequence to a new file that goes with
-    this transaction, its state included.
-    """
-    execute_all(
-        db,
-        [
-            sql.SQL("ALTER SEQUENCE {} INCREMENT BY {}").format(
-                sequence.relation.ident, sql.Literal(sequence.increment)
+    def fetch_sizes(self, tables: Iterable[Table]) -> dict[int, int]:
+        """Return how many bytes the server keeps each table in, by its oid."""
+        query = """
+            SELECT c.oid, CASE c.relkind
+                WHEN 'p' THEN (SELECT coalesce(sum(pg_table_size(part.relid)), 0)
+                               FROM pg_partition_tree(c.oid) AS part WHERE part.isleaf)
+                ELSE pg_table_size(c.oid) END
+            FROM pg_class AS c WHERE c.oid = ANY (%s::oid[])
+        """
+        oids = [table.oid for table in tables]
+        return {oid: int(size) for oid, size in self.fetch(query, [oids])}
+
+    def fetch_ends(self, table: Table) -> tuple[int, int] | None:
+        """Return the least and the greatest value of a table's first key column."""
+        query = sql.SQL("SELECT min({0})::bigint, max({0})::bigint FROM {1}").format(
+            sql.Identifier(table.key[0]), itself(table)
+        )
+        [ends] = self.fetch_union([query])
+        return None if None in ends else (ends[0], ends[1])
+
+    def fetch_row_totals(self, tables: Iterable[Table]) -> dict[int, int]:
+        """Return how many rows each table has, by its oid."""
+        probes = [
+            sql.SQL("SELECT {}, count(*) FROM {}").format(
+                sql.Literal(table.oid), itself(table)
             )
-            for sequence in sequences
-        ],
-    )
+            for table in tables
+        ]
+        return dict(self.fetch_union(probes))
 
+    def rollback(self) -> None:
+        """End the transaction without a trace."""
+        self.execute("ROLLBACK")
 
-def refresh(db: Connection, view: MaterializedView, *, with_data: bool) -> None:
-    """Fill a materialized view, or empty it; raise SnapshotError with its name."""
-    # A view shows what its owner sees, policies included.
-    query = sql.SQL(
-        f"{OWN_PATH}; SET LOCAL row_security = on; "
-        f"REFRESH MATERIALIZED VIEW {{}} {{}}; {NARROW_PATH}"
-    ).format(view.relation.ident, sql.SQL("" if with_data else "WITH NO DATA"))
-    try:
-        execute(db, query)
-    except psycopg2.Error as error:
+    def begin_restore(self) -> None:
+        """Begin the one transaction of a restore; raise if nobody may write here."""
+        query = f"BEGIN ISOLATION LEVEL READ COMMITTED; {PIN_SETTINGS};"
+        for standby, source in self.fetch(query + ASK_WHETHER_READ_ONLY, self._pinned):
+            raise (
+                standby_failure()
+                if standby
+                else read_only_failure(self.connection, source)
+            )
+
+    def commit(self, done: str = "everything is committed") -> list[str]:
+        """Commit, which is done when it is; return what the server had to say.
+
+        Whatever the script set for its session goes first. RESET ALL passes over what
+        SET LOCAL has put to its default; a value that a script had set beneath it would
+        come to light with the commit.
+        """
+        way = way_of(self.connection)
+        [(server, transaction)] = self.fetch(
+            f"{LEAVE_NOTHING_BEHIND};{NAME_TRANSACTION}"
+        )
+        del self.connection.notices[:]
+        ENDING.done = done
+        try:
+            self.execute("COMMIT")
+        except (psycopg2.Error, KeyboardInterrupt) as error:
+            refused = isinstance(error, psycopg2.Error) and not is_end(error)
+            fate = "aborted" if refused else fetch_fate(way, server, transaction)
+            if fate == "aborted":
+                ENDING.go_on()
+                raise
+            if fate != "committed":
+                raise SnapshotError(
+                    "the connection was lost while the server committed; nobody knows "
+                    "whether it did",
+                    hint="see whether the target has the new rows, else run it again",
+                    code=EXIT_UNKNOWN,
+                ) from error
+        return [excerpt(notice, 400) for notice in self.connection.notices]
+
+    def fetch_catalog(self) -> Catalog:
+        """Return what the database holds in the schemas of its users."""
+        relations = {
+            Relation(*name): oid for *name, oid in self.list_catalog(LIST_RELATIONS)
+        }
+        return Catalog(
+            tables=tuple(self.fetch_tables()),
+            foreign_keys=tuple(self.fetch_foreign_keys()),
+            sequences=tuple(self.fetch_sequences()),
+            materialized_views=tuple(self.fetch_materialized_views()),
+            relations=relations,
+        )
+
+    def list_catalog(
+        self, query: str, managed: Seq[str] = MANAGED_SCHEMAS
+    ) -> list[tuple[Any, ...]]:
+        """Return the rows of a catalog query, the schemas of providers left out."""
+        values = {"managed": list(managed), "own": OWN_PATH, "narrow": NARROW_PATH}
+        return self.fetch(query, values)
+
+    def fetch_tables(self) -> Iterator[Table]:
+        """Yield the tables with their columns and partitions."""
+        columns: dict[int, list[Column]] = {}
+        for oid, *column in self.list_catalog(LIST_COLUMNS):
+            columns.setdefault(oid, []).append(Column(*column))
+        partitions: dict[int, list[Relation]] = {}
+        for root, *name in self.list_catalog(LIST_PARTITIONS):
+            partitions.setdefault(root, []).append(Relation(*name))
+        for oid, schema, name, *flags, key, inlines in self.list_catalog(LIST_TABLES):
+            parts = partitions.get(oid, ())
+            rest = (tuple(columns.get(oid, ())), tuple(key), tuple(parts), inlines)
+            yield Table(*(oid, Relation(schema, name), *flags, *rest))
+
+    def fetch_foreign_keys(self) -> Iterator[ForeignKey]:
+        for name, *names, oid, columns, referenced in self.list_catalog(
+            LIST_FOREIGN_KEYS
+        ):
+            ends = Relation(*names[:2]), Relation(*names[2:])
+            yield ForeignKey(name, *ends, oid, tuple(columns), tuple(referenced or ()))
+
+    def fetch_at_rest(self) -> list[Resting]:
+        """Return what may have to rest while rows load, in the order to make it."""
+        self.execute(NARROW_PATH)
+        return [
+            Resting(
+                oid,
+                Relation(*names[:2]) if names[0] else None,
+                Relation(*names[2:]) if names[2] else None,
+                drop,
+                tuple(create),
+            )
+            for oid, *names, drop, create in self.list_catalog(LIST_AT_REST)
+        ]
+
+    def fetch_indexes(self) -> Iterator[Index]:
+        """Yield the indexes, those of partitions before the one they are part of."""
+        for oid, top, schema, table, safe, drop, build in self.list_catalog(
+            LIST_INDEXES
+        ):
+            yield Index(oid, top, Relation(schema, table), safe, drop, tuple(build))
+
+    def fetch_sequences(self) -> Iterator[Sequence]:
+        """Yield the sequences with the columns that they number."""
+        uses: dict[int, list[tuple[Relation, str]]] = {}
+        for oid, schema, table, column in self.list_catalog(LIST_SEQUENCE_USES):
+            uses.setdefault(oid, []).append((Relation(schema, table), column))
+        for oid, *row in self.list_catalog(LIST_SEQUENCES):
+            owner = Relation(*row[-2:]) if row[-1] else None
+            rest = (owner, tuple(uses.get(oid, ())))
+            yield Sequence(*(oid, Relation(*row[:2]), *row[2:-2], *rest))
+
+    def fetch_materialized_views(self) -> Iterator[MaterializedView]:
+        """Yield the materialized views with the other ones that they read."""
+        rows = self.list_catalog(LIST_MATERIALIZED_VIEWS)
+        names = {oid: Relation(schema, name) for oid, schema, name, *_ in rows}
+        for oid, _, _, populated, needs in rows:
+            known = tuple(names[need] for need in needs if need in names)
+            yield MaterializedView(oid, names[oid], populated, known)
+
+    def fetch_sequence_states(
+        self, sequences: Iterable[Sequence]
+    ) -> dict[Relation, SequenceState]:
+        """Return the state of each sequence; sequences are not part of any snapshot."""
+        names = {sequence.oid: sequence.relation for sequence in sequences}
+        # NULL: never called, and what it is to begin with only the sequence itself
+        # tells.
+        query = (
+            "SELECT oid, pg_sequence_last_value(oid) FROM unnest(%s::oid[]) AS s(oid)"
+        )
+        last = dict(self.fetch(query, [list(names)]))
+        probes = [
+            sql.SQL("SELECT {}, last_value, is_called FROM {}").format(
+                sql.Literal(oid), names[oid].ident
+            )
+            for oid, value in last.items()
+            if value is None
+        ]
+        states = {oid: SequenceState(value, True) for oid, value in last.items()}
+        for oid, *state in self.fetch_union(probes):
+            states[oid] = SequenceState(*state)
+        return {name: states[oid] for oid, name in names.items()}
+
+    def fetch_used_ids(
+        self, sequences: Iterable[Sequence]
+    ) -> dict[Relation, list[int]]:
+        """Return for each sequence the outermost id in each column that it numbers."""
+        chosen = list(sequences)
+        probes = [
+            sql.SQL("SELECT {}, {}({})::bigint FROM {}").format(
+                sql.Literal(place),
+                sql.SQL("max" if sequence.increment > 0 else "min"),
+                sql.Identifier(column),
+                table.ident,
+            )
+            for place, sequence in enumerate(chosen)
+            for table, column in sequence.uses
+        ]
+        found: dict[Relation, list[int]] = {each.relation: [] for each in chosen}
+        for place, last in self.fetch_union(probes):
+            if last is not None:
+                found[chosen[place].relation].append(last)
+        return found
+
+    def fetch_union(
+        self, queries: Seq[sql.Composable], batch: int = 1000
+    ) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of queries of tables in few round trips.
+
+        A huge UNION has no stack.
+        """
+        for start in range(0, len(queries), batch):
+            part = sql.SQL(" UNION ALL ").join(queries[start : start + batch])
+            rows = self.fetch(sql.SQL(WIDE_PATH) + part)
+            self.execute(NARROW_PATH)
+            yield from rows
+
+    def fetch_left_out(self) -> dict[str, list[str]]:
+        """Return what no snapshot holds, by kind."""
+        found: dict[str, list[str]] = {}
+        for kind, name in self.list_catalog(LIST_LEFT_OUT):
+            found.setdefault(kind, []).append(name)
+        return found
+
+    def fetch_foreign_partitions(self) -> list[tuple[Relation, Relation]]:
+        """Return partitions that are foreign tables, each after its table."""
+        return [
+            (Relation(*row[:2]), Relation(*row[2:]))
+            for row in self.list_catalog(LIST_FOREIGN_PARTITIONS)
+        ]
+
+    def fetch_catalog_lines(
+        self, managed: Seq[str] = MANAGED_SCHEMAS
+    ) -> list[CatalogLine]:
+        """Return the lines of catalog.txt, sorted as text.
+
+        What a provider manages is left out, if it lies in one of the `managed` schemas.
+        The server quotes every name, for which of them are keywords depends on its
+        version.
+        """
+        self.execute(f"{NARROW_PATH}; SET LOCAL quote_all_identifiers TO on")
+        words = self.fetch("SELECT word FROM pg_get_keywords() WHERE catcode <> 'U'")
+        keywords = {*NEWER_KEYWORDS, *(word for (word,) in words)} - {"json"}
+        rows = [
+            row
+            for query in (LIST_LINES, LIST_OTHER_LINES)
+            for row in self.list_catalog(query, managed)
+        ]
+        lines = [
+            CatalogLine(
+                catalog_text(text, expressions or (), keywords),
+                None if relation is None else Relation(schema, relation),
+                oid,
+                name,
+            )
+            for oid, schema, relation, name, text, expressions in rows
+        ]
+        known = {line.oid: line.relation for line in lines}
+        lines += [
+            CatalogLine(
+                catalog_text(on, (), keywords) + escaped(text), known[oid], oid, None
+            )
+            for oid, on, text in self.list_catalog(LIST_REMARKS)
+            if oid in known
+        ]
+        self.execute("SET LOCAL quote_all_identifiers TO off")
+        return sorted(lines, key=lambda line: line.text)
+
+    def fetch_differences(
+        self, expected: Iterable[str], found: Iterable[CatalogLine]
+    ) -> tuple[list[str], str]:
+        """Return a diff of catalog lines, and why their meaning is unknown, if it is.
+
+        Lines that mean the same to the server are no difference.
+        """
+        wanted, there = frozenset(expected), {line.text: line for line in found}
+        extra = {line.key: line for text, line in there.items() if text not in wanted}
+        pairs = [
+            (text, extra[key_of(text)])
+            for text in sorted(wanted - there.keys())
+            if key_of(text) in extra
+            and same_but_for_expressions(text, extra[key_of(text)].text)
+        ]
+        same, problem = self.fetch_same(pairs)
+        return drift(
+            wanted - {text for text, _ in same},
+            there.keys() - {line.text for _, line in same},
+        ), problem
+
+    def fetch_same(
+        self, pairs: Seq[tuple[str, CatalogLine]]
+    ) -> tuple[list[tuple[str, CatalogLine]], str]:
+        """Return the pairs of lines that mean the same to the server, and a refusal."""
+        probes = [
+            [self.render_probe(line, expression) for expression in both]
+            for text, line in pairs
+            for both in expressions_of(text, line.text)
+        ]
+        if not probes:
+            return [], ""
+        answers = iter(
+            self.fetch_readings([probe for both in probes for probe in both])
+        )
+        same, problems = [], []
+        for text, line in pairs:
+            equal = True
+            for _ in expressions_of(text, line.text):
+                theirs, ours = next(answers), next(answers)
+                equal &= bool({*theirs["readings"]} & {*ours["readings"]})
+                if not ours["readings"]:
+                    problems.append(ours["problem"])
+            if equal:
+                same.append((text, line))
+        return same, next(iter(problems), "")
+
+    def fetch_readings(self, probes: Seq[Mapping[str, str]]) -> list[dict[str, Any]]:
+        """Return what each probe becomes when it is read and printed, thrice."""
+        [(place,)] = self.fetch(FIND_PLACE)
+        placed = [
+            {key: text if key == "body" else text.replace("pg_temp", place)
+             for key, text in probe.items()}
+            for probe in probes
+        ]  # fmt: skip
+        block = sql.SQL(READ_AND_PRINT).format(probes=sql.Literal(json.dumps(placed)))
+        self.execute(
+            sql.SQL("{}; SET LOCAL quote_all_identifiers TO on; DO {}").format(
+                sql.SQL(NARROW_PATH), sql.Literal(block.as_string(self.connection))
+            ),
+        )
+        query = "SELECT current_setting('export_restore.answers')::json; "
+        [(answers,)] = self.fetch(f"SET LOCAL quote_all_identifiers TO off; {query}")
+        return list(answers)
+
+    def render_probe(self, line: CatalogLine, expression: str) -> dict[str, str]:
+        """Return what to make, and how to print it, to know what an expression means.
+
+        It comes from a file, so it must not be able to run anything but what it is part
+        of.
+        """
+        relation = line.relation and sql.SQL("ONLY {}").format(
+            line.relation.ident
+        ).as_string(self.connection)
+        body = unescaped(expression)
+        make, show = "CREATE VIEW pg_temp.export_restore_probe AS ", PRINT_VIEW
+        if line.kind == "rule":
+            [event] = re.findall(r"enabled . on (\w+) ", line.text)
+            make = (
+                f"{make} SELECT * FROM {relation}; "
+                f"CREATE RULE probe AS ON {event} TO pg_temp.export_restore_probe "
+            )
+            show = PRINT_RULE
+        elif line.kind in ("function", "procedure"):
+            make = f"CREATE {line.kind} pg_temp.export_restore_probe"
+            show = PRINT_ROUTINE
+        elif line.kind not in ("view", "materialized view"):
+            source = relation or f"(SELECT NULL::{domain_of(line.key)} AS value) AS d"
+            if line.kind == "trigger":
+                source = f"{relation} AS old, {relation} AS new"
+            body = f"SELECT ROW({body}) IS NULL AS probe FROM {source}"
+        if not is_one_statement(make.rpartition(";")[2] + body):
+            body = ""
+        return {"make": make, "body": body, "print": show}
+
+    def fetch_of_others(self) -> list[OthersObject]:
+        """Return what a dump by our role has to leave out."""
+        return sorted(OthersObject(*row) for row in self.list_catalog(LIST_OF_OTHERS))
+
+    def fetch_used_by_others(self) -> set[Relation]:
+        """Return what parts of tables use that a provider manages."""
+        return {Relation(*row) for row in self.list_catalog(LIST_USED_BY_OTHERS)}
+
+    def fetch_hooks(self) -> list[tuple[str, str, str, bool]]:
+        """Return triggers and policies on tables of a provider; see LIST_HOOKS."""
+        self.execute(NARROW_PATH)
+        return [(*row,) for row in self.list_catalog(LIST_HOOKS)]
+
+    def fetch_names_of_newer_keywords(self) -> bool:
+        """Tell whether names that the server prints plain are keywords to newer."""
+        return bool(self.list_catalog(LIST_NAMES_OF_NEWER_KEYWORDS))
+
+    def fetch_rights(self) -> dict[tuple[str, str], Rights]:
+        """Return owner and grants of every object, by kind and name."""
+        self.execute(NARROW_PATH)
+        return {
+            (kind, name): Rights(*(kind, name, *rest, *map(as_pairs, listed)))
+            for kind, name, *rest, grants, usual in self.list_catalog(LIST_RIGHTS)
+            for listed in [(grants, usual)]
+        }
+
+    def fetch_ties(self) -> dict[str, Tie]:
+        """Return what depends on tables, schemas, functions from outside, by name."""
+        self.execute(NARROW_PATH)
+        limited = self.major >= 15
+        query = LIST_TIES if limited else LIST_TIES.replace(PUBLISHED_PART, "")
+        return {
+            name: Tie(name, Relation(*about) if about[1] else None, survivor, statement)
+            for name, *about, survivor, statement in self.list_catalog(query)
+        }
+
+    def fetch_script_settings(self) -> dict[str, str]:
+        """Return what decides what a script's literals and bare names mean."""
+        return dict(self.fetch(ASK_SCRIPT_SETTINGS, [list(SCRIPT_SETTINGS)]))
+
+    def create_roles(self, names: Iterable[str]) -> list[str]:
+        """Create the roles that do not exist, without any right, and return them."""
+        known = {name for (name,) in self.fetch("SELECT rolname FROM pg_roles")}
+        made = sorted(set(names) - known)
+        create = sql.SQL("CREATE ROLE {}")
+        self.execute_all([create.format(sql.Identifier(name)) for name in made])
+        return made
+
+    def copy_out(self, table: Table, stream: Any, rows: KeyRange | None = None) -> int:
+        """Stream a table's rows as CSV in key order; return how many they were.
+
+        libpq gives one record, the header first, for each `stream.write`.
+
+        Raises SnapshotError naming the table if the server or the stream fails.
+        """
+        names = [column.name for column in table.stored_columns]
+        planned = bool(table.key) or table.partitioned
+        if planned:
+            query = sql.SQL("COPY (SELECT {} FROM {} {} ORDER BY {})").format(
+                column_list(names),
+                itself(table),
+                in_range(table, rows),
+                order_terms(table),
+            )
+        else:  # reads the heap from front to back; a query might read it in parallel
+            query = sql.SQL("COPY {} {}").format(
+                table.relation.ident, in_parentheses(names)
+            )
+        first = rows is None or rows.after is None
+        query += sql.SQL(COPY_TO_CLIENT.format("on" if first else "off"))
+        widely = planned and table.inlines
+        try:
+            count = self._copy(sql.SQL(WIDE_PATH if widely else "") + query, stream)
+        except psycopg2.Error as error:
+            plain = database_failure(error)
+            raise SnapshotError(
+                f"table {table.relation}: {plain}", hint=plain.hint
+            ) from error
+        if widely:  # where no row comes, none may have narrowed it
+            self.execute(NARROW_PATH)
+        return count
+
+    def copy_in(
+        self,
+        relation: Relation,
+        columns: Collection[str],
+        stream: Any,
+        *,
+        null: str = "",
+    ) -> int:
+        """Load CSV with a header line from a binary stream; return how many rows came.
+
+        `null` is what an unquoted cell holds where it means NULL.
+        """
+        query = sql.SQL("COPY {} {} FROM STDIN (FORMAT csv, HEADER, NULL {})").format(
+            relation.ident, in_parentheses(columns), sql.Literal(null)
+        )
+        return self._copy(query, stream)
+
+    def copy_in_file(
+        self, relation: Relation, columns: Collection[str], stream: Any, file: str
+    ) -> int:
+        """Load a snapshot's CSV; raise SnapshotError with file, line and column."""
+        try:
+            return self.copy_in(relation, columns, stream)
+        except psycopg2.Error as error:
+            raise self.copy_failure(error, file) from error
+
+    def run_script(self, statements: Seq[Statement], name: str) -> list[Skip]:
+        """Run a schema script inside the open transaction; return what was skipped.
+
+        Each statement goes through EXECUTE of a DO block, where PostgreSQL refuses
+        COMMIT, ROLLBACK and their kin whatever they are wrapped in: the script cannot
+        end the transaction it runs in. Raises SnapshotError with the statement's line.
+        """
+        skipped: list[Skip] = []
+        pending = False
+        for start in range(0, len(statements), BLOCK_STATEMENTS):
+            block = statements[start : start + BLOCK_STATEMENTS]
+            pending = pending or any(map(brings_rows, block))
+            body, lines = self.render_do_block(block, pending=pending)
+            query = sql.SQL("DO {}; SELECT pg_catalog.current_setting({})").format(
+                *map(sql.Literal, (body, SKIPPED))
+            )
+            try:
+                [(said,)] = self.fetch(query)
+            except psycopg2.Error as error:
+                plain = self.failure(error)
+                raise script_failure(
+                    error, plain, zip(lines, block, strict=True), name
+                ) from error
+            told = (each.partition(" ") for each in json.loads(said))
+            skipped += [Skip(int(line), why) for line, _, why in told]
+        # A table that deferred checks wait for can be neither altered nor emptied.
+        checks = f"SET CONSTRAINTS ALL IMMEDIATE; {PIN_SETTINGS}"
+        self.execute(checks, self._pinned)
+        return skipped
+
+    def use_settings_of_source(self, settings: Mapping[str, str]) -> list[str]:
+        """Let a script mean what it meant to its source; return unknown settings.
+
+        Without a search_path of the source, names follow the one of our role.
+        """
+        others = {
+            name: value for name, value in settings.items() if name != "search_path"
+        }
+        values = {"settings": json.dumps(others), "path": settings.get("search_path")}
+        return list(json.loads(self.fetch(USE_SETTINGS, values)[0][0]))
+
+    def render_do_block(
+        self, statements: Iterable[Statement], *, pending: bool
+    ) -> tuple[str, list[int]]:
+        """Return a PL/pgSQL block of the statements, and the line of each in it.
+
+        If rows may be `pending`, deferred checks are brought up to date where they
+        hinder.
+        """
+        parts = ["DECLARE skipped pg_catalog.text[] := '{}'; BEGIN"]
+        lines: list[int] = []
+        line = 2
+        for statement in statements:
+            part = self.render_step(statement)
+            if pending and statement.begins(*HINDERED):
+                part = f"BEGIN {part} {UP_TO_DATE} {part} END;"
+            parts.append(part)
+            lines.append(line)
+            line += part.count("\n") + 1
+        return "\n".join([*parts, TELL_SKIPPED, "END"]), lines
+
+    def render_step(self, statement: Statement) -> str:
+        """Return what runs a statement, and goes on where the server may refuse it.
+
+        A block of its own is due to ALTER DOMAIN … DROP CONSTRAINT as well: after it no
+        other could begin ("unprocessed inval messages").
+        """
+        run = f"EXECUTE {sql.Literal(statement.text).as_string(self.connection)};"
+        conditions, told = tolerance(statement)
+        if not conditions:
+            return run
+        said = f"pg_catalog.concat({statement.line}, ' ', SQLERRM)"
+        note = (
+            f"skipped := pg_catalog.array_append(skipped, {said});" if told else "NULL;"
+        )
+        return f"BEGIN {run} EXCEPTION WHEN {conditions} THEN {note} END;"
+
+    def copy_failure(self, error: psycopg2.Error, file: str) -> SnapshotError:
+        """Return the error of a row that the server refused: file, line, column."""
         plain = database_failure(error)
-        raise SnapshotError(
-            f"the materialized view {view.relation} cannot be refreshed: {plain}",
-            hint="qualify the names that its functions use; nothing was changed",
-        ) from error
+        place = COPIED_ROW.match(error.diag.context or "")
+        if is_end(error) or place is None:
+            return plain
+        where = f"{file}, line {place['line']}"
+        column = place["column"] or error.diag.column_name
+        if column:
+            where += f", column {column}"
+        unread = "error in .read() call" in str(error)  # psycopg2's words
+        if not unread and (error.pgcode or "")[:2] not in OF_THE_DATA:
+            return SnapshotError(f"{where}: {plain}", hint=plain.hint)
+        hint = "correct the file; the target was not changed"
+        if lost := function_hint(error):
+            return SnapshotError(f"{where}: {plain}", hint=lost)
+        if asked := self.find_function_asked(error, place["within"]):
+            hint = LOOKS_BEYOND.format(asked)
+        return SnapshotError(f"{where}: {plain}", hint=hint, code=EXIT_DAMAGED)
+
+    def find_function_asked(self, error: psycopg2.Error, within: str) -> str | None:
+        """Return the function of the user's that refused a row, or made it refused."""
+        if error.pgcode == CHECK_VIOLATION:
+            diag = error.diag
+            names = (diag.constraint_name, diag.schema_name)
+            self.execute("ROLLBACK TO SAVEPOINT rows")
+            about = diag.table_name or diag.datatype_name
+            return next(
+                (name for (name,) in self.fetch(LIST_ASKED, [*names, about])), None
+            )
+        found = IN_FUNCTION.match(within)
+        return found["name"] if found else None
+
+    def fetch_filled(self, tables: Iterable[Table]) -> list[Table]:
+        """Return those of the tables that have rows."""
+        numbered = list(enumerate(tables))
+        probes = [
+            sql.SQL("SELECT {} WHERE EXISTS (SELECT FROM {})").format(
+                sql.Literal(place), itself(table)
+            )
+            for place, table in numbered
+        ]
+        filled = {place for (place,) in self.fetch_union(probes)}
+        return [table for place, table in numbered if place in filled]
+
+    def fetch_changed_rows(self, tables: Iterable[Table]) -> dict[int, int]:
+        """Return how many rows this transaction deleted or updated, by table's oid."""
+        query = """
+            SELECT t.oid::bigint,
+                   sum(pg_stat_get_xact_tuples_deleted(part.oid)
+                       + pg_stat_get_xact_tuples_updated(part.oid))::bigint
+            FROM unnest(%s::oid[]) AS t(oid), LATERAL (
+                SELECT t.oid UNION SELECT relid FROM pg_partition_tree(t.oid)
+            ) AS part(oid)
+            GROUP BY t.oid
+        """
+        return dict(self.fetch(query, [[table.oid for table in tables]]))
+
+    def make_room(self, tables: Collection[Table]) -> None:
+        """Empty the tables, all at once, and prepare for rows to come.
+
+        Functions of defaults, checks and indexes find what they call by bare names.
+        """
+        names = sql.SQL(", ").join(map(itself, tables))
+        empty = sql.SQL("TRUNCATE {};" if tables else "").format(names)
+        prepare = sql.SQL(f"{PREPARE_BUILDS} {OWN_PATH};")
+        self.execute(prepare + empty + sql.SQL("SAVEPOINT rows"))
+
+    def set_aside(self, loaded: Iterable[Table], large: Iterable[Table]) -> list[str]:
+        """Let go what acts on rows of the tables as they load; return what makes it.
+
+        Foreign keys that lead to the tables go with those that start from them, for a
+        table that another one refers to cannot be emptied. Ownership is enough for all
+        of it, cycles load in any order, and a key that is added again is validated
+        against every row. `large` tables lose their indexes, too: to build one is
+        faster than to keep it.
+        """
+        names = {name for table in loaded for name in table.names}
+        resting = [
+            each
+            for each in self.fetch_at_rest()
+            if each.table is None or {each.table, each.references} & names
+        ]
+        indexes = indexes_to_build(self.fetch_indexes(), large)
+        self.execute_all(each.drop for each in resting if each.drop)
+        self.execute_all(each.drop for each in indexes if each.oid == each.top)
+        built = [part for index in indexes for part in index.build]
+        return built + [part for each in resting for part in each.create]
+
+    def force_policies(self, tables: Iterable[Table], how: str) -> None:
+        """Let row-level security act on the owner of tables where it does, or not."""
+        self.execute_all(
+            [
+                sql.SQL("ALTER TABLE {} {} ROW LEVEL SECURITY").format(
+                    table.relation.ident, sql.SQL(how)
+                )
+                for table in tables
+                if table.forced
+            ],
+        )
+
+    def rebuild(self, statements: Iterable[str]) -> None:
+        """Bring back what was set aside; raise if the rows do not allow it.
+
+        What the catalog printed means the same under the search_path it was printed
+        under.
+        """
+        steps = ("RELEASE SAVEPOINT rows", NARROW_PATH, *statements, NARROW_PATH)
+        try:
+            self.execute_all(steps)
+        except psycopg2.IntegrityError as error:
+            raise SnapshotError(
+                str(database_failure(error)),
+                hint="correct the files, or bring the rows that others refer to there "
+                "first; the target was not changed",
+                code=EXIT_DAMAGED,
+            ) from error
+
+    def bring_back(self, tie: Tie) -> None:
+        """Make again what went with a dropped object, or raise and change nothing."""
+        self.execute("SAVEPOINT tie")
+        try:
+            self.execute(sql.SQL(tie.statement))
+        except psycopg2.Error as error:
+            self.execute("ROLLBACK TO tie")
+            raise SnapshotError(
+                f"{SCHEMA_FILE} takes the {tie.name}, which cannot be brought back: "
+                f"{database_failure(error)}",
+                hint=f"drop less in {SCHEMA_FILE}, or lose it with --accept-drift",
+                code=EXIT_DAMAGED,
+            ) from error
+
+    def give_rights(self, changes: Collection[tuple[Rights, Rights]]) -> None:
+        """Give objects the owner and grants that they had: pairs of what is and was.
+
+        What the blueprint says of them itself, it means.
+        """
+        try:
+            self.execute_all([sql.SQL(part) for part in render_rights(changes)])
+        except psycopg2.Error as error:
+            raise SnapshotError(
+                f"grants of the target cannot be given again: {self.failure(error)}",
+                hint=f"say in {SCHEMA_FILE} which grants are to hold (GRANT, REVOKE)",
+            ) from error
+
+    def analyze(self, relations: Iterable[Relation]) -> None:
+        """Refresh the planner's statistics; the restore is complete without them."""
+        names = sql.SQL(", ").join(relation.ident for relation in relations)
+        if ENDING.signals:
+            return
+        with contextlib.suppress(psycopg2.Error, KeyboardInterrupt):
+            self.begin("READ WRITE")  # no timeout of the role ends it
+            self.execute(sql.SQL(f"{OWN_PATH}; ANALYZE {{}}; COMMIT").format(names))
+
+    def set_sequences(
+        self,
+        sequences: Iterable[Sequence],
+        states: Mapping[Relation, SequenceState],
+        known: Collection[int],
+    ) -> None:
+        """Give each sequence the state of its source, but never one below the data.
+
+        One whose source has no state goes on as it is. `known` are the oids from before
+        the restore.
+        """
+        chosen = list(sequences)
+        self.make_setval_transactional([each for each in chosen if each.oid in known])
+        stateless = [each for each in chosen if each.relation not in states]
+        states = {**states, **self.fetch_sequence_states(stateless)}
+        ids = self.fetch_used_ids(chosen)
+        raised = (
+            (each.oid, raised_state(each, states[each.relation], ids[each.relation]))
+            for each in chosen
+        )
+        self.execute_all(
+            [
+                sql.SQL("SELECT pg_catalog.setval({}::oid::regclass, {}, {})").format(
+                    *map(sql.Literal, (oid, state.last_value, state.is_called))
+                )
+                for oid, state in raised
+            ],
+        )
+
+    def make_setval_transactional(self, sequences: Iterable[Sequence]) -> None:
+        """Let a ROLLBACK take back a setval, and others wait until then.
+
+        Whatever ALTER SEQUENCE sets, it moves the sequence to a new file that goes with
+        this transaction, its state included.
+        """
+        self.execute_all(
+            [
+                sql.SQL("ALTER SEQUENCE {} INCREMENT BY {}").format(
+                    sequence.relation.ident, sql.Literal(sequence.increment)
+                )
+                for sequence in sequences
+            ],
+        )
+
+    def refresh(self, view: MaterializedView, *, with_data: bool) -> None:
+        """Fill a materialized view, or empty it; raise SnapshotError with its name."""
+        # A view shows what its owner sees, policies included.
+        query = sql.SQL(
+            f"{OWN_PATH}; SET LOCAL row_security = on; "
+            f"REFRESH MATERIALIZED VIEW {{}} {{}}; {NARROW_PATH}"
+        ).format(view.relation.ident, sql.SQL("" if with_data else "WITH NO DATA"))
+        try:
+            self.execute(query)
+        except psycopg2.Error as error:
+            plain = database_failure(error)
+            raise SnapshotError(
+                f"the materialized view {view.relation} cannot be refreshed: {plain}",
+                hint="qualify the names that its functions use; nothing was changed",
+            ) from error
 
 
 # ---- Embedded server — the folder .postgres and the server in it ---------------------
@@ -5910,7 +5864,7 @@ def open_to_all(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def started(server: OwnServer) -> Iterator[Connection]:
+def started(server: OwnServer) -> Iterator[Database]:
     """Start a server unless it runs; give a connection as its superuser."""
     if not server.runs():
         if not (server.data / "PG_VERSION").exists():
@@ -5919,12 +5873,12 @@ def started(server: OwnServer) -> Iterator[Connection]:
     admin = server.reached_as(SUPERUSER)
     with contextlib.ExitStack() as stack:
         try:
-            db = stack.enter_context(connected(admin))
+            db = stack.enter_context(Database(admin))
         except SnapshotError:
             adopt(server)
-            db = stack.enter_context(connected(admin))
-        execute(db, MAKE_OWNER, [admin.password])
-        execute(db, f"SELECT pg_advisory_lock_shared({IN_USE})")
+            db = stack.enter_context(Database(admin))
+        db.execute(MAKE_OWNER, [admin.password])
+        db.execute(f"SELECT pg_advisory_lock_shared({IN_USE})")
         yield db
 
 
@@ -5941,18 +5895,18 @@ MAKE_OWNER = f"""
 
 def adopt(server: OwnServer) -> None:
     """Take SUPERUSER from the role that owns what is in a server of older versions."""
-    with connected(server.reached_as(OWNER)) as db:
-        execute(db, f"CREATE ROLE {SUPERUSER} SUPERUSER LOGIN")
+    with Database(server.reached_as(OWNER)) as db:
+        db.execute(f"CREATE ROLE {SUPERUSER} SUPERUSER LOGIN")
     admin = server.reached_as(SUPERUSER)
-    with connected(admin) as db:
-        execute(db, f"ALTER ROLE {OWNER} RENAME TO {SUPERUSER}_before")
-        execute(db, MAKE_OWNER, [admin.password])
-        names = fetch(db, "SELECT datname FROM pg_database WHERE NOT datistemplate")
+    with Database(admin) as db:
+        db.execute(f"ALTER ROLE {OWNER} RENAME TO {SUPERUSER}_before")
+        db.execute(MAKE_OWNER, [admin.password])
+        names = db.fetch("SELECT datname FROM pg_database WHERE NOT datistemplate")
     for (name,) in names:
-        with connected(dataclasses.replace(admin, dbname=name)) as db:
+        with Database(dataclasses.replace(admin, dbname=name)) as db:
             change = sql.SQL("ALTER DATABASE {} OWNER TO {}")
-            execute(db, change.format(sql.Identifier(name), sql.Identifier(OWNER)))
-            execute(db, GIVE_TO_OWNER)
+            db.execute(change.format(sql.Identifier(name), sql.Identifier(OWNER)))
+            db.execute(GIVE_TO_OWNER)
 
 
 # REASSIGN OWNED refuses what the first superuser owns. What belongs to a table goes
@@ -5984,14 +5938,14 @@ GIVE_TO_OWNER = f"""
 """
 
 
-def stop_if_last(server: OwnServer, db: Connection) -> None:
+def stop_if_last(server: OwnServer, db: Database) -> None:
     """Stop a server unless another process uses it, too."""
     with uninterrupted(), lockable(server.data) as lock:
         lock("LOCK_EX")
         alone = True
         with contextlib.suppress(psycopg2.Error):  # it is down
-            [(alone,)] = fetch(db, f"SELECT pg_try_advisory_lock({IN_USE})")
-            execute(db, f"SELECT pg_advisory_unlock_shared({IN_USE})")
+            [(alone,)] = db.fetch(f"SELECT pg_try_advisory_lock({IN_USE})")
+            db.execute(f"SELECT pg_advisory_unlock_shared({IN_USE})")
         if alone:
             with contextlib.suppress(SnapshotError):
                 server.stop()
@@ -6008,7 +5962,7 @@ def with_superusers_part(
     if not server.superuser:
         yield
         return
-    with connected(dataclasses.replace(server, user=server.superuser)) as db:
+    with Database(dataclasses.replace(server, user=server.superuser)) as db:
         made = list(make_extensions(db, script))
         try:
             yield
@@ -6018,10 +5972,10 @@ def with_superusers_part(
         finally:
             for name in () if stays else made:
                 drop = sql.SQL("DROP EXTENSION IF EXISTS {}")
-                execute(db, drop.format(sql.Identifier(name)))
+                db.execute(drop.format(sql.Identifier(name)))
 
 
-def make_extensions(db: Connection, script: Script) -> Iterator[str]:
+def make_extensions(db: Database, script: Script) -> Iterator[str]:
     """Make what a script needs and its role may not make; yield the names."""
     query = """
         SELECT name FROM pg_available_extensions AS e
@@ -6030,20 +5984,20 @@ def make_extensions(db: Connection, script: Script) -> Iterator[str]:
           AND installed_version IS NULL AND name = ANY (%s)
     """
     named = extensions_named(script)
-    for (name,) in fetch(db, query, [list(named)]):
+    for (name,) in db.fetch(query, [list(named)]):
         with contextlib.suppress(psycopg2.Error):  # the script itself will say why
-            execute(db, named[name])
+            db.execute(named[name])
             yield name
 
 
-def lend_roles(db: Connection, names: Iterable[str]) -> None:
+def lend_roles(db: Database, names: Iterable[str]) -> None:
     """Create the roles that do not exist, and let the owner act as they do."""
-    for name in create_roles(db, names):
+    for name in db.create_roles(names):
         lend = (
             "GRANT {0} TO {1} WITH ADMIN OPTION; GRANT CREATE ON SCHEMA public TO {0}"
         )
         role, owner = sql.Identifier(name), sql.Identifier(OWNER)
-        execute(db, sql.SQL(lend).format(role, owner))
+        db.execute(sql.SQL(lend).format(role, owner))
 
 
 @contextlib.contextmanager
@@ -6111,12 +6065,11 @@ def server_programs() -> dict[int, Path]:
 
 def create_database(settings: Settings) -> None:
     """Create an embedded server's database if it is not there yet."""
-    with connected(dataclasses.replace(settings, dbname="postgres")) as db:
-        if not fetch(
-            db, "SELECT FROM pg_database WHERE datname = %s", [settings.dbname]
+    with Database(dataclasses.replace(settings, dbname="postgres")) as db:
+        if not db.fetch(
+            "SELECT FROM pg_database WHERE datname = %s", [settings.dbname]
         ):
-            execute(
-                db,
+            db.execute(
                 sql.SQL("CREATE DATABASE {}").format(sql.Identifier(settings.dbname)),
             )
 
@@ -7277,13 +7230,12 @@ def export_from(
     """Take a database of a server that runs to a folder, as export does."""
     with (
         report.doing(f"connecting to {settings}"),
-        connected(server) as db,
-        watching_locks(report.note, plan.lock_timeout),
+        Database(server, LockWatch(report.note, plan.lock_timeout)) as db,
         report.doing(f"waiting for {plan.folder}"),
         staged(plan.folder, plan.done) as stage,
         report.doing("reading the catalog"),
     ):
-        source = begin_source(db, fetch_origin(db, settings), script, plan, report)
+        source = begin_source(db, db.fetch_origin(settings), script, plan, report)
         suffix = CSV_SUFFIX + (GZIP_SUFFIX if plan.compressed else "")
         files = plan_files(source.catalog, source.tables, suffix)
         check_free(plan.folder, [name for _, name in files])
@@ -7293,7 +7245,7 @@ def export_from(
         jobs = Jobs(server, db, source.shared, count, report)
         written = export_tables(db, tasks, jobs, stage)
         report.doing("writing the catalog")
-        states = fetch_sequence_states(db, source.sequences)
+        states = db.fetch_sequence_states(source.sequences)
         hashes = {
             SCHEMA_FILE: stage.write_file(SCHEMA_FILE, script.raw),
             CATALOG_FILE: stage.write_file(CATALOG_FILE, render_catalog(source.lines)),
@@ -7309,7 +7261,7 @@ def export_from(
 
 
 def begin_source(
-    db: Connection, origin: Origin, script: Script, plan: ExportPlan, report: Report
+    db: Database, origin: Origin, script: Script, plan: ExportPlan, report: Report
 ) -> Source:
     """Begin the transaction snapshot; raise if a snapshot of it would not be whole."""
     catalog, chosen, shared = begin_shared(
@@ -7318,13 +7270,13 @@ def begin_source(
         plan,
         report,
     )
-    settings = fetch_script_settings(db)
+    settings = db.fetch_script_settings()
     # At once: what others alter meanwhile, PostgreSQL would print as it is then.
-    lines = [line for line in fetch_catalog_lines(db) if not line.is_invalid]
+    lines = [line for line in db.fetch_catalog_lines() if not line.is_invalid]
     check_exportable(db, catalog, chosen, script, report)
     check_blueprint(chosen, lines, script, plan, report)
     sequences = list(chosen_sequences(catalog, chosen, partial=False))
-    version = server_version(db)
+    version = db.version
     return Source(origin, version, shared, catalog, chosen, sequences, settings, lines)
 
 
@@ -7367,10 +7319,10 @@ def note_strangers(
 
 
 def plan_tasks(
-    db: Connection, files: Seq[tuple[Table, str]], stage: Stage, *, compressed: bool
+    db: Database, files: Seq[tuple[Table, str]], stage: Stage, *, compressed: bool
 ) -> list[CopyTask]:
     """Return what is to be copied where, with the size that each table has."""
-    sizes = fetch_sizes(db, [table for table, _ in files])
+    sizes = db.fetch_sizes([table for table, _ in files])
     return [
         CopyTask(table, stage.folder / name, sizes[table.oid], compressed)
         for table, name in files
@@ -7378,7 +7330,7 @@ def plan_tasks(
 
 
 def begin_with_locks(
-    db: Connection, choose: Callable[[Seq[Table]], list[Table]]
+    db: Database, choose: Callable[[Seq[Table]], list[Table]]
 ) -> tuple[Catalog, list[Table]]:
     """Begin the transaction snapshot; return its catalog and the tables to read.
 
@@ -7386,22 +7338,22 @@ def begin_with_locks(
     table came or went in between.
     """
     while True:
-        begin_export(db, ())
-        locked = choose(list(fetch_tables(db)))
-        rollback(db)
+        db.begin_export(())
+        locked = choose(list(db.fetch_tables()))
+        db.rollback()
         # One of them may be gone, or have another name.
         gone = (psycopg2.errors.UndefinedTable, psycopg2.errors.InvalidSchemaName)
         with contextlib.suppress(*gone):
-            begin_export(db, locked)
-            catalog = fetch_catalog(db)
+            db.begin_export(locked)
+            catalog = db.fetch_catalog()
             chosen = choose(catalog.tables)
             if {table.oid for table in chosen} == {table.oid for table in locked}:
                 return catalog, chosen
-        rollback(db)
+        db.rollback()
 
 
 def check_exportable(
-    db: Connection,
+    db: Database,
     catalog: Catalog,
     chosen: Seq[Table],
     script: Script,
@@ -7409,7 +7361,7 @@ def check_exportable(
 ) -> None:
     """Raise if the snapshot could not be whole; say what no snapshot holds."""
     check_visible(chosen)
-    for root, part in fetch_foreign_partitions(db):
+    for root, part in db.fetch_foreign_partitions():
         if root in names_of(chosen):
             raise SnapshotError(
                 f"{part}, a partition of {root}, is a foreign table",
@@ -7417,7 +7369,7 @@ def check_exportable(
             )
     for note in check_references(catalog, names_of(chosen)):
         report.note(f"note: {note}")
-    for kind, names in fetch_left_out(db).items():
+    for kind, names in db.fetch_left_out().items():
         lacking = [
             name
             for name in names
@@ -7425,14 +7377,14 @@ def check_exportable(
         ]
         if lacking:
             report.note(f"not exported: {render_left_out(kind, lacking)}")
-    for statement in values_added_late(script, db.server_version):
+    for statement in values_added_late(script, db.major):
         report.note(
             f"note: {SCHEMA_FILE}, line {statement.line}: PostgreSQL uses what ALTER "
             "TYPE … ADD VALUE adds after a commit alone, and a restore is one "
             "transaction: put the value into CREATE TYPE"
         )
     closed = [
-        each.name for each in fetch_rights(db).values() if each.usual - each.grants
+        each.name for each in db.fetch_rights().values() if each.usual - each.grants
     ]
     if closed and "revoke" not in script.names:
         report.note(
@@ -7449,7 +7401,7 @@ def is_mentioned(name: str, names: Collection[str]) -> bool:
     return name.partition(" on ")[0].rpartition(" ")[2].strip('"') in names
 
 
-def values_added_late(script: Script, version: int) -> Iterator[Statement]:
+def values_added_late(script: Script, major: int) -> Iterator[Statement]:
     """Yield what adds a value to an enum that one transaction cannot use, too.
 
     Since 17 it can if it makes the type itself, and not in a block with an EXCEPTION.
@@ -7462,7 +7414,7 @@ def values_added_late(script: Script, version: int) -> Iterator[Statement]:
     for statement in script.statements:
         if statement.begins("ALTER TYPE") and "ADD" in statement.words:
             place = statement.words.index("ADD")
-            known = statement.tokens[place - 1].name in made and version >= 170000
+            known = statement.tokens[place - 1].name in made and major >= 17
             if statement.words[place + 1] == "VALUE" and not known:
                 yield statement
 
@@ -7496,7 +7448,7 @@ def chosen_sequences(
 
     Who else may call a sequence (a view, a function, a domain) no catalog tells.
     """
-    names = {name for table in chosen for name in (table.relation, *table.partitions)}
+    names = {name for table in chosen for name in table.names}
     others = {part for part, root in catalog.roots.items() if root not in names}
     others |= {table.relation for table in catalog.tables} - names
     for sequence in catalog.sequences:
@@ -7518,7 +7470,7 @@ def check_blueprint(
     A script that puts statements together as it runs may make it all the same.
     """
     whole = not (plan.only or plan.exclude)
-    names = {name for table in chosen for name in (table.relation, *table.partitions)}
+    names = {name for table in chosen for name in table.names}
     lines = [line for line in source_lines if whole or line.relation in names]
     missing = missing_from_script(chosen, lines, script.names)
     file = plan.schema_file
@@ -7545,7 +7497,7 @@ def plan_files(
 
 
 def begin_shared(
-    db: Connection,
+    db: Database,
     choose: Callable[[Seq[Table]], list[Table]],
     plan: ExportPlan,
     report: Report,
@@ -7558,16 +7510,16 @@ def begin_shared(
     if plan.jobs == 1:
         return catalog, chosen, ""
     try:
-        return catalog, chosen, export_snapshot(db)
+        return catalog, chosen, db.export_snapshot()
     except SnapshotError as error:
         why = excerpt(str(error))
         report.note(f"no transaction snapshot to share, going on with one job: {why}")
-        rollback(db)
+        db.rollback()
         return *begin_with_locks(db, choose), ""
 
 
 def export_tables(
-    db: Connection, tasks: Seq[CopyTask], jobs: Jobs, stage: Stage
+    db: Database, tasks: Seq[CopyTask], jobs: Jobs, stage: Stage
 ) -> list[Written]:
     """Copy every table to its file, several at once; return them in the order given."""
     split = {
@@ -7653,9 +7605,9 @@ def is_integer(table: Table, name: str) -> bool:
     return kind in ("smallint", "integer", "bigint")
 
 
-def split_task(db: Connection, task: CopyTask, parts: int) -> Iterator[CopyTask]:
+def split_task(db: Database, task: CopyTask, parts: int) -> Iterator[CopyTask]:
     """Yield tasks for ranges of a table's key, which together are the table."""
-    ends = fetch_ends(db, task.table) if parts > 1 else None
+    ends = db.fetch_ends(task.table) if parts > 1 else None
     if ends is None:
         yield task
         return
@@ -7671,7 +7623,7 @@ def split_task(db: Connection, task: CopyTask, parts: int) -> Iterator[CopyTask]
 
 
 def copy_parts(
-    db: Connection, parts: Seq[CopyTask], jobs: Jobs
+    db: Database, parts: Seq[CopyTask], jobs: Jobs
 ) -> tuple[dict[Path, Written], dict[int, int]]:
     """Copy tables and parts of tables, the largest first, by as many jobs.
 
@@ -7686,7 +7638,7 @@ def copy_parts(
     def count() -> None:
         if parted:
             jobs.report.doing("counting rows")
-            totals.update(fetch_row_totals(db, parted.values()))
+            totals.update(db.fetch_row_totals(parted.values()))
 
     if jobs.count > 1 and jobs.snapshot and len(parts) > 1:
         done = copy_in_processes(jobs, largest_first, tell, count)
@@ -7702,7 +7654,7 @@ def copy_parts(
 
 
 def copy_to_file(
-    db: Connection, task: CopyTask, advance: Callable[[int], object]
+    db: Database, task: CopyTask, advance: Callable[[int], object]
 ) -> Written:
     """Copy a table, or a part of it, to its file."""
     start = time.monotonic()
@@ -7714,7 +7666,7 @@ def copy_to_file(
         raw = file = CsvWriter(task.path, advance)
     # COPY gives a row at a time; the buffer gathers them without Python code.
     with io.BufferedWriter(raw, CHUNK_BYTES) as stream:
-        rows = copy_out(db, task.table, stream, task.rows)
+        rows = db.copy_out(task.table, stream, task.rows)
     seconds = time.monotonic() - start
     return Written(rows, raw.sha256, file.size, file.sha256, seconds, raw.size)
 
@@ -7783,7 +7735,7 @@ class Jobs:
     """How many processes are to copy, and how they join the transaction snapshot."""
 
     server: Settings
-    db: Connection  # that began it
+    db: Database  # that began it
     snapshot: str  # its name; empty: it is not to be shared
     count: int
     report: Report
@@ -7864,8 +7816,8 @@ def gather(
         ready, _ = concurrent.futures.wait(
             waiting, 0.1, concurrent.futures.FIRST_COMPLETED
         )
-        if select.select([jobs.db], [], [], 0)[0]:  # its end, most likely
-            execute(jobs.db, "SELECT")
+        if select.select([jobs.db.connection], [], [], 0)[0]:  # its end, most likely
+            jobs.db.execute("SELECT")
         if jobs.died:
             raise jobs.died[0]
         jobs.report.advance(copied.value - told)
@@ -7883,7 +7835,7 @@ def gather(
 class Job:
     """What a copying process has: a connection in the transaction snapshot, or none."""
 
-    db: Connection | None = None
+    db: Database | None = None
     copied: Any = None
 
 
@@ -7961,7 +7913,6 @@ def restore(settings: Settings, plan: RestorePlan, report: Report) -> list[Copie
         report.doing(f"connecting to {settings}"),
         reachable(settings) as server,
         with_superusers_part(server, snapshot.script, stays=not plan.dry_run),
-        watching_locks(report.note, plan.lock_timeout),
     ):
         if snapshot.manifest is None:
             report.note("no manifest: checksums, row counts and catalog go unchecked")
@@ -7972,10 +7923,10 @@ def restore(settings: Settings, plan: RestorePlan, report: Report) -> list[Copie
             if not plan.dry_run:
                 report.doing("committing")
                 done = "" if plan.scratch else "the snapshot is restored"
-                for said in commit(db, done):
+                for said in db.commit(done):
                     report.note(said)
                 report.doing("analyzing the tables")
-                analyze(db, [each.relation for each in copied])
+                db.analyze([each.relation for each in copied])
     return copied
 
 
@@ -7986,16 +7937,17 @@ def agreed(
     snapshot: Snapshot,
     plan: RestorePlan,
     report: Report,
-) -> Iterator[tuple[Connection, Catalog]]:
+) -> Iterator[tuple[Database, Catalog]]:
     """Say what goes, and ask; give the transaction to do it in, and the catalog.
 
     While a person thinks there is no connection: it would hold locks, and poolers
     close those that wait.
     """
-    with connected(server) as db:
-        origin = fetch_origin(db, settings)
-        begin_restore(db)
-        before = fetch_catalog(db)
+    watch = LockWatch(report.note, plan.lock_timeout)
+    with Database(server, watch) as db:
+        origin = db.fetch_origin(settings)
+        db.begin_restore()
+        before = db.fetch_catalog()
         replaced = fetch_replaced(db, tables_going(snapshot, before, plan))
         home = comes_from(snapshot, origin)
         if not plan.scratch:
@@ -8007,9 +7959,9 @@ def agreed(
             yield db, before
             return
     report.confirm(render_question(replaced, settings), settings.dbname)
-    with connected(server) as db:
-        begin_restore(db)
-        yield db, fetch_catalog(db)
+    with Database(server, watch) as db:
+        db.begin_restore()
+        yield db, db.fetch_catalog()
 
 
 def comes_from(snapshot: Snapshot, origin: Origin) -> bool:
@@ -8046,16 +7998,16 @@ def is_chosen(relation: Relation, patterns: Collection[str]) -> bool:
 
 
 def fetch_replaced(
-    db: Connection, going: Seq[tuple[Table, CsvFile | None]]
+    db: Database, going: Seq[tuple[Table, CsvFile | None]]
 ) -> list[Replaced]:
     """Return those of the tables that have rows, or may have some."""
-    counts = fetch_row_counts(db, [table for table, _ in going])
+    counts = db.fetch_row_counts([table for table, _ in going])
     found = [Replaced(table, counts.get(table.oid), file) for table, file in going]
     return [each for each in found if each.now is None or each.now.rows]
 
 
 def keep_present(
-    db: Connection,
+    db: Database,
     before: Catalog,
     settings: Settings,
     server: Settings,
@@ -8072,7 +8024,7 @@ def keep_present(
         return
     report.note(f"keeping what is in {settings} in {plan.keep}")
     going = [table for table, _ in tables_going(snapshot, before, plan)]
-    lock_tables(db, going, "EXCLUSIVE")
+    db.lock_tables(going, "EXCLUSIVE")
     own = plan.keep_schema_file
     script = read_script(own) if own else snapshot.script
     file = own or snapshot.folder / SCHEMA_FILE
@@ -8095,6 +8047,7 @@ class Former:
     lines: list[CatalogLine]
     rights: dict[tuple[str, str], Rights]
     ties: dict[str, Tie]
+    at_rest: list[Resting]
     filled: list[Table]  # tables with rows, as far as we may see them
 
     @property
@@ -8118,15 +8071,16 @@ class Former:
         ]
 
 
-def fetch_former(db: Connection, catalog: Catalog) -> Former:
+def fetch_former(db: Database, catalog: Catalog) -> Former:
     """Return what a blueprint may take away from the target."""
     visible = [each for each in catalog.tables if each.readable and not each.hides_rows]
     return Former(
         catalog,
-        fetch_catalog_lines(db, managed=()),
-        fetch_rights(db),
-        fetch_ties(db),
-        fetch_filled(db, visible),
+        db.fetch_catalog_lines(managed=()),
+        db.fetch_rights(),
+        db.fetch_ties(),
+        db.fetch_at_rest(),
+        db.fetch_filled(visible),
     )
 
 
@@ -8204,7 +8158,7 @@ WHOLE_RELATIONS = (
 
 
 def replace_schema(
-    db: Connection,
+    db: Database,
     snapshot: Snapshot,
     plan: RestorePlan,
     before: Catalog,
@@ -8214,24 +8168,25 @@ def replace_schema(
     former, catalog = replay_under_locks(db, snapshot, before, report)
     report.doing("comparing the catalog")
     if keep_ties(db, former.parts_of_survivors(catalog), plan, report):
-        catalog = fetch_catalog(db)
+        catalog = db.fetch_catalog()
     loads = plan_loads(snapshot, catalog, former.oids)
     tables = [load.table for load in loads]
     replayed = Replayed(
         former,
         catalog,
-        fetch_catalog_lines(db, managed=()),
+        db.fetch_catalog_lines(managed=()),
         snapshot.catalog or (),
         frozenset(names_of(tables)),
     )
     rights = check_replayed(db, snapshot, plan, replayed, report)
     stayed = [table for table in tables if table.oid in former.oids]
-    lock_tables(db, stayed, "ACCESS EXCLUSIVE")
-    force_policies(db, tables, "NO FORCE")
-    seeded = fetch_filled(db, tables)
+    db.lock_tables(stayed, "ACCESS EXCLUSIVE")
+    db.force_policies(tables, "NO FORCE")
+    seeded = db.fetch_filled(tables)
     check_new(seeded, former.oids, report)
     report.expect(bytes_to_move(loads, plan))
-    lost_keys = keys_lost(former.catalog, catalog)
+    lost = {key.oid for key in keys_lost(former.catalog, catalog)}
+    lost_keys = [each for each in former.at_rest if each.oid in lost]
     copied = load(
         db, snapshot, catalog, loads, report, stale=seeded, lost_keys=lost_keys
     )
@@ -8239,19 +8194,19 @@ def replace_schema(
     restore_sequences(db, snapshot, catalog, loads, former.oids)
     if plan.checksum:
         check_content(db, snapshot, loads, report)
-    force_policies(db, tables, "FORCE")
+    db.force_policies(tables, "FORCE")
     refresh_views(db, snapshot, catalog, former.oids, report)
-    give_rights(db, rights)
+    db.give_rights(rights)
     keep_ties(db, former.memberships(catalog), plan, report)
     if not plan.accept_drift:
         report.doing("checking the catalog")
         after = (*replayed.lines, *replayed.coming_back())
-        check_unaltered(db, after, fetch_catalog_lines(db, managed=()), tables)
+        check_unaltered(db, after, db.fetch_catalog_lines(managed=()), tables)
     return copied
 
 
 def replay_under_locks(
-    db: Connection, snapshot: Snapshot, before: Catalog, report: Report
+    db: Database, snapshot: Snapshot, before: Catalog, report: Report
 ) -> tuple[Former, Catalog]:
     """Replay the blueprint; return what was there before, and the catalog after it.
 
@@ -8263,7 +8218,7 @@ def replay_under_locks(
         former = fetch_former(db, before)
         report.doing(f"replaying {SCHEMA_FILE}")
         notes = replay(db, snapshot, before, report)
-        after = fetch_catalog(db)
+        after = db.fetch_catalog()
         going = [
             table
             for table in before.tables
@@ -8274,11 +8229,11 @@ def replay_under_locks(
             for note in notes:
                 report.note(note)
             return former, after
-        rollback(db)
-        begin_restore(db)
+        db.rollback()
+        db.begin_restore()
         locked = going
-        lock_tables(db, locked, "EXCLUSIVE")
-        before = fetch_catalog(db)
+        db.lock_tables(locked, "EXCLUSIVE")
+        before = db.fetch_catalog()
 
 
 def comes_back(snapshot: Snapshot, relation: Relation, after: Catalog) -> bool:
@@ -8289,7 +8244,7 @@ def comes_back(snapshot: Snapshot, relation: Relation, after: Catalog) -> bool:
 
 
 def check_replayed(
-    db: Connection,
+    db: Database,
     snapshot: Snapshot,
     plan: RestorePlan,
     replayed: Replayed,
@@ -8308,7 +8263,7 @@ def check_replayed(
 
 
 def replace_rows(
-    db: Connection,
+    db: Database,
     snapshot: Snapshot,
     plan: RestorePlan,
     catalog: Catalog,
@@ -8318,13 +8273,13 @@ def replace_rows(
     loads = plan_replacement(catalog, snapshot, plan)
     # Who adds a row locks its table before the one that it refers to.
     locked = [load.table for load in reversed(loads)]
-    lock_tables(db, locked, "ACCESS EXCLUSIVE")
+    db.lock_tables(locked, "ACCESS EXCLUSIVE")
     # Again: others may have altered a table while we waited for it.
-    catalog = fetch_catalog(db)
+    catalog = db.fetch_catalog()
     loads = plan_replacement(catalog, snapshot, plan)
     tables = [load.table for load in loads]
-    lines = fetch_catalog_lines(db)
-    force_policies(db, tables, "NO FORCE")
+    lines = db.fetch_catalog_lines()
+    db.force_policies(tables, "NO FORCE")
     report.expect(bytes_to_move(loads, plan))
     copied = load(db, snapshot, catalog, loads, report, stale=tables, lost_keys=())
     report.doing("setting the sequences")
@@ -8332,10 +8287,10 @@ def replace_rows(
     restore_sequences(db, snapshot, catalog, loads, known, partial=bool(plan.only))
     if plan.checksum:
         check_content(db, snapshot, loads, report)
-    force_policies(db, tables, "FORCE")
+    db.force_policies(tables, "FORCE")
     refresh_views(db, snapshot, catalog, (), report)
     if not plan.accept_drift:
-        check_unaltered(db, lines, fetch_catalog_lines(db), tables)
+        check_unaltered(db, lines, db.fetch_catalog_lines(), tables)
     return copied
 
 
@@ -8356,14 +8311,14 @@ def bytes_to_move(loads: Iterable[Load], plan: RestorePlan) -> int:
 
 
 def load(
-    db: Connection,
+    db: Database,
     snapshot: Snapshot,
     catalog: Catalog,
     loads: Seq[Load],
     report: Report,
     *,
     stale: Collection[Table],
-    lost_keys: Iterable[ForeignKey],
+    lost_keys: Iterable[Resting],
 ) -> list[Copied]:
     """Load every CSV into its table; rows of `stale` tables go first.
 
@@ -8373,12 +8328,13 @@ def load(
     tables = [load.table for load in loads]
     large = [load.table for load in loads if load.file.size >= LARGE_FILE]
     report.doing("setting keys and indexes aside")
-    aside = [*set_aside(db, catalog, tables, large), *map(add_lost_key, lost_keys)]
-    make_room(db, stale)
+    aside = db.set_aside(tables, large)
+    aside += [part for key in lost_keys for part in key.create]
+    db.make_room(stale)
     copied = [restore_table(db, load, report) for load in loads]
     check_rows(snapshot, copied)
     report.doing("building indexes and keys")
-    rebuild(db, aside)
+    db.rebuild(aside)
     return copied
 
 
@@ -8399,7 +8355,7 @@ def check_rows(snapshot: Snapshot, copied: Iterable[Copied]) -> None:
 
 
 def check_drift(
-    db: Connection, snapshot: Snapshot, replayed: Replayed, report: Report
+    db: Database, snapshot: Snapshot, replayed: Replayed, report: Report
 ) -> None:
     """Raise with a diff if the catalog is not the one that was exported.
 
@@ -8410,7 +8366,7 @@ def check_drift(
             report.note(f"the catalog goes unchecked: {OLD_FORMAT}")
         return
     found = replayed.made()
-    lines, problem = fetch_differences(db, snapshot.catalog, found)
+    lines, problem = db.fetch_differences(snapshot.catalog, found)
     lines = without_column_order(lines, report)
     if lines:
         raise SnapshotError(
@@ -8444,23 +8400,23 @@ def outlived(relation: Relation | None, before: Catalog, after: Catalog) -> bool
 
 
 def replay(
-    db: Connection, snapshot: Snapshot, before: Catalog, report: Report
+    db: Database, snapshot: Snapshot, before: Catalog, report: Report
 ) -> list[str]:
     """Run the blueprint; return notes, above all on what was skipped."""
     notes: list[str] = []
     if "setval" in snapshot.script.names:
-        make_setval_transactional(db, before.sequences)
+        db.make_setval_transactional(before.sequences)
     statements, skipped = plan_statements(snapshot.script.statements)
-    if lock_timeout():  # a dump turns it off
+    if db.lock_timeout:  # a dump turns it off
         statements = [each for each in statements if not sets_lock_timeout(each)]
-    unknown = use_settings_of_source(db, settings_of_script(snapshot))
+    unknown = db.use_settings_of_source(settings_of_script(snapshot))
     file = f"{snapshot.folder / SCHEMA_FILE}"
     rest = [each for each in statements if not EMPTIES_PATH.match(each.text)]
     by_dump = len(rest) < len(statements)
     if by_dump:
-        execute(db, "SAVEPOINT script")
+        db.execute("SAVEPOINT script")
     try:
-        skipped += run_script(db, statements, file)
+        skipped += db.run_script(statements, file)
     except SnapshotError as error:
         if not (by_dump and misses_names(error.__cause__)):
             raise
@@ -8468,8 +8424,8 @@ def replay(
             f"note: {file} runs under the role's own search_path: under the empty one "
             "that it sets functions do not find what they call"
         )
-        execute(db, "ROLLBACK TO SAVEPOINT script")
-        skipped += run_script(db, rest, file)
+        db.execute("ROLLBACK TO SAVEPOINT script")
+        skipped += db.run_script(rest, file)
     skipped.sort(key=lambda skip: skip.line)
     report.record(skipped=[dataclasses.asdict(skip) for skip in skipped])
     notes += render_skips(skipped, SCHEMA_FILE)
@@ -8508,7 +8464,7 @@ def check_new(seeded: Iterable[Table], known: Collection[int], report: Report) -
 
 
 def check_content(
-    db: Connection, snapshot: Snapshot, loads: Iterable[Load], report: Report
+    db: Database, snapshot: Snapshot, loads: Iterable[Load], report: Report
 ) -> None:
     """Read every table again; raise if what is in it is not what is in its file.
 
@@ -8548,7 +8504,7 @@ def check_kept(replayed: Replayed) -> None:
 
 
 def check_unaltered(
-    db: Connection,
+    db: Database,
     before: Iterable[CatalogLine],
     after: Iterable[CatalogLine],
     loaded: Iterable[Table],
@@ -8557,7 +8513,7 @@ def check_unaltered(
 
     An index that was invalid is whole now that every row is new.
     """
-    names = {name for table in loaded for name in (table.relation, *table.partitions)}
+    names = {name for table in loaded for name in table.names}
     then, now = (
         [
             dataclasses.replace(line, text=line.text.removesuffix(INVALID))
@@ -8568,7 +8524,7 @@ def check_unaltered(
         ]
         for lines in (before, after)
     )
-    lines, problem = fetch_differences(db, [line.text for line in then], now)
+    lines, problem = db.fetch_differences([line.text for line in then], now)
     if lines:
         raise SnapshotError(
             "the tables would not be what they were",
@@ -8619,15 +8575,15 @@ def shown(key: str) -> str:
     return re.sub(r"(?<= )public\.", "", key)
 
 
-def note_changed_rows(db: Connection, replayed: Replayed, report: Report) -> None:
+def note_changed_rows(db: Database, replayed: Replayed, report: Report) -> None:
     """Name the tables besides the snapshot whose rows the blueprint has changed."""
     besides = [
         table
         for table in replayed.former.filled
         if table.relation not in replayed.loaded and replayed.outlived(table.relation)
     ]
-    changed = fetch_changed_rows(db, besides)
-    left = {table.oid for table in fetch_filled(db, besides)}
+    changed = db.fetch_changed_rows(besides)
+    left = {table.oid for table in db.fetch_filled(besides)}
     for table in besides:
         rows = f"{changed[table.oid]:,}" if table.oid in left else "all"
         if rows != "0":
@@ -8648,14 +8604,14 @@ def keys_lost(before: Catalog, after: Catalog) -> list[ForeignKey]:
 
 
 def keep_ties(
-    db: Connection, ties: Iterable[Tie], plan: RestorePlan, report: Report
+    db: Database, ties: Iterable[Tie], plan: RestorePlan, report: Report
 ) -> bool:
     """Bring back those that went with dropped objects; tell whether there were any."""
-    there = fetch_ties(db).keys()
+    there = db.fetch_ties().keys()
     lost = [tie for tie in ties if tie.name not in there]
     for tie in lost:
         try:
-            bring_back(db, tie)
+            db.bring_back(tie)
         except SnapshotError as error:
             if not plan.accept_drift:
                 raise
@@ -8664,7 +8620,7 @@ def keep_ties(
 
 
 def rights_to_give(
-    db: Connection,
+    db: Database,
     before: Mapping[tuple[str, str], Rights],
     plan: RestorePlan,
     report: Report,
@@ -8675,7 +8631,7 @@ def rights_to_give(
     to be as the blueprint left them: so one sees what it said itself. Raises if what
     acts as its owner would act as somebody else.
     """
-    after = fetch_rights(db)
+    after = db.fetch_rights()
     anew = [
         (now, before[key])
         for key, now in after.items()
@@ -8758,7 +8714,7 @@ def header_faults(load: Load) -> Iterator[str]:
             yield f"{load.file.path.name} has {what} columns: {', '.join(names)}"
 
 
-def restore_table(db: Connection, load: Load, report: Report) -> Copied:
+def restore_table(db: Database, load: Load, report: Report) -> Copied:
     """Load one CSV into its table."""
     start = time.monotonic()
     relation, file = load.table.relation, load.file
@@ -8766,7 +8722,7 @@ def restore_table(db: Connection, load: Load, report: Report) -> Copied:
         report.progress(str(relation), file.text_size) as advance,
         CsvReader(file, advance) as stream,
     ):
-        rows = copy_in_file(db, relation, file.header, stream, file.path.name)
+        rows = db.copy_in_file(relation, file.header, stream, file.path.name)
         stream.check_rows(rows)
     seconds = time.monotonic() - start
     copied = Copied(relation, rows, file.size, seconds, file.path.name)
@@ -8775,7 +8731,7 @@ def restore_table(db: Connection, load: Load, report: Report) -> Copied:
 
 
 def restore_sequences(
-    db: Connection,
+    db: Database,
     snapshot: Snapshot,
     catalog: Catalog,
     loads: Iterable[Load],
@@ -8798,11 +8754,11 @@ def restore_sequences(
             code=EXIT_DAMAGED,
         )
     names = sorted(used | states.keys())
-    set_sequences(db, [there[name] for name in names], states, known)
+    db.set_sequences([there[name] for name in names], states, known)
 
 
 def refresh_views(
-    db: Connection,
+    db: Database,
     snapshot: Snapshot,
     catalog: Catalog,
     known: Collection[int],
@@ -8818,7 +8774,7 @@ def refresh_views(
             wanted = manifest.materialized_views.get(view.relation, new)
         if wanted or (wanted is False and view.populated):
             report.doing(f"refreshing {view.relation}")
-            refresh(db, view, with_data=wanted)
+            db.refresh(view, with_data=wanted)
 
 
 # ---- Verify, rehearse, schema — the order of the jobs; no SQL, no open() -------------
@@ -8831,8 +8787,7 @@ def verify(settings: Settings, folder: Path, report: Report) -> Verification:
         opened_snapshot(folder) as snapshot,
         report.doing(f"connecting to {settings}"),
         reachable(settings) as server,
-        watching_locks(report.note),
-        connected(server) as db,
+        Database(server, LockWatch(report.note)) as db,
     ):
         report.doing("reading the catalog")
         manifest = manifest_of(snapshot)
@@ -8871,7 +8826,7 @@ def manifest_of(snapshot: Snapshot) -> Manifest:
 
 
 def compare_table(
-    db: Connection,
+    db: Database,
     table: Table | None,
     file: CsvFile,
     resource: Resource,
@@ -8904,19 +8859,17 @@ def compare_table(
     return Compared(resource.relation, rows, "", *kinds)
 
 
-def hash_rows(
-    db: Connection, table: Table, report: Report, size: int
-) -> tuple[int, str]:
+def hash_rows(db: Database, table: Table, report: Report, size: int) -> tuple[int, str]:
     """Return how many rows a table has, and the sha256 that its CSV would have."""
     with report.progress(f"checking {table.relation}", size) as advance:
         raw = Hasher(advance)
         with io.BufferedWriter(raw, CHUNK_BYTES) as stream:
-            rows = copy_out(db, table, stream)
+            rows = db.copy_out(table, stream)
         return rows, raw.sha256  # now that nothing is left in the buffer
 
 
 def compare_rows(
-    db: Connection, table: Table, file: CsvFile, report: Report
+    db: Database, table: Table, file: CsvFile, report: Report
 ) -> tuple[RowDifferences, ...]:
     """Return the rows that are missing, extra and changed in the table."""
     parts = 1
@@ -8936,10 +8889,10 @@ def compare_rows(
 
 
 def pair_rows(
-    db: Connection, table: Table, ours: Iterator[bytes], comparison: RowComparison
+    db: Database, table: Table, ours: Iterator[bytes], comparison: RowComparison
 ) -> None:
     """Hand the rows of a file and of a table to the comparison, two by two."""
-    copy_out(db, table, RecordSink(lambda row: comparison.pair(next(ours, None), row)))
+    db.copy_out(table, RecordSink(lambda row: comparison.pair(next(ours, None), row)))
     for record in ours:
         comparison.pair(record, None)
 
@@ -8952,22 +8905,22 @@ class RecordSink:
 
 
 def compare_sequences(
-    db: Connection, catalog: Catalog, manifest: Manifest
+    db: Database, catalog: Catalog, manifest: Manifest
 ) -> Iterator[str]:
     """Yield the sequences that would not go on as the snapshot's do.
 
     A restore raises one that was behind the ids in the data: that is no difference.
     """
     there = {each.relation: each for each in catalog.sequences}
-    states = fetch_sequence_states(
-        db, [there[name] for name in manifest.sequences if name in there]
+    states = db.fetch_sequence_states(
+        [there[name] for name in manifest.sequences if name in there]
     )
     then = manifest.sequences
     nexts = {name: next_value(there[name], state) for name, state in states.items()}
     differing = [
         name for name in nexts if nexts[name] != next_value(there[name], then[name])
     ]
-    ids = fetch_used_ids(db, [there[name] for name in differing])
+    ids = db.fetch_used_ids([there[name] for name in differing])
     for name in differing:
         sequence = there[name]
         raised = raised_state(sequence, then[name], ids[name])
@@ -8986,7 +8939,7 @@ def compare_views(catalog: Catalog, manifest: Manifest) -> Iterator[str]:
             yield f"{name}: is {'not filled' if populated else 'filled'}"
 
 
-def compare_catalogs(db: Connection, snapshot: Snapshot, report: Report) -> list[str]:
+def compare_catalogs(db: Database, snapshot: Snapshot, report: Report) -> list[str]:
     """Return a diff of the snapshot's catalog and the database's.
 
     Ends the transaction: a server compares meanings in one that may write.
@@ -8995,17 +8948,17 @@ def compare_catalogs(db: Connection, snapshot: Snapshot, report: Report) -> list
     if expected is None:
         report.note(f"the catalog goes unchecked: {OLD_FORMAT}")
         return []
-    found = [line for line in fetch_catalog_lines(db) if not line.is_invalid]
+    found = [line for line in db.fetch_catalog_lines() if not line.is_invalid]
     if {line.text for line in found} == {*expected}:
         return []
     # What is missing may belong to the provider here: an extension.
     found += [
-        line for line in fetch_catalog_lines(db, managed=()) if line.text in expected
+        line for line in db.fetch_catalog_lines(managed=()) if line.text in expected
     ]
-    rollback(db)
+    db.rollback()
     try:
-        begin(db, "READ WRITE")
-        lines, problem = fetch_differences(db, expected, found)
+        db.begin("READ WRITE")
+        lines, problem = db.fetch_differences(expected, found)
     except psycopg2.Error as error:
         problem = str(database_failure(error))
         lines = drift(expected, {line.text for line in found})
@@ -9044,13 +8997,13 @@ def rehearse(settings: Settings | None, folder: Path, report: Report) -> Rehears
             raise lack from error
         if snapshot.manifest:
             check_equal(verify(scratch, folder, report), folder)
-        with connected(scratch) as db:
-            return Rehearsal(copied, server_version(db), snapshot.manifest is not None)
+        with Database(scratch) as db:
+            return Rehearsal(copied, db.version, snapshot.manifest is not None)
 
 
 def prepare_private(server: Settings, script: Script) -> None:
     """Give a private server the roles that a blueprint names."""
-    with connected(dataclasses.replace(server, user=server.superuser)) as db:
+    with Database(dataclasses.replace(server, user=server.superuser)) as db:
         lend_roles(db, {*roles_named(script)} - {*roles_created(script)})
 
 
@@ -9089,14 +9042,14 @@ def take_blueprint(settings: Settings, report: Report) -> Blueprint:
     """
     check_session(settings)
     with reachable(settings) as reached:
-        with connected(reached) as db:
-            begin(db, "READ ONLY")
-            major = db.server_version // 10_000
-            others = tuple(fetch_of_others(db))
-            used = fetch_used_by_others(db)
-            hooks = fetch_hooks(db)
+        with Database(reached) as db:
+            db.begin("READ ONLY")
+            major = db.major
+            others = tuple(db.fetch_of_others())
+            used = db.fetch_used_by_others()
+            hooks = db.fetch_hooks()
             server = as_encrypted(reached, db)
-            plan = DumpPlan(major, others, fetch_names_of_newer_keywords(db))
+            plan = DumpPlan(major, others, db.fetch_names_of_newer_keywords())
         program, dump = dump_schema(server, plan, report)
     ours = [statement for _, _, statement, may_make in hooks if may_make]
     not_ours = [called for _, called, _, may_make in hooks if not may_make]
@@ -9120,20 +9073,20 @@ def find_flaw(text: str, major: int) -> str:
             prepare_private(server, script)
             with (
                 with_superusers_part(server, script, stays=True),
-                connected(server) as db,
+                Database(server) as db,
             ):
-                new_enough = db.server_version // 10_000 >= major
+                new_enough = db.major >= major
                 return fault_of_replay(db, script) if new_enough else ""
     except (SnapshotError, OSError, psycopg2.Error):
         return ""
 
 
-def fault_of_replay(db: Connection, script: Script) -> str:
+def fault_of_replay(db: Database, script: Script) -> str:
     """Run a blueprint in a transaction that comes to nothing; return why it fails."""
-    begin_restore(db)
-    use_settings_of_source(db, {})
+    db.begin_restore()
+    db.use_settings_of_source({})
     try:
-        run_script(db, plan_statements(script.statements)[0], SCHEMA_FILE)
+        db.run_script(plan_statements(script.statements)[0], SCHEMA_FILE)
     except SnapshotError as error:
         cause = error.__cause__
         # A provider's schema, or what takes a superuser: no fault of the blueprint.

@@ -27,22 +27,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from export_restore import (
     EMBEDDED,
     EXIT_DONE,
     EXIT_USAGE,
+    Database,
     Relation,
     Report,
     Settings,
     SnapshotError,
     become_program,
-    begin_restore,
-    commit,
-    connected,
-    copy_in,
-    fetch,
     find_schema_file,
     is_local,
     own_server,
@@ -51,12 +47,7 @@ from export_restore import (
     read_settings,
     render_table,
     run_command,
-    run_script,
-    use_settings_of_source,
 )
-
-if TYPE_CHECKING:
-    from psycopg2.extensions import connection as Connection
 
 # ---- Constants — no code ------------------------------------------------------------
 
@@ -232,7 +223,7 @@ def address(person: Person, number: int, domain: str) -> str:
 # ---- Loading — the connection alone --------------------------------------------------
 
 
-def load(db: Connection, filling: Filling, report: Report) -> int:
+def load(db: Database, filling: Filling, report: Report) -> int:
     """Load rows with COPY, a batch at a time; return how many."""
     table = Relation("public", filling.table)
     iterator = iter(filling.rows)
@@ -240,7 +231,7 @@ def load(db: Connection, filling: Filling, report: Report) -> int:
     with report.progress(filling.table, filling.count) as advance:
         while batch := list(itertools.islice(iterator, BATCH_ROWS)):
             stream = io.BytesIO(render_csv(filling.columns, batch).encode())
-            loaded += copy_in(db, table, filling.columns, stream, null=NULL)
+            loaded += db.copy_in(table, filling.columns, stream, null=NULL)
             advance(len(batch))
     return loaded
 
@@ -254,13 +245,13 @@ def render_csv(columns: Sequence[str], rows: Iterable[Row]) -> str:
     return text.getvalue()
 
 
-def check_expendable(db: Connection, settings: Settings) -> None:
+def check_expendable(db: Database, settings: Settings) -> None:
     """Raise SnapshotError if rows on another machine would be thrown away."""
     tables = (
         "SELECT to_regclass('agents'), to_regclass('leads'), to_regclass('feedback')"
     )
-    there = [name for name in fetch(db, tables)[0] if name]
-    filled = [name for name in there if fetch(db, f"SELECT FROM {name} LIMIT 1")]
+    there = [name for name in db.fetch(tables)[0] if name]
+    filled = [name for name in there if db.fetch(f"SELECT FROM {name} LIMIT 1")]
     if filled:
         raise SnapshotError(
             f"{settings} has rows in {', '.join(filled)}, which would be replaced",
@@ -277,21 +268,21 @@ def set_up(settings: Settings, arguments: argparse.Namespace, report: Report) ->
     script_file = find_schema_file(None)
     script = read_script(script_file)
     start = time.monotonic()
-    with reachable(settings) as server, connected(server) as db:
+    with reachable(settings) as server, Database(server) as db:
         if not (is_local(settings) or arguments.yes):
             check_expendable(db, settings)
-        begin_restore(db)
-        use_settings_of_source(db, {})
-        run_script(db, script.statements, str(script_file))
+        db.begin_restore()
+        db.use_settings_of_source({})
+        db.run_script(script.statements, str(script_file))
         counts = fill(db, arguments, report)
-        commit(db)
+        db.commit()
     rows = [(name, f"{count:,}") for name, count in counts]
     summary = f"Created in {settings} in {time.monotonic() - start:.1f} s."
     report.tell(f"{render_table(('table', 'rows'), rows)}\n\n{summary}")
 
 
 def fill(
-    db: Connection, arguments: argparse.Namespace, report: Report
+    db: Database, arguments: argparse.Namespace, report: Report
 ) -> list[tuple[str, int]]:
     """Make up the rows and load them; return each table's name and row count."""
     report.doing("making up people")

@@ -65,8 +65,8 @@ class Server:
 
     def sql(self, text: str, dbname: str = "postgres") -> None:
         settings = dataclasses.replace(self.settings, dbname=dbname)
-        with er.connected(settings) as db:
-            er.execute(db, text)
+        with er.Database(settings) as db:
+            db.execute(text)
 
     def fresh(self, dbname: str) -> None:
         """Make an empty database of that name."""

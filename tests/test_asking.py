@@ -152,9 +152,9 @@ def test_the_readme_shows_the_question(exported: Database, work: Path) -> None:
     settings = er.read_settings(work / "supabase.env")
     with (
         er.opened_snapshot(work / "exports") as snapshot,
-        er.connected(er.read_settings(exported.env_file(work))) as db,
+        er.Database(er.read_settings(exported.env_file(work))) as db,
     ):
-        tables = er.fetch_catalog(db).tables
+        tables = db.fetch_catalog().tables
     assert snapshot.manifest is not None
     two_days_ago = time.strftime(er.TIME_FORMAT, time.gmtime(time.time() - 200_000))
     manifest = dataclasses.replace(

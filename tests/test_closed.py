@@ -216,10 +216,10 @@ def test_extensions_that_a_superuser_has_to_make(
     settings = er.read_settings(env)
     folder = work / "exports"
     vector = "DROP EXTENSION IF EXISTS vector CASCADE;CREATE EXTENSION vector"
-    with er.reachable(settings) as server, er.connected(server) as db:
+    with er.reachable(settings) as server, er.Database(server) as db:
 
         def extensions() -> int:
-            return len(er.fetch(db, "SELECT FROM pg_extension"))
+            return len(db.fetch("SELECT FROM pg_extension"))
 
         write_snapshot(folder, f"{vector};ALTER TABLE t ADD v vector(3)")
         (folder / "t.csv").write_text('a,v\n1,"[1,2,3]"\n')
@@ -270,10 +270,10 @@ def test_a_folder_of_an_older_version(
     old.create("postgres")
     old.start()
     first = old.reached_as("postgres")
-    with er.connected(first) as db:
-        er.execute(db, "CREATE DATABASE shop")
-    with er.connected(dataclasses.replace(first, dbname="shop")) as db:
-        er.execute(db, OLD_CONTENT)
+    with er.Database(first) as db:
+        db.execute("CREATE DATABASE shop")
+    with er.Database(dataclasses.replace(first, dbname="shop")) as db:
+        db.execute(OLD_CONTENT)
     old.stop()
     rows = "SELECT id::text || m || v FROM app.t UNION SELECT a::text FROM p ORDER BY 1"
     owned = """
@@ -287,9 +287,9 @@ def test_a_folder_of_an_older_version(
           AND datdba <> 'postgres'::regrole
         UNION ALL SELECT rolname FROM pg_roles WHERE rolsuper AND rolname = 'postgres'
     """
-    with er.reachable(er.read_settings(env)) as server, er.connected(server) as db:
-        assert er.fetch(db, rows) == [("1",), ("1a[1,2]",)]
-        assert er.fetch(db, owned) == []
+    with er.reachable(er.read_settings(env)) as server, er.Database(server) as db:
+        assert db.fetch(rows) == [("1",), ("1a[1,2]",)]
+        assert db.fetch(owned) == []
         assert server.user == "postgres"
         schema = OLD_CONTENT.split("INSERT", maxsplit=1)[0]
         (work / "schema.sql").write_text(
@@ -361,8 +361,8 @@ def test_a_server_that_was_killed_starts_again(open_folder: Path) -> None:
         family = psutil.Process(pid).children()
         os.kill(pid, signal.SIGKILL)
         psutil.wait_procs(family, 20)
-    with er.reachable(settings) as server, er.connected(server) as db:
-        assert er.fetch(db, "SELECT 1") == [(1,)]
+    with er.reachable(settings) as server, er.Database(server) as db:
+        assert db.fetch("SELECT 1") == [(1,)]
 
 
 def test_programs_in_a_closed_folder(

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psycopg2
 import pytest
 from conftest import ROOT, run_process
 from servers import Database, Proxy, Server, hang_up
@@ -159,11 +158,11 @@ def test_settings_of_a_blueprint_do_not_outlive_the_restore(
     """pg_dump empties search_path; rows must load, and the session must not keep it."""
     left_behind = []
 
-    def look(db: psycopg2.extensions.connection, _: object) -> None:
+    def look(db: er.Database, _: object) -> None:
         query = "SELECT name, setting FROM pg_settings WHERE source = 'session'"
-        left_behind.extend(er.fetch(db, query))
+        left_behind.extend(db.fetch(query))
 
-    monkeypatch.setattr(er, "analyze", look)
+    monkeypatch.setattr(er.Database, "analyze", look)
     (work / "exports").mkdir()
     (work / "exports/schema.sql").write_text(
         "SELECT pg_catalog.set_config('search_path', '', false);"
@@ -303,8 +302,10 @@ def test_a_peer_that_is_gone_is_noticed(source: Database, work: Path) -> None:
     source.execute("ALTER ROLE postgres PASSWORD 'x'")
     env = source.env_file(work, DB_HOST="127.0.0.1", DB_PASSWORD="x")
     with (
-        er.connected(er.read_settings(env)) as db,
-        socket.fromfd(db.fileno(), socket.AF_INET, socket.SOCK_STREAM) as line,
+        er.Database(er.read_settings(env)) as db,
+        socket.fromfd(
+            db.connection.fileno(), socket.AF_INET, socket.SOCK_STREAM
+        ) as line,
     ):
         idle, interval, count, unconfirmed = (
             line.getsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_{name}"))
@@ -322,15 +323,15 @@ def test_a_lost_connection_is_told_in_two_lines(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The server ends the session while the command talks to it."""
-    fetch_catalog = er.fetch_catalog
+    fetch_catalog = er.Database.fetch_catalog
 
-    def cut(db: psycopg2.extensions.connection) -> er.Catalog:
+    def cut(db: er.Database) -> er.Catalog:
         catalog = fetch_catalog(db)
-        pid = db.info.backend_pid
+        pid = db.connection.info.backend_pid
         seeded.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
         return catalog
 
-    monkeypatch.setattr(er, "fetch_catalog", cut)
+    monkeypatch.setattr(er.Database, "fetch_catalog", cut)
     message = fail(1, "export", "--env-file", seeded.env_file(work))
     assert "the connection to the server was lost" in message
     assert not list((work / "exports").iterdir())

@@ -66,11 +66,11 @@ def test_what_nobody_thought_of_is_told_in_two_lines(
         def break_down(*_: object, kind: type[Exception] = kind) -> None:
             raise kind("\x1b[2J\na")
 
-        monkeypatch.setattr(er, "fetch_catalog", break_down)
+        monkeypatch.setattr(er.Database, "fetch_catalog", break_down)
         message = fail(1, "verify", "--env-file", env)
         assert said.replace("\x1b", "?") in message
         assert kind is MemoryError or "hint: please report it" in message
-    monkeypatch.setattr(er, "fetch_catalog", lambda _: 1 // 0)
+    monkeypatch.setattr(er.Database, "fetch_catalog", lambda _: 1 // 0)
     result = run("restore", "--env-file", env, "-v", "--json")
     assert json.loads(result.out)["error"].startswith("a fault of this program")
     [name] = re.findall(r"traceback in (\S+)", result.err)
@@ -279,14 +279,14 @@ def test_an_export_that_races_with_ddl_looks_again(
         "CREATE SCHEMA s; CREATE TABLE s.t (a int)",
         "DROP SCHEMA s CASCADE",
     ))  # fmt: skip
-    lock_tables = er.lock_tables
+    lock_tables = er.Database.lock_tables
 
     def race(db: Any, tables: Any, mode: str, **named: Any) -> None:
         if change := tables and next(changes, ""):
             exported.execute(change)
         lock_tables(db, tables, mode, **named)
 
-    monkeypatch.setattr(er, "lock_tables", race)
+    monkeypatch.setattr(er.Database, "lock_tables", race)
     succeed("export", "--env-file", exported.env_file(work), "--jobs", "1")
     names = sorted(path.name for path in (work / "exports").glob("*.csv"))
     assert names == ["agents.csv", "leads.csv"]

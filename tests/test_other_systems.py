@@ -100,9 +100,9 @@ def test_waiting_wakes_up(
             naps.append(timeout)
         return really(event, timeout)
 
-    with er.connected(er.read_settings(source.env_file(work))) as db:
+    with er.Database(er.read_settings(source.env_file(work))) as db:
         monkeypatch.setattr(threading.Event, "wait", asleep)
-        assert er.fetch(db, "SELECT 7 FROM pg_sleep(0.3)") == [(7,)]
+        assert db.fetch("SELECT 7 FROM pg_sleep(0.3)") == [(7,)]
     assert len(naps) > 1
     assert all(nap is not None and nap <= 1 for nap in naps)
 

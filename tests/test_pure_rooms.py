@@ -20,10 +20,7 @@ def relation(name: str) -> er.Relation:
 
 
 def keys(*pairs: str) -> list[er.ForeignKey]:
-    return [
-        er.ForeignKey(pair, relation(pair[0]), relation(pair[1]), "", None)
-        for pair in pairs
-    ]
+    return [er.ForeignKey(pair, relation(pair[0]), relation(pair[1])) for pair in pairs]
 
 
 def order(names: str, *pairs: str) -> str:

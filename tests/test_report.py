@@ -190,13 +190,13 @@ def test_the_total_is_the_time_of_the_whole_command(
     seeded: Database, work: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not the sum of the tables: jobs work at once, and keys take their time, too."""
-    fetch_catalog_lines = er.fetch_catalog_lines
+    fetch_catalog_lines = er.Database.fetch_catalog_lines
 
     def slowly(db: Any) -> list[er.CatalogLine]:
         time.sleep(0.2)
         return fetch_catalog_lines(db)
 
-    monkeypatch.setattr(er, "fetch_catalog_lines", slowly)
+    monkeypatch.setattr(er.Database, "fetch_catalog_lines", slowly)
     argv = ("export", "-q", "--env-file", seeded.env_file(work))
     assert json.loads(run(*argv, "--json").out)["total"]["seconds"] > 0.2
     total = re.search(r"^total .* (\d+\.\d\d)$", run(*argv).out, re.MULTILINE)

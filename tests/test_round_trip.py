@@ -267,7 +267,7 @@ def test_truncate_by_others_does_not_empty_a_snapshot(
     schema = "CREATE TABLE a_first (a int PRIMARY KEY); CREATE TABLE z (a int)"
     (work / "schema.sql").write_text(schema)
     source.execute(schema + "; INSERT INTO z SELECT generate_series(1, 1000)")
-    copy_out = er.copy_out
+    copy_out = er.Database.copy_out
     others: list[threading.Thread] = []
 
     def meanwhile(*arguments: Any) -> int:
@@ -279,7 +279,7 @@ def test_truncate_by_others_does_not_empty_a_snapshot(
             assert others[0].is_alive()
         return copy_out(*arguments)
 
-    monkeypatch.setattr(er, "copy_out", meanwhile)
+    monkeypatch.setattr(er.Database, "copy_out", meanwhile)
     succeed("export", "--env-file", source.env_file(work))
     others[0].join()
     assert len((work / "exports/z.csv").read_text().splitlines()) == 1001

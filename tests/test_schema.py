@@ -235,7 +235,7 @@ def test_what_the_private_server_cannot_tell_is_not_said(
         source.execute("CREATE SCHEMA auth; CREATE TABLE auth.users (id int UNIQUE)")
         source.execute("CREATE TABLE t (a int REFERENCES auth.users (id))")
         hidden = er.OthersObject("SCHEMA", "", "auth")
-        monkeypatch.setattr(er, "fetch_of_others", lambda db: [hidden])
+        monkeypatch.setattr(er.Database, "fetch_of_others", lambda db: [hidden])
     if lack == "superuser":
         source.execute(
             "CREATE TABLE t (a int); CREATE FUNCTION hidden() RETURNS int LANGUAGE sql"

@@ -317,7 +317,7 @@ def test_a_failed_restore_does_not_move_a_sequence(
         raise er.SnapshotError("no", hint="no")
 
     with monkeypatch.context() as patch:
-        patch.setattr(er, "commit", refuse)
+        patch.setattr(er.Database, "commit", refuse)
         assert run("restore", "--env-file", env).status == 1
     assert source.state() == before
     assert run("restore", "--env-file", env).status == 0
@@ -396,14 +396,14 @@ def test_nothing_of_a_script_stays_in_its_session(
     left: list[object] = []
 
     def look(db: Any, _: object) -> None:
-        left.append(er.fetch(db, "SELECT current_user = session_user"))
-        left.append(er.fetch(db, "SELECT count(*) FROM pg_prepared_statements"))
+        left.append(db.fetch("SELECT current_user = session_user"))
+        left.append(db.fetch("SELECT count(*) FROM pg_prepared_statements"))
         left.append(
-            er.fetch(db, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
+            db.fetch("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
         )
-        left.append(er.fetch(db, "SELECT to_regclass('pg_temp.passing') IS NULL"))
+        left.append(db.fetch("SELECT to_regclass('pg_temp.passing') IS NULL"))
 
-    monkeypatch.setattr(er, "analyze", look)
+    monkeypatch.setattr(er.Database, "analyze", look)
     (work / "exports").mkdir()
     (work / "exports/schema.sql").write_text(
         "CREATE TABLE t (a int); PREPARE p AS SELECT 1; SELECT pg_advisory_lock(42);"

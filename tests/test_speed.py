@@ -101,16 +101,16 @@ def test_jobs_read_one_transaction_snapshot(
     seeded: Database, work: Path, succeed: Succeed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who writes after it was taken is not seen by any of them."""
-    export_snapshot = er.export_snapshot
+    export_snapshot = er.Database.export_snapshot
 
-    def and_then_write(db: psycopg2.extensions.connection) -> str:
+    def and_then_write(db: er.Database) -> str:
         name = export_snapshot(db)
         seeded.execute("DELETE FROM feedback; DELETE FROM leads; DELETE FROM agents")
         return name
 
     env = seeded.env_file(work)
     succeed("export", "--env-file", env, "--dir", "before")
-    monkeypatch.setattr(er, "export_snapshot", and_then_write)
+    monkeypatch.setattr(er.Database, "export_snapshot", and_then_write)
     succeed("export", "--env-file", env, "--jobs", "3")
     assert csvs(work / "exports") == csvs(work / "before")
 
@@ -162,13 +162,13 @@ def test_jobs_do_not_wait_behind_who_waits_for_the_first(
 def test_a_server_that_exports_no_snapshot(
     seeded: Database, work: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(db: psycopg2.extensions.connection) -> str:
+    def refuse(db: er.Database) -> str:
         with pytest.raises(psycopg2.Error):  # breaks the transaction, as it would
-            er.execute(db, "SELECT no_such_function()")
+            db.execute("SELECT no_such_function()")
         raise er.SnapshotError("no")
 
     monkeypatch.setattr(er, "LARGE_TABLE", 1)
-    monkeypatch.setattr(er, "export_snapshot", refuse)
+    monkeypatch.setattr(er.Database, "export_snapshot", refuse)
     env = seeded.env_file(work)
     result = run("export", "--env-file", env, "--jobs", "2")
     assert result.status == 0, result.err
@@ -376,11 +376,11 @@ def test_what_is_set_aside(source: Database) -> None:
     """All but what something else depends on, or what SQL cannot tell."""
     schema, _ = CASES["indexes of every kind"]
     source.execute(schema)
-    with er.connected(settings_of(source)) as db:
-        er.begin_restore(db)
-        found = {index.drop.split(".")[-1] for index in er.fetch_indexes(db)}
-        catalog = er.fetch_catalog(db)
-        aside = er.indexes_to_build(er.fetch_indexes(db), catalog.tables)
+    with er.Database(settings_of(source)) as db:
+        db.begin_restore()
+        found = {index.drop.split(".")[-1] for index in db.fetch_indexes()}
+        catalog = db.fetch_catalog()
+        aside = er.indexes_to_build(db.fetch_indexes(), catalog.tables)
     kept = found - {index.drop.split(".")[-1] for index in aside}
     assert kept == {
         "ix_grouped DROP CONSTRAINT ix_grouped_pkey",
@@ -416,16 +416,16 @@ def test_a_failure_in_any_step_of_the_rebuild_changes_nothing(
     succeed("export", "--env-file", env)
     source.execute("DELETE FROM ix_ref; CREATE TABLE later (a int)")
     before = source.state()
-    rebuild = er.rebuild
+    rebuild = er.Database.rebuild
     steps: list[int] = []
 
-    def breaking(db: psycopg2.extensions.connection, statements: list[object]) -> None:
+    def breaking(db: er.Database, statements: list[object]) -> None:
         statements = list(statements)
         steps.append(len(statements))
         statements[len(steps) - 1] = sql.SQL("SELECT 1 / 0")
         rebuild(db, statements)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(er, "rebuild", breaking)
+    monkeypatch.setattr(er.Database, "rebuild", breaking)
     while not steps or len(steps) < steps[0]:
         result = run("restore", "--env-file", env, "-q")
         assert result.status == 1
@@ -433,7 +433,7 @@ def test_a_failure_in_any_step_of_the_rebuild_changes_nothing(
         assert source.rows() == before[1]
     assert len(steps) > 30
     assert source.state() == before
-    monkeypatch.setattr(er, "rebuild", rebuild)
+    monkeypatch.setattr(er.Database, "rebuild", rebuild)
     succeed("restore", "--env-file", env)
     assert source.fetch("SELECT count(*) FROM ix_ref") == [(3,)]
 
