@@ -1404,25 +1404,6 @@ DROP_SYNTAX = (
 )  # fmt: skip
 
 
-def dropped(relations: Iterable[Relation], script: Script) -> set[Relation]:
-    """Return those of the tables that the script drops, as far as it says so."""
-    drops = [each for each in script.statements if each.begins("DROP")]
-    tables = set(names_dropped(each for each in drops if each.begins("DROP TABLE")))
-    schemas = set(
-        names_dropped(
-            each
-            for each in drops
-            if each.begins("DROP SCHEMA") and "CASCADE" in each.words
-        )
-    )
-    return {
-        each
-        for each in relations
-        if {("", each.name), (each.schema, each.name)} & tables
-        or ("", each.schema) in schemas
-    }
-
-
 # ---- What to skip — pure: a statement in, what it may be refused for out -------------
 
 # Conditions as PL/pgSQL calls them, and whether people hear of it: first match wins.
@@ -7916,122 +7897,577 @@ def restore(settings: Settings, plan: RestorePlan, report: Report) -> list[Copie
     ):
         if snapshot.manifest is None:
             report.note("no manifest: checksums, row counts and catalog go unchecked")
-        with agreed(settings, server, snapshot, plan, report) as (db, before):
-            keep_present(db, before, settings, server, snapshot, plan, report)
-            replace = replace_rows if plan.data_only else replace_schema
-            copied = replace(db, snapshot, plan, before, report)
-            if not plan.dry_run:
-                report.doing("committing")
-                done = "" if plan.scratch else "the snapshot is restored"
-                for said in db.commit(done):
-                    report.note(said)
-                report.doing("analyzing the tables")
-                db.analyze([each.relation for each in copied])
-    return copied
+        return Restore(settings, snapshot, plan, report).run(server)
 
 
-@contextlib.contextmanager
-def agreed(
-    settings: Settings,
-    server: Settings,
-    snapshot: Snapshot,
-    plan: RestorePlan,
-    report: Report,
-) -> Iterator[tuple[Database, Catalog]]:
-    """Say what goes, and ask; give the transaction to do it in, and the catalog.
+class Restore:
+    """One restore: what the target was, and what became of it so far."""
 
-    While a person thinks there is no connection: it would hold locks, and poolers
-    close those that wait.
-    """
-    watch = LockWatch(report.note, plan.lock_timeout)
-    with Database(server, watch) as db:
-        origin = db.fetch_origin(settings)
-        db.begin_restore()
-        before = db.fetch_catalog()
-        replaced = fetch_replaced(db, tables_going(snapshot, before, plan))
-        home = comes_from(snapshot, origin)
-        if not plan.scratch:
-            report.note(render_replacement(replaced, snapshot, settings, home=home))
-            report.record(replaced=list(map(replaced_as_data, replaced)), home=home)
+    db: Database
+    before: Catalog  # of the target as the transaction found it
+    catalog: Catalog  # when the rows are loaded
+    lines: list[CatalogLine]  # of the catalog that is to be at the end
+    replayed: Replayed | None = None  # with --data-only nothing is
+    loads: list[Load]
+    lost_keys: tuple[Resting, ...] = ()
+    rights: Seq[tuple[Rights, Rights]] = ()  # what is and what was
+
+    def __init__(
+        self, settings: Settings, snapshot: Snapshot, plan: RestorePlan, report: Report
+    ) -> None:
+        self.settings, self.snapshot = settings, snapshot
+        self.plan, self.report = plan, report
+
+    def run(self, server: Settings) -> list[Copied]:
+        """Replace what the target has, after a question if there is one.
+
+        While a person thinks there is no connection: it would hold locks, and poolers
+        close those that wait.
+        """
+        watch = LockWatch(self.report.note, self.plan.lock_timeout)
+        with Database(server, watch) as self.db:
+            question = self.preview()
+            if not question:
+                return self.replace()
+        self.report.confirm(question, self.settings.dbname)
+        with Database(server, watch) as self.db:
+            self.begin()
+            return self.replace()
+
+    def begin(self) -> None:
+        self.db.begin_restore()
+        self.before = self.catalog = self.db.fetch_catalog()
+
+    def preview(self) -> str:
+        """Say what goes; return the question, if a person has to answer one.
+
+        What a blueprint drops is known when it was replayed: if somebody is asked, that
+        is done once before, and taken back.
+        """
+        plan, manifest = self.plan, self.snapshot.manifest
+        origin = self.db.fetch_origin(self.settings)
+        home = bool(manifest and manifest.origin and manifest.origin.is_same(origin))
+        self.begin()
         sure = plan.scratch or plan.agreed or plan.dry_run
-        sure = sure or not replaced or (home and is_local(settings))
-        if sure or not report.can_ask():
-            yield db, before
+        asks = (
+            not (sure or (home and is_local(self.settings))) and self.report.can_ask()
+        )
+        gone: set[Relation] = set()
+        if asks and not plan.data_only:
+            self.replay()
+            gone = self.going(self.db.fetch_catalog())
+            self.db.rollback()
+            self.begin()
+        replaced = self.fetch_replaced(gone)
+        if not plan.scratch:
+            self.report.note(
+                render_replacement(replaced, self.snapshot, self.settings, home=home)
+            )
+            self.report.record(
+                replaced=list(map(replaced_as_data, replaced)), home=home
+            )
+        return render_question(replaced, self.settings) if asks and replaced else ""
+
+    def fetch_replaced(self, gone: Collection[Relation]) -> list[Replaced]:
+        """Return the tables that are emptied or dropped and have rows, or may have."""
+        going = [(t, f) for t, f in self.tables_and_files() if f or t.relation in gone]
+        counts = self.db.fetch_row_counts([table for table, _ in going])
+        found = [Replaced(table, counts.get(table.oid), file) for table, file in going]
+        return [each for each in found if each.now is None or each.now.rows]
+
+    def tables_and_files(self) -> list[tuple[Table, CsvFile | None]]:
+        """Return the target's tables, each with the CSV that fills it again."""
+        files = {file.path.name: file for file in self.snapshot.csv_files}
+        named = dict(self.named(self.before.tables))
+        only = self.plan.only
+        return [
+            (table, files.get(named[table]))
+            for table in self.before.tables
+            if not only or any(matches(table.relation, each) for each in only)
+        ]
+
+    def named(self, tables: Iterable[Table]) -> list[tuple[Table, str]]:
+        """Return tables with the name of each CSV, in load order, or nothing."""
+        planned = plan_files(self.catalog, tables)
+        manifest = self.snapshot.manifest
+        if manifest is None:
+            files = {file.path.name for file in self.snapshot.csv_files}
+            packed = {name.removesuffix(GZIP_SUFFIX): name for name in files}
+            return [(table, packed.get(name, name)) for table, name in planned]
+        paths = {each.relation: each.path for each in manifest.resources}
+        return [(table, paths.get(table.relation, "")) for table, _ in planned]
+
+    def replace(self) -> list[Copied]:
+        """Replace what is there, check it, and commit; with --dry-run do not."""
+        self.keep_present()
+        if self.plan.data_only:
+            self.lock_targets()
+        else:
+            self.replace_schema()
+        self.db.force_policies(self.tables, "NO FORCE")
+        copied = self.load()
+        self.set_sequences()
+        if self.plan.checksum:
+            self.check_content()
+        self.db.force_policies(self.tables, "FORCE")
+        self.refresh_views()
+        self.db.give_rights(self.rights)
+        self.keep_memberships()
+        if not self.plan.accept_drift:
+            self.report.doing("checking the catalog")
+            self.check_unaltered()
+        if not self.plan.dry_run:
+            self.commit(copied)
+        return copied
+
+    @property
+    def tables(self) -> list[Table]:
+        """The tables that rows are loaded into."""
+        return [load.table for load in self.loads]
+
+    @property
+    def known(self) -> frozenset[int]:
+        """The oids of what was there before."""
+        return frozenset(self.before.relations.values())
+
+    def keep_present(self) -> None:
+        """Export what the target holds; nobody can change it until it is replaced."""
+        plan, names = self.plan, self.snapshot.script.names
+        if plan.keep is None:
             return
-    report.confirm(render_question(replaced, settings), settings.dbname)
-    with Database(server, watch) as db:
-        db.begin_restore()
-        yield db, db.fetch_catalog()
+        if plan.dry_run or not self.before.tables:
+            why = (
+                "this is a dry run"
+                if plan.dry_run
+                else f"{self.settings} has no tables"
+            )
+            self.report.note(f"nothing is kept in {plan.keep}: {why}")
+            return
+        self.report.note(f"keeping what is in {self.settings} in {plan.keep}")
+        going = [t for t, f in self.tables_and_files() if f or t.relation.name in names]
+        self.db.lock_tables(going, "EXCLUSIVE")
+        own = plan.keep_schema_file
+        script = read_script(own) if own else self.snapshot.script
+        file = own or self.snapshot.folder / SCHEMA_FILE
+        kept = ExportPlan(
+            plan.keep, file, lock_timeout=plan.lock_timeout, hint=KEEP_HINT, done=""
+        )
+        export_from(self.db.settings, self.settings, script, kept, self.report)
 
+    def commit(self, copied: Iterable[Copied]) -> None:
+        self.report.doing("committing")
+        done = "" if self.plan.scratch else "the snapshot is restored"
+        for said in self.db.commit(done):
+            self.report.note(said)
+        self.report.doing("analyzing the tables")
+        self.db.analyze([each.relation for each in copied])
 
-def comes_from(snapshot: Snapshot, origin: Origin) -> bool:
-    """Tell whether the snapshot is known to come from that very database."""
-    source = snapshot.manifest and snapshot.manifest.origin
-    return bool(source and source.is_same(origin))
+    # The schema.
 
+    def lock_targets(self) -> None:
+        """Lock the tables whose rows are replaced where the schema stays.
 
-def tables_going(
-    snapshot: Snapshot, catalog: Catalog, plan: RestorePlan
-) -> list[tuple[Table, CsvFile | None]]:
-    """Return the tables of the target that a restore empties or drops.
+        Who adds a row locks its table before the one that it refers to. Others may have
+        altered a table while we waited for it.
+        """
+        self.loads = self.plan_loads()
+        self.db.lock_tables(self.tables[::-1], "ACCESS EXCLUSIVE")
+        self.before = self.catalog = self.db.fetch_catalog()
+        self.loads = self.plan_loads()
+        self.lines = self.db.fetch_catalog_lines(managed=())
 
-    Each has the CSV that fills it again, if there is one. What a script drops in other
-    ways than DROP TABLE and DROP SCHEMA is only seen when it was done.
-    """
-    files = {file.path.name: file for file in snapshot.csv_files}
-    if snapshot.manifest is None:
-        named = {
-            table.relation: present(name, files)
-            for table, name in plan_files(catalog, catalog.tables)
-        }
-    else:
-        named = {each.relation: each.path for each in snapshot.manifest.resources}
-    found = [(t, files.get(named.get(t.relation, ""))) for t in catalog.tables]
-    if plan.data_only:
-        return [(t, f) for t, f in found if f and is_chosen(t.relation, plan.only)]
-    gone = dropped(names_of(catalog.tables), snapshot.script)
-    return [(t, f) for t, f in found if f or t.relation in gone]
+    def replace_schema(self) -> None:
+        """Replay the blueprint; raise if it takes or makes what it should not.
 
+        That is before the first row is loaded, which may take an hour.
+        """
+        former = self.replay_under_locks()
+        self.report.doing("comparing the catalog")
+        if self.keep_ties(former.parts_of_survivors(self.catalog)):
+            self.catalog = self.db.fetch_catalog()
+        self.loads = self.plan_loads()
+        self.replayed = Replayed(
+            former,
+            self.catalog,
+            self.db.fetch_catalog_lines(managed=()),
+            self.snapshot.catalog or (),
+            frozenset(names_of(self.tables)),
+        )
+        self.report_lost(self.replayed)
+        self.note_changed_rows(self.replayed)
+        if not self.plan.accept_drift:
+            check_kept(self.replayed)
+            self.check_drift(self.replayed)
+        self.rights = self.rights_to_give(former.rights)
+        keys = {key.oid for key in self.replayed.keys_lost()}
+        self.lost_keys = tuple(each for each in former.at_rest if each.oid in keys)
+        self.lines = [*self.replayed.lines, *self.replayed.coming_back()]
+        stayed = [table for table in self.tables if table.oid in self.known]
+        self.db.lock_tables(stayed, "ACCESS EXCLUSIVE")
 
-def is_chosen(relation: Relation, patterns: Collection[str]) -> bool:
-    return not patterns or any(matches(relation, each) for each in patterns)
+    def replay_under_locks(self) -> Former:
+        """Replay the blueprint; return what was there before.
 
+        A table that goes may get rows from others until it is locked, and which ones go
+        is known after a replay. So begin again until nothing goes that nobody had
+        locked.
+        """
+        locked: list[Table] = []
+        while True:
+            former = fetch_former(self.db, self.before)
+            self.report.doing(f"replaying {SCHEMA_FILE}")
+            notes = self.replay()
+            self.catalog = self.db.fetch_catalog()
+            gone = self.going(self.catalog) - self.coming()
+            going = [table for table in self.before.tables if table.relation in gone]
+            if names_of(going) <= names_of(locked):
+                for note in notes:
+                    self.report.note(note)
+                return former
+            self.db.rollback()
+            self.db.begin_restore()
+            locked = going
+            self.db.lock_tables(locked, "EXCLUSIVE")
+            self.before = self.db.fetch_catalog()
 
-def fetch_replaced(
-    db: Database, going: Seq[tuple[Table, CsvFile | None]]
-) -> list[Replaced]:
-    """Return those of the tables that have rows, or may have some."""
-    counts = db.fetch_row_counts([table for table, _ in going])
-    found = [Replaced(table, counts.get(table.oid), file) for table, file in going]
-    return [each for each in found if each.now is None or each.now.rows]
+    def going(self, after: Catalog) -> set[Relation]:
+        """Return the tables that a replay takes."""
+        names = names_of(self.before.tables)
+        return {name for name in names if not outlived(name, self.before, after)}
 
+    def coming(self) -> set[Relation]:
+        """Return the tables that get rows of the snapshot."""
+        manifest = self.snapshot.manifest
+        if manifest is None:
+            return set(self.catalog.relations)
+        return {each.relation for each in manifest.resources}
 
-def keep_present(
-    db: Database,
-    before: Catalog,
-    settings: Settings,
-    server: Settings,
-    snapshot: Snapshot,
-    plan: RestorePlan,
-    report: Report,
-) -> None:
-    """Export what the target holds, which nobody can change until it is replaced."""
-    if plan.keep is None:
-        return
-    if plan.dry_run or not before.tables:
-        why = "this is a dry run" if plan.dry_run else f"{settings} has no tables"
-        report.note(f"nothing is kept in {plan.keep}: {why}")
-        return
-    report.note(f"keeping what is in {settings} in {plan.keep}")
-    going = [table for table, _ in tables_going(snapshot, before, plan)]
-    db.lock_tables(going, "EXCLUSIVE")
-    own = plan.keep_schema_file
-    script = read_script(own) if own else snapshot.script
-    file = own or snapshot.folder / SCHEMA_FILE
-    kept = ExportPlan(
-        plan.keep, file, lock_timeout=plan.lock_timeout, hint=KEEP_HINT, done=""
-    )
-    export_from(server, settings, script, kept, report)
+    def replay(self) -> list[str]:
+        """Run the blueprint; return notes, above all on what was skipped."""
+        script, db = self.snapshot.script, self.db
+        notes: list[str] = []
+        if "setval" in script.names:
+            db.make_setval_transactional(self.before.sequences)
+        statements, skipped = plan_statements(script.statements)
+        if db.lock_timeout:  # a dump turns it off
+            statements = [each for each in statements if not sets_lock_timeout(each)]
+        unknown = db.use_settings_of_source(settings_of_script(self.snapshot))
+        file = f"{self.snapshot.folder / SCHEMA_FILE}"
+        rest = [each for each in statements if not EMPTIES_PATH.match(each.text)]
+        by_dump = len(rest) < len(statements)
+        if by_dump:
+            db.execute("SAVEPOINT script")
+        try:
+            skipped += db.run_script(statements, file)
+        except SnapshotError as error:
+            if not (by_dump and misses_names(error.__cause__)):
+                raise
+            notes.append(
+                f"note: {file} runs under the role's own search_path: under the empty "
+                "one that it sets functions do not find what they call"
+            )
+            db.execute("ROLLBACK TO SAVEPOINT script")
+            skipped += db.run_script(rest, file)
+        skipped.sort(key=lambda skip: skip.line)
+        self.report.record(skipped=[dataclasses.asdict(skip) for skip in skipped])
+        notes += render_skips(skipped, SCHEMA_FILE)
+        notes += [
+            f"note: the server does not know the source's {name}; see whether "
+            f"literals of {SCHEMA_FILE} mean the same to it"
+            for name in unknown
+        ]
+        return notes
+
+    def report_lost(self, replayed: Replayed) -> None:
+        """Raise if the blueprint takes what nothing brings back; name what it may drop.
+
+        It means to drop what a DROP of its own names.
+        """
+        drops = [
+            each for each in self.snapshot.script.statements if each.begins("DROP")
+        ]
+        named = {name for _, name in names_dropped(drops)}
+        lost = replayed.lost()
+        taken = [line for line in lost if not line.is_named_in(named)]
+        if taken and not self.plan.accept_drift:
+            each = [render_lost(line, drops) for line in taken]
+            raise SnapshotError(
+                each[0]
+                if len(each) == 1
+                else f"{SCHEMA_FILE} takes what nothing brings back",
+                lines=each if len(each) > 1 else (),
+                hint=f"add it to {SCHEMA_FILE}, or lose it with --accept-drift",
+                code=EXIT_DAMAGED,
+            )
+        if lost:
+            names = ", ".join(shown(line.key) for line in lost)
+            self.report.note(f"dropped by {SCHEMA_FILE}: {names}")
+
+    def note_changed_rows(self, replayed: Replayed) -> None:
+        """Name the tables besides the snapshot whose rows the blueprint has changed."""
+        besides = [
+            table
+            for table in replayed.former.filled
+            if table.relation not in replayed.loaded
+            and replayed.outlived(table.relation)
+        ]
+        changed = self.db.fetch_changed_rows(besides)
+        left = {table.oid for table in self.db.fetch_filled(besides)}
+        for table in besides:
+            rows = f"{changed[table.oid]:,}" if table.oid in left else "all"
+            if rows != "0":
+                self.report.note(
+                    f"note: {SCHEMA_FILE} changes {rows} rows of {table.relation}"
+                )
+
+    def check_drift(self, replayed: Replayed) -> None:
+        """Raise with a diff if the catalog is not the one that was exported.
+
+        What the target had besides the snapshot, and still has, is no difference.
+        """
+        if self.snapshot.catalog is None:
+            if self.snapshot.manifest is not None:
+                self.report.note(f"the catalog goes unchecked: {OLD_FORMAT}")
+            return
+        lines, problem = self.db.fetch_differences(
+            self.snapshot.catalog, replayed.made()
+        )
+        lines = without_column_order(lines, self.report)
+        if lines:
+            raise SnapshotError(
+                f"{SCHEMA_FILE} does not make the database that was exported",
+                lines=[*lines, *uncompared(problem)],
+                hint="bring schema.sql up to date and export again, or --accept-drift",
+                code=EXIT_DAMAGED,
+            )
+
+    def rights_to_give(
+        self, before: Mapping[tuple[str, str], Rights]
+    ) -> list[tuple[Rights, Rights]]:
+        """Return what the blueprint made anew, with owner and grants of what was there.
+
+        Default privileges would open a table again that the target had closed. They
+        have to be as the blueprint left them: so one sees what it said itself. Raises
+        if what acts as its owner would act as somebody else.
+        """
+        anew = [
+            (now, before[key])
+            for key, now in self.db.fetch_rights().items()
+            if key in before and before[key].oid != now.oid
+        ]
+        said = [
+            now.name for now, then in anew if now.grants not in (now.usual, then.grants)
+        ]
+        if said:
+            self.report.note(
+                f"note: the grants of {SCHEMA_FILE} hold on {', '.join(said)}"
+            )
+        for now, then in anew:
+            if now.ours and now.owner != then.owner and not gets_owner(now, then):
+                fact = f"{now.name} belongs to {now.owner}, not {then.owner}"
+                if now.acts and not self.plan.accept_drift:
+                    raise acts_as_another(fact, then.owner)
+                self.report.note(f"note: {fact}")
+        return anew
+
+    def keep_ties(self, ties: Iterable[Tie]) -> bool:
+        """Bring back those that went with dropped objects; tell whether any did."""
+        there = self.db.fetch_ties().keys()
+        lost = [tie for tie in ties if tie.name not in there]
+        for tie in lost:
+            try:
+                self.db.bring_back(tie)
+            except SnapshotError as error:
+                if not self.plan.accept_drift:
+                    raise
+                self.report.note(f"note: {error}")
+        return bool(lost)
+
+    def keep_memberships(self) -> None:
+        if self.replayed:
+            self.keep_ties(self.replayed.former.memberships(self.catalog))
+
+    # The rows.
+
+    def plan_loads(self) -> list[Load]:
+        """Match tables with CSVs, in load order; raise naming every misfit.
+
+        Without a manifest, only tables that are new need a CSV.
+        """
+        files = {file.path.name: file for file in self.snapshot.csv_files}
+        new = set() if self.plan.data_only else {*self.catalog.relations.values()}
+        new -= self.known
+        planned = [(t, name) for t, name in self.named(self.catalog.tables) if name]
+        orphans = files.keys() - {name for _, name in planned}
+        needed = {name for table, name in planned if table.oid in new}
+        faults = [f"{name} is missing" for name in sorted(needed - files.keys())]
+        faults += [f"{name} belongs to no table" for name in sorted(orphans)]
+        loads = [Load(table, files[name]) for table, name in planned if name in files]
+        faults += [fault for load in loads for fault in header_faults(load)]
+        if faults:
+            raise SnapshotError(
+                "; ".join(faults),
+                hint="correct the files or export again; the target was not changed",
+                code=EXIT_DAMAGED,
+            )
+        if not self.plan.only:
+            return loads
+        chosen = select_tables([each.table for each in loads], self.plan.only, ())
+        return [load for load in loads if load.table in chosen]
+
+    def load(self) -> list[Copied]:
+        """Load every CSV into its table, in place of what is in it.
+
+        Raises SnapshotError if a file does not fit, or has another number of rows than
+        the manifest says.
+        """
+        stale = self.tables if self.plan.data_only else self.fetch_seeded()
+        passes = 2 if self.plan.checksum else 1  # with checksums it all comes back, too
+        self.report.expect(passes * sum(load.file.text_size for load in self.loads))
+        self.report.doing("setting keys and indexes aside")
+        large = [each.table for each in self.loads if each.file.size >= LARGE_FILE]
+        aside = self.db.set_aside(self.tables, large)
+        aside += [part for key in self.lost_keys for part in key.create]
+        self.db.make_room(stale)
+        copied = [self.load_table(load) for load in self.loads]
+        self.check_rows(copied)
+        self.report.doing("building indexes and keys")
+        self.db.rebuild(aside)
+        return copied
+
+    def fetch_seeded(self) -> list[Table]:
+        """Return the new tables that have rows; raise if others still have some.
+
+        Rows in a new table are the blueprint's own INSERTs; the snapshot has them, too.
+        """
+        seeded = self.db.fetch_filled(self.tables)
+        old = [str(table.relation) for table in seeded if table.oid in self.known]
+        if old:
+            raise SnapshotError(
+                f"not empty after {SCHEMA_FILE}: {', '.join(old)}",
+                hint=f"{SCHEMA_FILE} needs DROP TABLE IF EXISTS … before CREATE TABLE",
+            )
+        if seeded:
+            names = ", ".join(str(table.relation) for table in seeded)
+            self.report.note(
+                f"the snapshot's rows replace those of {SCHEMA_FILE}: {names}"
+            )
+        return seeded
+
+    def load_table(self, load: Load) -> Copied:
+        """Load one CSV into its table."""
+        start = time.monotonic()
+        relation, file = load.table.relation, load.file
+        with (
+            self.report.progress(str(relation), file.text_size) as advance,
+            CsvReader(file, advance) as stream,
+        ):
+            rows = self.db.copy_in_file(relation, file.header, stream, file.path.name)
+            stream.check_rows(rows)
+        seconds = time.monotonic() - start
+        copied = Copied(relation, rows, file.size, seconds, file.path.name)
+        self.report.finished(copied)
+        return copied
+
+    def check_rows(self, copied: Iterable[Copied]) -> None:
+        """Raise if a table got another number of rows than the manifest says."""
+        expected = {load.table.relation: load.file.rows for load in self.loads}
+        faults = [
+            f"{each.relation} has {each.rows} rows, the snapshot "
+            f"{expected[each.relation]}"
+            for each in copied
+            if expected[each.relation] not in (None, each.rows)
+        ]
+        if faults:
+            raise SnapshotError(
+                "; ".join(faults),
+                hint="export again; the target was not changed",
+                code=EXIT_DAMAGED,
+            )
+
+    def set_sequences(self) -> None:
+        """Set the sequences of the loaded tables; unless some were chosen, the rest."""
+        self.report.doing("setting the sequences")
+        chosen = chosen_sequences(self.catalog, self.tables, partial=True)
+        used = {each.relation for each in chosen}
+        manifest = self.snapshot.manifest
+        states = manifest.sequences if manifest else {}
+        if self.plan.only:
+            states = {name: state for name, state in states.items() if name in used}
+        there = {sequence.relation: sequence for sequence in self.catalog.sequences}
+        absent = sorted(states.keys() - there.keys())
+        if absent:
+            raise SnapshotError(
+                f"there is no sequence {', '.join(map(str, absent))} to set",
+                hint=f"bring {SCHEMA_FILE} up to date and export again",
+                code=EXIT_DAMAGED,
+            )
+        sequences = [there[name] for name in sorted(used | states.keys())]
+        self.db.set_sequences(sequences, states, self.known)
+
+    def refresh_views(self) -> None:
+        """Fill the materialized views that were filled, each after what it reads."""
+        known = () if self.plan.data_only else self.known
+        manifest = self.snapshot.manifest
+        for view in refresh_order(self.catalog.materialized_views):
+            wanted = None if view.oid in known else view.populated
+            if manifest is not None:
+                wanted = manifest.materialized_views.get(view.relation, wanted)
+            elif wanted is not None:
+                wanted = True
+            if wanted or (wanted is False and view.populated):
+                self.report.doing(f"refreshing {view.relation}")
+                self.db.refresh(view, with_data=wanted)
+
+    # The checks.
+
+    def check_content(self) -> None:
+        """Read every table again; raise if what is in it is not what is in its file.
+
+        Files that were edited, or are in no manifest, are compared with nothing.
+        """
+        manifest = self.snapshot.manifest
+        known = {each.relation: each for each in manifest.resources} if manifest else {}
+        compared = [
+            compare_table(
+                self.db, load.table, load.file, known[load.table.relation], self.report
+            )
+            for load in self.loads
+            if load.file.text_sha256 is not None
+        ]
+        differing = [render_differences(each) for each in compared if not each.same]
+        if differing:
+            raise SnapshotError(
+                f"the rows are not those of the snapshot: {'; '.join(differing)}",
+                hint="see whether something changes rows as they come; nothing was "
+                "changed",
+                code=EXIT_DAMAGED,
+            )
+
+    def check_unaltered(self) -> None:
+        """Raise if the tables are not what they were, their rows apart.
+
+        An index that was invalid is whole now that every row is new.
+        """
+        names = {name for table in self.tables for name in table.names}
+        then, now = (
+            [
+                dataclasses.replace(line, text=line.text.removesuffix(INVALID))
+                if line.is_invalid
+                else line
+                for line in lines
+                if line.relation in names
+            ]
+            for lines in (self.lines, self.db.fetch_catalog_lines(managed=()))
+        )
+        lines, problem = self.db.fetch_differences([line.text for line in then], now)
+        if lines:
+            raise SnapshotError(
+                "the tables would not be what they were",
+                lines=[*lines, *uncompared(problem)],
+                hint="see what alters them as rows are replaced, or --accept-drift",
+                code=EXIT_DAMAGED,
+            )
 
 
 KEEP_HINT = """\
@@ -8049,10 +8485,6 @@ class Former:
     ties: dict[str, Tie]
     at_rest: list[Resting]
     filled: list[Table]  # tables with rows, as far as we may see them
-
-    @property
-    def oids(self) -> frozenset[int]:
-        return frozenset(self.catalog.relations.values())
 
     def parts_of_survivors(self, after: Catalog) -> list[Tie]:
         """Return what is a part of tables that are there after the replay, too."""
@@ -8098,9 +8530,21 @@ class Replayed:
         """Tell whether a relation is the one that was there before."""
         return outlived(relation, self.former.catalog, self.catalog)
 
+    def keys_lost(self) -> list[ForeignKey]:
+        """Return the foreign keys that surviving tables lost to DROP … CASCADE."""
+        kept = {(key.table, key.name) for key in self.catalog.foreign_keys}
+        return [
+            key
+            for key in self.former.catalog.foreign_keys
+            if (key.table, key.name) not in kept
+            and self.outlived(key.table)
+            and key.references in self.catalog.relations
+            and not self.outlived(key.references)
+        ]
+
     def coming_back(self) -> list[CatalogLine]:
         """Return the foreign keys of tables that stay, which get them back from us."""
-        keys = {key.oid for key in keys_lost(self.former.catalog, self.catalog)}
+        keys = {key.oid for key in self.keys_lost()}
         return [line for line in self.former.lines if line.oid in keys]
 
     def lost(self) -> list[CatalogLine]:
@@ -8157,222 +8601,19 @@ WHOLE_RELATIONS = (
 )  # fmt: skip
 
 
-def replace_schema(
-    db: Database,
-    snapshot: Snapshot,
-    plan: RestorePlan,
-    before: Catalog,
-    report: Report,
-) -> list[Copied]:
-    """Replay the blueprint, load every CSV, and check that nothing differs."""
-    former, catalog = replay_under_locks(db, snapshot, before, report)
-    report.doing("comparing the catalog")
-    if keep_ties(db, former.parts_of_survivors(catalog), plan, report):
-        catalog = db.fetch_catalog()
-    loads = plan_loads(snapshot, catalog, former.oids)
-    tables = [load.table for load in loads]
-    replayed = Replayed(
-        former,
-        catalog,
-        db.fetch_catalog_lines(managed=()),
-        snapshot.catalog or (),
-        frozenset(names_of(tables)),
-    )
-    rights = check_replayed(db, snapshot, plan, replayed, report)
-    stayed = [table for table in tables if table.oid in former.oids]
-    db.lock_tables(stayed, "ACCESS EXCLUSIVE")
-    db.force_policies(tables, "NO FORCE")
-    seeded = db.fetch_filled(tables)
-    check_new(seeded, former.oids, report)
-    report.expect(bytes_to_move(loads, plan))
-    lost = {key.oid for key in keys_lost(former.catalog, catalog)}
-    lost_keys = [each for each in former.at_rest if each.oid in lost]
-    copied = load(
-        db, snapshot, catalog, loads, report, stale=seeded, lost_keys=lost_keys
-    )
-    report.doing("setting the sequences")
-    restore_sequences(db, snapshot, catalog, loads, former.oids)
-    if plan.checksum:
-        check_content(db, snapshot, loads, report)
-    db.force_policies(tables, "FORCE")
-    refresh_views(db, snapshot, catalog, former.oids, report)
-    db.give_rights(rights)
-    keep_ties(db, former.memberships(catalog), plan, report)
-    if not plan.accept_drift:
-        report.doing("checking the catalog")
-        after = (*replayed.lines, *replayed.coming_back())
-        check_unaltered(db, after, db.fetch_catalog_lines(managed=()), tables)
-    return copied
-
-
-def replay_under_locks(
-    db: Database, snapshot: Snapshot, before: Catalog, report: Report
-) -> tuple[Former, Catalog]:
-    """Replay the blueprint; return what was there before, and the catalog after it.
-
-    A table that goes may get rows from others until it is locked, and which ones go is
-    known after a replay. So begin again until nothing goes that nobody had locked.
-    """
-    locked: list[Table] = []
-    while True:
-        former = fetch_former(db, before)
-        report.doing(f"replaying {SCHEMA_FILE}")
-        notes = replay(db, snapshot, before, report)
-        after = db.fetch_catalog()
-        going = [
-            table
-            for table in before.tables
-            if not (outlived(table.relation, before, after)
-                    or comes_back(snapshot, table.relation, after))
-        ]  # fmt: skip
-        if names_of(going) <= names_of(locked):
-            for note in notes:
-                report.note(note)
-            return former, after
-        db.rollback()
-        db.begin_restore()
-        locked = going
-        db.lock_tables(locked, "EXCLUSIVE")
-        before = db.fetch_catalog()
-
-
-def comes_back(snapshot: Snapshot, relation: Relation, after: Catalog) -> bool:
-    """Tell whether a table that was dropped gets its rows from a CSV."""
-    if snapshot.manifest is None:
-        return relation in after.relations
-    return any(each.relation == relation for each in snapshot.manifest.resources)
-
-
-def check_replayed(
-    db: Database,
-    snapshot: Snapshot,
-    plan: RestorePlan,
-    replayed: Replayed,
-    report: Report,
-) -> list[tuple[Rights, Rights]]:
-    """Raise if a replay took or made what it should not; return whose rights to give.
-
-    That is before the first row is loaded, which may take an hour.
-    """
-    report_lost(replayed, snapshot, plan, report)
-    note_changed_rows(db, replayed, report)
-    if not plan.accept_drift:
-        check_kept(replayed)
-        check_drift(db, snapshot, replayed, report)
-    return rights_to_give(db, replayed.former.rights, plan, report)
-
-
-def replace_rows(
-    db: Database,
-    snapshot: Snapshot,
-    plan: RestorePlan,
-    catalog: Catalog,
-    report: Report,
-) -> list[Copied]:
-    """Replace the rows of the snapshot's tables; the target's schema stays."""
-    loads = plan_replacement(catalog, snapshot, plan)
-    # Who adds a row locks its table before the one that it refers to.
-    locked = [load.table for load in reversed(loads)]
-    db.lock_tables(locked, "ACCESS EXCLUSIVE")
-    # Again: others may have altered a table while we waited for it.
-    catalog = db.fetch_catalog()
-    loads = plan_replacement(catalog, snapshot, plan)
-    tables = [load.table for load in loads]
-    lines = db.fetch_catalog_lines()
-    db.force_policies(tables, "NO FORCE")
-    report.expect(bytes_to_move(loads, plan))
-    copied = load(db, snapshot, catalog, loads, report, stale=tables, lost_keys=())
-    report.doing("setting the sequences")
-    known = frozenset(catalog.relations.values())
-    restore_sequences(db, snapshot, catalog, loads, known, partial=bool(plan.only))
-    if plan.checksum:
-        check_content(db, snapshot, loads, report)
-    db.force_policies(tables, "FORCE")
-    refresh_views(db, snapshot, catalog, (), report)
-    if not plan.accept_drift:
-        check_unaltered(db, lines, db.fetch_catalog_lines(), tables)
-    return copied
-
-
-def plan_replacement(
-    catalog: Catalog, snapshot: Snapshot, plan: RestorePlan
-) -> list[Load]:
-    """Return what to load into tables that are there."""
-    loads = plan_loads(snapshot, catalog, frozenset(catalog.relations.values()))
-    if not plan.only:
-        return loads
-    chosen = names_of(select_tables([load.table for load in loads], plan.only, ()))
-    return [load for load in loads if load.table.relation in chosen]
-
-
-def bytes_to_move(loads: Iterable[Load], plan: RestorePlan) -> int:
-    """Return how much goes to the server, and with checksums comes back from it."""
-    return sum(load.file.text_size for load in loads) * (2 if plan.checksum else 1)
-
-
-def load(
-    db: Database,
-    snapshot: Snapshot,
-    catalog: Catalog,
-    loads: Seq[Load],
-    report: Report,
-    *,
-    stale: Collection[Table],
-    lost_keys: Iterable[Resting],
-) -> list[Copied]:
-    """Load every CSV into its table; rows of `stale` tables go first.
-
-    Raises SnapshotError if a file does not fit, or has another number of rows than the
-    manifest says.
-    """
-    tables = [load.table for load in loads]
-    large = [load.table for load in loads if load.file.size >= LARGE_FILE]
-    report.doing("setting keys and indexes aside")
-    aside = db.set_aside(tables, large)
-    aside += [part for key in lost_keys for part in key.create]
-    db.make_room(stale)
-    copied = [restore_table(db, load, report) for load in loads]
-    check_rows(snapshot, copied)
-    report.doing("building indexes and keys")
-    db.rebuild(aside)
-    return copied
-
-
-def check_rows(snapshot: Snapshot, copied: Iterable[Copied]) -> None:
-    """Raise if a table got another number of rows than the manifest says."""
-    expected = {file.path.name: file.rows for file in snapshot.csv_files}
-    faults = [
-        f"{each.relation} has {each.rows} rows, the snapshot {expected[each.file]}"
-        for each in copied
-        if expected[each.file] not in (None, each.rows)
+def check_kept(replayed: Replayed) -> None:
+    """Raise if the blueprint dropped tables whose rows no CSV brings back."""
+    gone = [
+        str(table.relation)
+        for table in replayed.former.filled
+        if table.relation not in replayed.loaded
+        and not replayed.outlived(table.relation)
     ]
-    if faults:
+    if gone:
         raise SnapshotError(
-            "; ".join(faults),
-            hint="export again; the target was not changed",
-            code=EXIT_DAMAGED,
-        )
-
-
-def check_drift(
-    db: Database, snapshot: Snapshot, replayed: Replayed, report: Report
-) -> None:
-    """Raise with a diff if the catalog is not the one that was exported.
-
-    What the target had besides the snapshot, and still has, is no difference.
-    """
-    if snapshot.catalog is None:
-        if snapshot.manifest is not None:
-            report.note(f"the catalog goes unchecked: {OLD_FORMAT}")
-        return
-    found = replayed.made()
-    lines, problem = db.fetch_differences(snapshot.catalog, found)
-    lines = without_column_order(lines, report)
-    if lines:
-        raise SnapshotError(
-            f"{SCHEMA_FILE} does not make the database that was exported",
-            lines=[*lines, *uncompared(problem)],
-            hint="bring schema.sql up to date and export again, or --accept-drift",
+            f"{SCHEMA_FILE} drops {', '.join(gone)}; the snapshot lacks those rows",
+            hint=f"export them, too, or take them out of {SCHEMA_FILE}; "
+            "--accept-drift loses them",
             code=EXIT_DAMAGED,
         )
 
@@ -8399,166 +8640,12 @@ def outlived(relation: Relation | None, before: Catalog, after: Catalog) -> bool
     return oid is not None and after.relations.get(relation) == oid
 
 
-def replay(
-    db: Database, snapshot: Snapshot, before: Catalog, report: Report
-) -> list[str]:
-    """Run the blueprint; return notes, above all on what was skipped."""
-    notes: list[str] = []
-    if "setval" in snapshot.script.names:
-        db.make_setval_transactional(before.sequences)
-    statements, skipped = plan_statements(snapshot.script.statements)
-    if db.lock_timeout:  # a dump turns it off
-        statements = [each for each in statements if not sets_lock_timeout(each)]
-    unknown = db.use_settings_of_source(settings_of_script(snapshot))
-    file = f"{snapshot.folder / SCHEMA_FILE}"
-    rest = [each for each in statements if not EMPTIES_PATH.match(each.text)]
-    by_dump = len(rest) < len(statements)
-    if by_dump:
-        db.execute("SAVEPOINT script")
-    try:
-        skipped += db.run_script(statements, file)
-    except SnapshotError as error:
-        if not (by_dump and misses_names(error.__cause__)):
-            raise
-        notes.append(
-            f"note: {file} runs under the role's own search_path: under the empty one "
-            "that it sets functions do not find what they call"
-        )
-        db.execute("ROLLBACK TO SAVEPOINT script")
-        skipped += db.run_script(rest, file)
-    skipped.sort(key=lambda skip: skip.line)
-    report.record(skipped=[dataclasses.asdict(skip) for skip in skipped])
-    notes += render_skips(skipped, SCHEMA_FILE)
-    notes += [
-        f"note: the server does not know the source's {name}; see whether "
-        f"literals of {SCHEMA_FILE} mean the same to it"
-        for name in unknown
-    ]
-    return notes
-
-
 def settings_of_script(snapshot: Snapshot) -> dict[str, str]:
     """Return the settings under which a blueprint means what it meant to its source."""
     settings = dict(snapshot.manifest.settings) if snapshot.manifest else {}
     if "money" not in snapshot.script.names:
         settings.pop("lc_monetary", None)  # many servers have no such locale
     return settings
-
-
-def check_new(seeded: Iterable[Table], known: Collection[int], report: Report) -> None:
-    """Raise if tables from before the restore still have rows.
-
-    Rows in a new table are the blueprint's own INSERTs; the snapshot has them, too.
-    """
-    old = [str(table.relation) for table in seeded if table.oid in known]
-    new = [str(table.relation) for table in seeded if table.oid not in known]
-    if old:
-        raise SnapshotError(
-            f"not empty after {SCHEMA_FILE}: {', '.join(old)}",
-            hint=f"{SCHEMA_FILE} needs DROP TABLE IF EXISTS … before CREATE TABLE",
-        )
-    if new:
-        report.note(
-            f"the snapshot's rows replace those of {SCHEMA_FILE}: {', '.join(new)}"
-        )
-
-
-def check_content(
-    db: Database, snapshot: Snapshot, loads: Iterable[Load], report: Report
-) -> None:
-    """Read every table again; raise if what is in it is not what is in its file.
-
-    Files that were edited, or are in no manifest, are compared with nothing.
-    """
-    manifest = snapshot.manifest
-    known = {each.relation: each for each in manifest.resources} if manifest else {}
-    compared = [
-        compare_table(db, load.table, load.file, known[load.table.relation], report)
-        for load in loads
-        if load.file.text_sha256 is not None
-    ]
-    differing = [render_differences(each) for each in compared if not each.same]
-    if differing:
-        raise SnapshotError(
-            f"the rows are not those of the snapshot: {'; '.join(differing)}",
-            hint="see whether something changes rows as they come; nothing was changed",
-            code=EXIT_DAMAGED,
-        )
-
-
-def check_kept(replayed: Replayed) -> None:
-    """Raise if the blueprint dropped tables whose rows no CSV brings back."""
-    gone = [
-        str(table.relation)
-        for table in replayed.former.filled
-        if table.relation not in replayed.loaded
-        and not replayed.outlived(table.relation)
-    ]
-    if gone:
-        raise SnapshotError(
-            f"{SCHEMA_FILE} drops {', '.join(gone)}; the snapshot lacks those rows",
-            hint=f"export them, too, or take them out of {SCHEMA_FILE}; "
-            "--accept-drift loses them",
-            code=EXIT_DAMAGED,
-        )
-
-
-def check_unaltered(
-    db: Database,
-    before: Iterable[CatalogLine],
-    after: Iterable[CatalogLine],
-    loaded: Iterable[Table],
-) -> None:
-    """Raise if the tables are not what they were, their rows apart.
-
-    An index that was invalid is whole now that every row is new.
-    """
-    names = {name for table in loaded for name in table.names}
-    then, now = (
-        [
-            dataclasses.replace(line, text=line.text.removesuffix(INVALID))
-            if line.is_invalid
-            else line
-            for line in lines
-            if line.relation in names
-        ]
-        for lines in (before, after)
-    )
-    lines, problem = db.fetch_differences([line.text for line in then], now)
-    if lines:
-        raise SnapshotError(
-            "the tables would not be what they were",
-            lines=[*lines, *uncompared(problem)],
-            hint="see what alters them as rows are replaced, or --accept-drift",
-            code=EXIT_DAMAGED,
-        )
-
-
-def report_lost(
-    replayed: Replayed, snapshot: Snapshot, plan: RestorePlan, report: Report
-) -> None:
-    """Raise if the blueprint takes what nothing brings back; name what it may drop.
-
-    It means to drop what a DROP of its own names.
-    """
-    drops = [each for each in snapshot.script.statements if each.begins("DROP")]
-    named = {name for _, name in names_dropped(drops)}
-    lost = replayed.lost()
-    meant = [line for line in lost if line.is_named_in(named)]
-    taken = [line for line in lost if line not in meant]
-    if taken and not plan.accept_drift:
-        each = [render_lost(line, drops) for line in taken]
-        raise SnapshotError(
-            each[0]
-            if len(each) == 1
-            else f"{SCHEMA_FILE} takes what nothing brings back",
-            lines=each if len(each) > 1 else (),
-            hint=f"add it to {SCHEMA_FILE}, or lose it with --accept-drift",
-            code=EXIT_DAMAGED,
-        )
-    if lost:
-        names = ", ".join(shown(line.key) for line in lost)
-        report.note(f"dropped by {SCHEMA_FILE}: {names}")
 
 
 def render_lost(line: CatalogLine, drops: Iterable[Statement]) -> str:
@@ -8575,82 +8662,6 @@ def shown(key: str) -> str:
     return re.sub(r"(?<= )public\.", "", key)
 
 
-def note_changed_rows(db: Database, replayed: Replayed, report: Report) -> None:
-    """Name the tables besides the snapshot whose rows the blueprint has changed."""
-    besides = [
-        table
-        for table in replayed.former.filled
-        if table.relation not in replayed.loaded and replayed.outlived(table.relation)
-    ]
-    changed = db.fetch_changed_rows(besides)
-    left = {table.oid for table in db.fetch_filled(besides)}
-    for table in besides:
-        rows = f"{changed[table.oid]:,}" if table.oid in left else "all"
-        if rows != "0":
-            report.note(f"note: {SCHEMA_FILE} changes {rows} rows of {table.relation}")
-
-
-def keys_lost(before: Catalog, after: Catalog) -> list[ForeignKey]:
-    """Return the foreign keys that surviving tables lost to DROP … CASCADE."""
-    kept = {(key.table, key.name) for key in after.foreign_keys}
-    return [
-        key
-        for key in before.foreign_keys
-        if (key.table, key.name) not in kept
-        and outlived(key.table, before, after)
-        and key.references in after.relations
-        and not outlived(key.references, before, after)
-    ]
-
-
-def keep_ties(
-    db: Database, ties: Iterable[Tie], plan: RestorePlan, report: Report
-) -> bool:
-    """Bring back those that went with dropped objects; tell whether there were any."""
-    there = db.fetch_ties().keys()
-    lost = [tie for tie in ties if tie.name not in there]
-    for tie in lost:
-        try:
-            db.bring_back(tie)
-        except SnapshotError as error:
-            if not plan.accept_drift:
-                raise
-            report.note(f"note: {error}")
-    return bool(lost)
-
-
-def rights_to_give(
-    db: Database,
-    before: Mapping[tuple[str, str], Rights],
-    plan: RestorePlan,
-    report: Report,
-) -> list[tuple[Rights, Rights]]:
-    """Return what the blueprint made anew, with owner and grants of what it replaced.
-
-    Default privileges would open a table again that the target had closed. They have
-    to be as the blueprint left them: so one sees what it said itself. Raises if what
-    acts as its owner would act as somebody else.
-    """
-    after = db.fetch_rights()
-    anew = [
-        (now, before[key])
-        for key, now in after.items()
-        if key in before and before[key].oid != now.oid
-    ]
-    said = [
-        now.name for now, then in anew if now.grants not in (now.usual, then.grants)
-    ]
-    if said:
-        report.note(f"note: the grants of {SCHEMA_FILE} hold on {', '.join(said)}")
-    for now, then in anew:
-        if now.ours and now.owner != then.owner and not gets_owner(now, then):
-            fact = f"{now.name} belongs to {now.owner}, not {then.owner}"
-            if now.acts and not plan.accept_drift:
-                raise acts_as_another(fact, then.owner)
-            report.note(f"note: {fact}")
-    return anew
-
-
 def acts_as_another(fact: str, owner: str) -> SnapshotError:
     """Return the error for what would run with other rights than it did."""
     return SnapshotError(
@@ -8659,43 +8670,6 @@ def acts_as_another(fact: str, owner: str) -> SnapshotError:
         "the schema; or lose its owner with --accept-drift",
         code=EXIT_DAMAGED,
     )
-
-
-def plan_loads(
-    snapshot: Snapshot, catalog: Catalog, known: Collection[int]
-) -> list[Load]:
-    """Match tables with CSVs, in load order; raise SnapshotError naming every misfit.
-
-    `known` are the oids from before the script ran: without a manifest, only tables
-    that are not among them need a CSV.
-    """
-    files = {file.path.name: file for file in snapshot.csv_files}
-    planned = plan_files(catalog, catalog.tables)
-    if snapshot.manifest is None:
-        planned = [(table, present(name, files)) for table, name in planned]
-        needed = {name for table, name in planned if table.oid not in known}
-        faults = [f"{name} is missing" for name in sorted(needed - files.keys())]
-        orphans = sorted(files.keys() - {name for _, name in planned})
-    else:
-        named = {each.relation: each.path for each in snapshot.manifest.resources}
-        planned = [(t, named[t.relation]) for t, _ in planned if t.relation in named]
-        faults = []
-        orphans = sorted(set(named.values()) - {name for _, name in planned})
-    faults += [f"{name} belongs to no table" for name in orphans]
-    loads = [Load(table, files[name]) for table, name in planned if name in files]
-    faults += [fault for load in loads for fault in header_faults(load)]
-    if faults:
-        raise SnapshotError(
-            "; ".join(faults),
-            hint="correct the files or export again; the target was not changed",
-            code=EXIT_DAMAGED,
-        )
-    return loads
-
-
-def present(name: str, files: Collection[str]) -> str:
-    """Return the name under which a CSV is there: gzip'ed or not."""
-    return name + GZIP_SUFFIX if name + GZIP_SUFFIX in files else name
 
 
 def header_faults(load: Load) -> Iterator[str]:
@@ -8712,69 +8686,6 @@ def header_faults(load: Load) -> Iterator[str]:
     ):
         if names:
             yield f"{load.file.path.name} has {what} columns: {', '.join(names)}"
-
-
-def restore_table(db: Database, load: Load, report: Report) -> Copied:
-    """Load one CSV into its table."""
-    start = time.monotonic()
-    relation, file = load.table.relation, load.file
-    with (
-        report.progress(str(relation), file.text_size) as advance,
-        CsvReader(file, advance) as stream,
-    ):
-        rows = db.copy_in_file(relation, file.header, stream, file.path.name)
-        stream.check_rows(rows)
-    seconds = time.monotonic() - start
-    copied = Copied(relation, rows, file.size, seconds, file.path.name)
-    report.finished(copied)
-    return copied
-
-
-def restore_sequences(
-    db: Database,
-    snapshot: Snapshot,
-    catalog: Catalog,
-    loads: Iterable[Load],
-    known: Collection[int],
-    *,
-    partial: bool = False,
-) -> None:
-    """Set the sequences of the loaded tables; unless partial, the snapshot's rest."""
-    tables = [load.table for load in loads]
-    used = {each.relation for each in chosen_sequences(catalog, tables, partial=True)}
-    states = snapshot.manifest.sequences if snapshot.manifest else {}
-    if partial:
-        states = {name: state for name, state in states.items() if name in used}
-    there = {sequence.relation: sequence for sequence in catalog.sequences}
-    absent = sorted(states.keys() - there.keys())
-    if absent:
-        raise SnapshotError(
-            f"there is no sequence {', '.join(map(str, absent))} to set",
-            hint=f"bring {SCHEMA_FILE} up to date and export again",
-            code=EXIT_DAMAGED,
-        )
-    names = sorted(used | states.keys())
-    db.set_sequences([there[name] for name in names], states, known)
-
-
-def refresh_views(
-    db: Database,
-    snapshot: Snapshot,
-    catalog: Catalog,
-    known: Collection[int],
-    report: Report,
-) -> None:
-    """Fill the materialized views that were filled, each after what it reads."""
-    manifest = snapshot.manifest
-    for view in refresh_order(catalog.materialized_views):
-        if manifest is None:
-            wanted: bool | None = None if view.oid in known else True
-        else:
-            new = None if view.oid in known else view.populated
-            wanted = manifest.materialized_views.get(view.relation, new)
-        if wanted or (wanted is False and view.populated):
-            report.doing(f"refreshing {view.relation}")
-            db.refresh(view, with_data=wanted)
 
 
 # ---- Verify, rehearse, schema — the order of the jobs; no SQL, no open() -------------

@@ -6,7 +6,6 @@ import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psycopg2
 import pytest
@@ -116,20 +115,20 @@ def test_what_others_alter_until_the_lock_is_seen(
     exported: Database, work: Path, succeed: Succeed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A trigger that comes after the catalog was read must not fire."""
-    plan_loads = er.plan_loads
+    plan_loads = er.Restore.plan_loads
     before = exported.rows()
 
-    def and_then_alter(*arguments: Any) -> list[er.Load]:
-        monkeypatch.setattr(er, "plan_loads", plan_loads)
+    def and_then_alter(restore: er.Restore) -> list[er.Load]:
+        monkeypatch.setattr(er.Restore, "plan_loads", plan_loads)
         exported.execute(
             "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql"
             " AS 'BEGIN RETURN NULL; END';"
             "CREATE TRIGGER no BEFORE INSERT ON leads"
             " FOR EACH ROW EXECUTE FUNCTION no()"
         )
-        return plan_loads(*arguments)
+        return plan_loads(restore)
 
-    monkeypatch.setattr(er, "plan_loads", and_then_alter)
+    monkeypatch.setattr(er.Restore, "plan_loads", and_then_alter)
     succeed("restore", "--env-file", exported.env_file(work), "--data-only")
     assert exported.rows() == before
 
@@ -179,14 +178,15 @@ def test_nobody_adds_rows_to_a_table_that_stays(
     source.execute(schema)
     env = source.env_file(work)
     succeed("export", "--env-file", env)
-    check_new = er.check_new
+    fetch_seeded = er.Restore.fetch_seeded
 
-    def and_then_write(*arguments: Any) -> None:
-        check_new(*arguments)
+    def and_then_write(restore: er.Restore) -> list[er.Table]:
+        seeded = fetch_seeded(restore)
         with pytest.raises(psycopg2.errors.LockNotAvailable):
             source.execute("SET lock_timeout = '50ms'; INSERT INTO t VALUES (1)")
+        return seeded
 
-    monkeypatch.setattr(er, "check_new", and_then_write)
+    monkeypatch.setattr(er.Restore, "fetch_seeded", and_then_write)
     succeed("restore", "--env-file", env)
 
 
