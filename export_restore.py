@@ -679,36 +679,16 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
-    """A column of a CSV, in the manifest."""
+class TableFile:
+    """A table's file, as the manifest tells of it."""
 
-    name: str
-    type: str  # PostgreSQL's
-    required: bool
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Reference:
-    """A foreign key in the manifest."""
-
-    columns: tuple[str, ...]
-    path: str  # of the CSV that it refers to
-    referenced: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Resource:
-    """A table's file in the manifest."""
-
-    path: str
     relation: Relation
+    path: str
     rows: int
     size: int  # bytes
     sha256: str
     text_sha256: str  # of the CSV itself, if the file is compressed
-    fields: tuple[Field, ...]
     key: tuple[str, ...]
-    references: tuple[Reference, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -744,7 +724,7 @@ class Manifest:
     server_version: str
     database: str
     origin: Origin | None  # None: an older version of this program wrote it
-    resources: tuple[Resource, ...]
+    files: tuple[TableFile, ...]
     sequences: Mapping[Relation, SequenceState]
     materialized_views: Mapping[Relation, bool]  # was it populated?
     left_out: tuple[Relation, ...]  # tables that --tables or --exclude took out
@@ -1776,17 +1756,22 @@ TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 NO_CHECKSUM = "0" * 64
 
 
-def render_manifest(manifest: Manifest) -> str:
+def render_manifest(manifest: Manifest, catalog: Catalog) -> str:
     """Return the manifest as a Data Package (datapackage.org), its keys in fixed order.
 
     What that standard has no word for is under the key postgresql.
     """
-    tabular = all(resource.fields for resource in manifest.resources)
+    tables = {table.relation: table for table in catalog.tables}
+    keys = foreign_key_entries(catalog, manifest.files)
+    tabular = all(tables[file.relation].stored_columns for file in manifest.files)
     package = {
         "profile": "tabular-data-package" if tabular else "data-package",
         "name": re.sub(r"[^a-z0-9._-]+", "-", manifest.database.lower()),
         "created": manifest.created,
-        "resources": list(map(resource_entry, manifest.resources)),
+        "resources": [
+            resource_entry(file, tables[file.relation], keys[file.relation])
+            for file in manifest.files
+        ],
         "postgresql": {
             "format": manifest.format,
             "tool": manifest.tool_version,
@@ -1831,41 +1816,47 @@ def relation_entry(relation: Relation) -> dict[str, Any]:
     return {"schema": relation.schema, "name": relation.name}
 
 
-def resource_entry(resource: Resource) -> dict[str, Any]:
+def resource_entry(file: TableFile, table: Table, keys: Seq[Any]) -> dict[str, Any]:
     """Return one table's part of the manifest."""
+    packed = file.path.endswith(GZIP_SUFFIX)
+    columns = table.stored_columns
+    # A file of no column is no table to the standard.
+    kind = table_entry(file, table, keys) if columns else {"type": "file"}
     return {
-        "name": resource_name(resource.path),
-        "path": resource.path,
-        **(table_entry(resource) if resource.fields else {"type": "file"}),
+        "name": resource_name(file.path),
+        "path": file.path,
+        **kind,
         "encoding": "utf-8",
-        "bytes": resource.size,
-        "hash": f"sha256:{resource.sha256}",
+        "bytes": file.size,
+        "hash": f"sha256:{file.sha256}",
         "postgresql": {
-            **relation_entry(resource.relation),
-            "rows": resource.rows,
-            **(
-                {"text": f"sha256:{resource.text_sha256}"}
-                if resource.path.endswith(GZIP_SUFFIX)
-                else {}
-            ),
-            "types": [field.type for field in resource.fields],
+            **relation_entry(file.relation),
+            "rows": file.rows,
+            **({"text": f"sha256:{file.text_sha256}"} if packed else {}),
+            "types": [column.type for column in columns],
         },
     }
 
 
-def table_entry(resource: Resource) -> dict[str, Any]:
-    """Return what makes a file a table to the standard, which knows none of no column.
+def table_entry(file: TableFile, table: Table, keys: Seq[Any]) -> dict[str, Any]:
+    """Return what the standard can say of a table's file, its columns and keys.
 
     A row of nothing but NULLs is a row to us, and a fault to others.
     """
-    can_be_blank = not any(field.required for field in resource.fields)
+    packed = file.path.endswith(GZIP_SUFFIX)
+    can_be_blank = not any(column.required for column in table.stored_columns)
     return {
         "profile": "tabular-data-resource",
         "format": "csv",
         "mediatype": "text/csv",
-        **({"compression": "gz"} if resource.path.endswith(GZIP_SUFFIX) else {}),
+        **({"compression": "gz"} if packed else {}),
         **({"dialect": {"skipBlankRows": True}} if can_be_blank else {}),
-        "schema": schema_entry(resource),
+        "schema": {
+            "fields": list(map(field_entry, table.stored_columns)),
+            "missingValues": [""],
+            **({"primaryKey": list(file.key)} if file.key else {}),
+            **({"foreignKeys": list(keys)} if keys else {}),
+        },
     }
 
 
@@ -1876,38 +1867,16 @@ def resource_name(path: str) -> str:
     return name if name == stem else f"{name}-{short_hash(path)}"
 
 
-def schema_entry(resource: Resource) -> dict[str, Any]:
-    """Return what the standard can say of a table's columns and keys."""
-    keys = [
-        {
-            "fields": list(reference.columns),
-            "reference": {
-                # A table's reference to itself names nothing.
-                "resource": ""
-                if reference.path == resource.path
-                else resource_name(reference.path),
-                "fields": list(reference.referenced),
-                "path": reference.path,
-            },
-        }
-        for reference in resource.references
-    ]
-    return {
-        "fields": list(map(field_entry, resource.fields)),
-        "missingValues": [""],
-        **({"primaryKey": list(resource.key)} if resource.key else {}),
-        **({"foreignKeys": keys} if keys else {}),
-    }
-
-
-def field_entry(field: Field) -> dict[str, Any]:
+def field_entry(column: Column) -> dict[str, Any]:
     """Return a column's part; where NULL cannot be, an empty cell is a text."""
-    kinds = (entry for kind, entry in FIELD_TYPES.items() if kind.fullmatch(field.type))
+    kinds = (
+        entry for kind, entry in FIELD_TYPES.items() if kind.fullmatch(column.type)
+    )
     required = {"missingValues": [], "constraints": {"required": True}}
     return {
-        "name": field.name,
+        "name": column.name,
         **next(kinds, {"type": "string"}),
-        **(required if field.required else {}),
+        **(required if column.required else {}),
     }
 
 
@@ -1925,27 +1894,35 @@ FIELD_TYPES: dict[re.Pattern[str], dict[str, Any]] = {
 }
 
 
-def plan_references(
-    catalog: Catalog, files: Mapping[Relation, str]
-) -> dict[Relation, list[Reference]]:
+def foreign_key_entries(
+    catalog: Catalog, files: Iterable[TableFile]
+) -> dict[Relation, list[dict[str, Any]]]:
     """Return each table's foreign keys to tables of the snapshot, for the manifest.
 
     The standard compares cells, so both sides need to be written alike; and it knows no
     MATCH SIMPLE, so of several columns none may be NULL; nor PERIOD.
     """
     tables = {each.relation: each for each in catalog.tables}
-    found: dict[Relation, list[Reference]] = {name: [] for name in files}
-    for key in catalog.foreign_keys:
-        if key.table not in files or key.references not in files:
-            continue
+    paths = {file.relation: file.path for file in files}
+    found: dict[Relation, list[dict[str, Any]]] = {name: [] for name in paths}
+    keys = [
+        key
+        for key in catalog.foreign_keys
+        if key.table in paths and key.references in paths
+    ]
+    keys.sort(key=lambda key: (key.columns, paths[key.references], key.referenced))
+    for key in keys:
         mine = columns_named(tables[key.table], key.columns)
         theirs = columns_named(tables[key.references], key.referenced)
         alike = [column.type for column in mine] == [column.type for column in theirs]
         certain = len(mine) == 1 or all(column.required for column in mine)
-        whole = len(mine) == len(key.columns)
-        if mine and alike and certain and whole:
-            path = files[key.references]
-            found[key.table].append(Reference(key.columns, path, key.referenced))
+        if mine and alike and certain and len(mine) == len(key.columns):
+            path = paths[key.references]
+            # A table's reference to itself names nothing.
+            name = "" if key.table == key.references else resource_name(path)
+            reference = {"resource": name, "fields": list(key.referenced), "path": path}
+            entry = {"fields": list(key.columns), "reference": reference}
+            found[key.table].append(entry)
     return found
 
 
@@ -1968,9 +1945,9 @@ def parse_manifest(text: str, name: str) -> Manifest:
         manifest = parsed_manifest(package)
         if manifest.hashes.keys() != {SCHEMA_FILE, CATALOG_FILE}:
             raise ValueError("it names other files than the snapshot has")
-        resources = manifest.resources
-        for names in ({e.path for e in resources}, {e.relation for e in resources}):
-            if len(names) < len(resources):
+        files = manifest.files
+        for names in ({each.path for each in files}, {each.relation for each in files}):
+            if len(names) < len(files):
                 raise ValueError("it names a file or a table twice")
     except (
         ValueError, LookupError, TypeError, AttributeError, RecursionError
@@ -1993,7 +1970,7 @@ def parsed_manifest(package: Mapping[str, Any]) -> Manifest:
         server_version=worded(server["server"]),
         database=worded(server["database"]),
         origin=parsed_origin(server["origin"]) if "origin" in server else None,
-        resources=tuple(map(parsed_resource, package["resources"])),
+        files=tuple(map(parsed_file, package["resources"])),
         sequences={
             parsed_relation(each): SequenceState(
                 whole(each["last_value"]), bool(each["is_called"])
@@ -2056,34 +2033,24 @@ def parsed_relation(entry: Mapping[str, str]) -> Relation:
     return Relation(worded(entry["schema"]), worded(entry["name"]))
 
 
-def parsed_resource(entry: Mapping[str, Any]) -> Resource:
+def parsed_file(entry: Mapping[str, Any]) -> TableFile:
     """Return one table's part of a manifest; its path must stay in the folder."""
     table = entry["postgresql"]
     path = worded(entry["path"])
     if not re.fullmatch(r"[^/\\.][^/\\]*\.csv(\.gz)?", path):
         raise ValueError(f"unsafe path {path}")
     schema = entry.get("schema", {"fields": []})
-    fields = [
-        Field(worded(field["name"]), worded(kind), "constraints" in field)
-        for field, kind in zip(schema["fields"], table["types"], strict=True)
-    ]
-    return Resource(
-        path=path,
+    names = [worded(field["name"]) for field in schema["fields"]]
+    if len(names) != len(list(map(worded, table["types"]))):
+        raise ValueError(f"columns without a type in {path}")
+    return TableFile(
         relation=parsed_relation(table),
+        path=path,
         rows=whole(table["rows"]),
         size=whole(entry["bytes"]),
         sha256=worded(entry["hash"]).removeprefix("sha256:"),
         text_sha256=worded(table.get("text", entry["hash"])).removeprefix("sha256:"),
-        fields=tuple(fields),
         key=tuple(map(worded, schema.get("primaryKey", ()))),
-        references=tuple(
-            Reference(
-                tuple(map(worded, key["fields"])),
-                worded(key["reference"]["path"]),
-                tuple(map(worded, key["reference"]["fields"])),
-            )
-            for key in schema.get("foreignKeys", ())
-        ),
     )
 
 
@@ -4734,6 +4701,28 @@ class Database:
         self.lock_tables(tables, "ACCESS SHARE")
         self.pin_settings()
 
+    def begin_with_locks(
+        self, choose: Callable[[Seq[Table]], list[Table]]
+    ) -> tuple[Catalog, list[Table]]:
+        """Begin the transaction snapshot; return its catalog and the tables to read.
+
+        Which tables to lock is only known from a snapshot before it: look again until
+        no table came or went in between.
+        """
+        while True:
+            self.begin_export(())
+            locked = choose(list(self.fetch_tables()))
+            self.rollback()
+            # One of them may be gone, or have another name.
+            gone = (psycopg2.errors.UndefinedTable, psycopg2.errors.InvalidSchemaName)
+            with contextlib.suppress(*gone):
+                self.begin_export(locked)
+                catalog = self.fetch_catalog()
+                chosen = choose(catalog.tables)
+                if {table.oid for table in chosen} == {table.oid for table in locked}:
+                    return catalog, chosen
+            self.rollback()
+
     def lock_tables(
         self, tables: Collection[Table], mode: str, *, wait: bool = True
     ) -> None:
@@ -6402,7 +6391,7 @@ def read_snapshot(folder: Path, *, accept_edits: bool) -> Snapshot:
             code=EXIT_DAMAGED,
         )
     found = check_files(folder, manifest, paths, accept_edits=accept_edits)
-    resources = manifest.resources if manifest else ()
+    resources = manifest.files if manifest else ()
     intact = {each.path: each for each in resources if each.sha256 == found[each.path]}
     script = read_checked(folder / SCHEMA_FILE, found)
     catalog: tuple[str, ...] | None = None
@@ -6502,7 +6491,7 @@ def check_files(
     folder: Path, manifest: Manifest | None, csvs: Iterable[Path], *, accept_edits: bool
 ) -> dict[str, str]:
     """Return each file's sha256; raise SnapshotError naming every fault."""
-    resources = manifest.resources if manifest else ()
+    resources = manifest.files if manifest else ()
     sizes = {each.path: each.size for each in resources}
     hashes = {each.path: each.sha256 for each in resources}
     hashes |= manifest.hashes if manifest else {}
@@ -6565,7 +6554,7 @@ def file_hash(path: Path) -> str:
         return file.sha256
 
 
-def read_csv_header(path: Path, resource: Resource | None, sha256: str) -> CsvFile:
+def read_csv_header(path: Path, resource: TableFile | None, sha256: str) -> CsvFile:
     """Read a CSV's column names; raise if they are no UTF-8 text."""
     try:
         with open_plain(path) as raw, opened_csv(raw, path.name) as file:
@@ -7121,7 +7110,7 @@ def files_of(manifest: Manifest | None) -> set[str]:
     """Return all files of a snapshot."""
     if manifest is None:
         return set()
-    csvs = {each.path for each in manifest.resources}
+    csvs = {each.path for each in manifest.files}
     return {MANIFEST_FILE, *manifest.hashes, *csvs}
 
 
@@ -7184,197 +7173,218 @@ def export(settings: Settings, plan: ExportPlan, report: Report) -> list[Copied]
     """Take a database to a folder; return what was copied, in load order."""
     script = read_script(plan.schema_file)
     with reachable(settings) as server:
-        return export_from(server, settings, script, plan, report)
+        return Export(settings, script, plan, report).run(server)
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """What an export reads, as its transaction snapshot shows it."""
+class Export:
+    """One export: what its transaction snapshot shows, and where that goes."""
 
-    origin: Origin
-    version: str  # of the server
-    shared: str  # the transaction snapshot's name; empty: it is not to be shared
+    db: Database
+    stage: Stage
     catalog: Catalog
     tables: list[Table]  # that go into the snapshot
-    sequences: list[Sequence]
-    settings: dict[str, str]  # that schema.sql was written for
+    shared: str  # the transaction snapshot's name; empty: it is not to be shared
     lines: list[CatalogLine]  # of catalog.txt
+    files: list[tuple[Table, str]]  # in load order
 
+    def __init__(
+        self, settings: Settings, script: Script, plan: ExportPlan, report: Report
+    ) -> None:
+        self.settings, self.script = settings, script
+        self.plan, self.report = plan, report
 
-def export_from(
-    server: Settings,
-    settings: Settings,
-    script: Script,
-    plan: ExportPlan,
-    report: Report,
-) -> list[Copied]:
-    """Take a database of a server that runs to a folder, as export does."""
-    with (
-        report.doing(f"connecting to {settings}"),
-        Database(server, LockWatch(report.note, plan.lock_timeout)) as db,
-        report.doing(f"waiting for {plan.folder}"),
-        staged(plan.folder, plan.done) as stage,
-        report.doing("reading the catalog"),
-    ):
-        source = begin_source(db, db.fetch_origin(settings), script, plan, report)
-        suffix = CSV_SUFFIX + (GZIP_SUFFIX if plan.compressed else "")
-        files = plan_files(source.catalog, source.tables, suffix)
-        check_free(plan.folder, [name for _, name in files])
-        note_strangers(plan.folder, files, report)
-        tasks = plan_tasks(db, files, stage, compressed=plan.compressed)
-        count = plan.jobs or sensible_jobs(tasks)
-        jobs = Jobs(server, db, source.shared, count, report)
-        written = export_tables(db, tasks, jobs, stage)
-        report.doing("writing the catalog")
-        states = db.fetch_sequence_states(source.sequences)
-        hashes = {
-            SCHEMA_FILE: stage.write_file(SCHEMA_FILE, script.raw),
-            CATALOG_FILE: stage.write_file(CATALOG_FILE, render_catalog(source.lines)),
-        }
-        resources = made_resources(source.catalog, files, written)
-        manifest = made_manifest(source, tuple(resources), states, hashes)
-        stage.write_file(MANIFEST_FILE, render_manifest(manifest).encode())
-        report.doing("bringing the files to the disk")
-        return [
-            Copied(table.relation, each.rows, each.size, each.seconds, name)
-            for (table, name), each in zip(files, written, strict=True)
-        ]
+    def run(self, server: Settings) -> list[Copied]:
+        """Read what a restore needs, check it, and publish it as one."""
+        plan, report = self.plan, self.report
+        watch = LockWatch(report.note, plan.lock_timeout)
+        with (
+            report.doing(f"connecting to {self.settings}"),
+            Database(server, watch) as self.db,
+            report.doing(f"waiting for {plan.folder}"),
+            staged(plan.folder, plan.done) as self.stage,
+            report.doing("reading the catalog"),
+        ):
+            origin = self.db.fetch_origin(self.settings)
+            self.begin()
+            settings = self.db.fetch_script_settings()
+            # At once: what others alter meanwhile, PostgreSQL prints as it is then.
+            lines = self.db.fetch_catalog_lines()
+            self.lines = [line for line in lines if not line.is_invalid]
+            self.check_exportable()
+            self.check_blueprint()
+            self.plan_files()
+            written = self.copy_tables()
+            report.doing("writing the catalog")
+            self.write_manifest(origin, settings, written)
+            report.doing("bringing the files to the disk")
+            return [
+                Copied(table.relation, each.rows, each.size, each.seconds, name)
+                for (table, name), each in zip(self.files, written, strict=True)
+            ]
 
+    def begin(self) -> None:
+        """Begin the transaction snapshot, to be shared if jobs may want it.
 
-def begin_source(
-    db: Database, origin: Origin, script: Script, plan: ExportPlan, report: Report
-) -> Source:
-    """Begin the transaction snapshot; raise if a snapshot of it would not be whole."""
-    catalog, chosen, shared = begin_shared(
-        db,
-        lambda tables: select_tables(tables, plan.only, plan.exclude),
-        plan,
-        report,
-    )
-    settings = db.fetch_script_settings()
-    # At once: what others alter meanwhile, PostgreSQL would print as it is then.
-    lines = [line for line in db.fetch_catalog_lines() if not line.is_invalid]
-    check_exportable(db, catalog, chosen, script, report)
-    check_blueprint(chosen, lines, script, plan, report)
-    sequences = list(chosen_sequences(catalog, chosen, partial=False))
-    version = db.version
-    return Source(origin, version, shared, catalog, chosen, sequences, settings, lines)
-
-
-def made_manifest(
-    source: Source,
-    resources: tuple[Resource, ...],
-    states: Mapping[Relation, SequenceState],
-    hashes: Mapping[str, str],
-) -> Manifest:
-    """Return the manifest of what was exported just now."""
-    catalog = source.catalog
-    return Manifest(
-        format=FORMAT_VERSION,
-        created=time.strftime(TIME_FORMAT, time.gmtime()),
-        tool_version=VERSION,
-        server_version=source.version,
-        database=source.origin.database,
-        origin=source.origin,
-        resources=resources,
-        sequences=states,
-        materialized_views={
-            view.relation: view.populated for view in catalog.materialized_views
-        },
-        left_out=tuple(sorted(names_of(catalog.tables) - names_of(source.tables))),
-        hashes=hashes,
-        settings=source.settings,
-    )
-
-
-def note_strangers(
-    folder: Path, files: Iterable[tuple[Table, str]], report: Report
-) -> None:
-    """Name the CSVs in the folder that no export has made, as far as anybody knows."""
-    known = made_by_us(folder) | {name for _, name in files}
-    for name in sorted({path.name for path in csv_paths(folder)} - known):
-        report.note(
-            f"note: {folder / name} is not of this snapshot;"
-            " restore and verify refuse the folder until you move it away"
-        )
-
-
-def plan_tasks(
-    db: Database, files: Seq[tuple[Table, str]], stage: Stage, *, compressed: bool
-) -> list[CopyTask]:
-    """Return what is to be copied where, with the size that each table has."""
-    sizes = db.fetch_sizes([table for table, _ in files])
-    return [
-        CopyTask(table, stage.folder / name, sizes[table.oid], compressed)
-        for table, name in files
-    ]
-
-
-def begin_with_locks(
-    db: Database, choose: Callable[[Seq[Table]], list[Table]]
-) -> tuple[Catalog, list[Table]]:
-    """Begin the transaction snapshot; return its catalog and the tables to read.
-
-    Which tables to lock is only known from a snapshot before it: look again until no
-    table came or went in between.
-    """
-    while True:
-        db.begin_export(())
-        locked = choose(list(db.fetch_tables()))
-        db.rollback()
-        # One of them may be gone, or have another name.
-        gone = (psycopg2.errors.UndefinedTable, psycopg2.errors.InvalidSchemaName)
-        with contextlib.suppress(*gone):
-            db.begin_export(locked)
-            catalog = db.fetch_catalog()
-            chosen = choose(catalog.tables)
-            if {table.oid for table in chosen} == {table.oid for table in locked}:
-                return catalog, chosen
-        db.rollback()
-
-
-def check_exportable(
-    db: Database,
-    catalog: Catalog,
-    chosen: Seq[Table],
-    script: Script,
-    report: Report,
-) -> None:
-    """Raise if the snapshot could not be whole; say what no snapshot holds."""
-    check_visible(chosen)
-    for root, part in db.fetch_foreign_partitions():
-        if root in names_of(chosen):
-            raise SnapshotError(
-                f"{part}, a partition of {root}, is a foreign table",
-                hint=f"its rows are elsewhere: detach it, or add --exclude {root}",
+        It is not if one connection is all that is wanted, or that the server allows.
+        """
+        self.catalog, self.tables = self.db.begin_with_locks(self.choose)
+        self.shared = ""
+        if self.plan.jobs == 1:
+            return
+        try:
+            self.shared = self.db.export_snapshot()
+        except SnapshotError as error:
+            why = excerpt(str(error))
+            self.report.note(
+                f"no transaction snapshot to share, going on with one job: {why}"
             )
-    for note in check_references(catalog, names_of(chosen)):
-        report.note(f"note: {note}")
-    for kind, names in db.fetch_left_out().items():
-        lacking = [
-            name
-            for name in names
-            if kind not in MADE_BY_SCRIPTS or not is_mentioned(name, script.names)
+            self.db.rollback()
+            self.catalog, self.tables = self.db.begin_with_locks(self.choose)
+
+    def choose(self, tables: Iterable[Table]) -> list[Table]:
+        return select_tables(tables, self.plan.only, self.plan.exclude)
+
+    def plan_files(self) -> None:
+        """Give each table a file; raise if that is somebody else's, name others."""
+        folder = self.plan.folder
+        suffix = CSV_SUFFIX + (GZIP_SUFFIX if self.plan.compressed else "")
+        self.files = plan_files(self.catalog, self.tables, suffix)
+        names = [name for _, name in self.files]
+        check_free(folder, names)
+        known = made_by_us(folder) | {*names}
+        for name in sorted({path.name for path in csv_paths(folder)} - known):
+            self.report.note(
+                f"note: {folder / name} is not of this snapshot;"
+                " restore and verify refuse the folder until you move it away"
+            )
+
+    def copy_tables(self) -> list[Written]:
+        """Copy every table to its file, several at once; return them in load order."""
+        sizes = self.db.fetch_sizes(self.tables)
+        tasks = [
+            CopyTask(
+                table,
+                self.stage.folder / name,
+                sizes[table.oid],
+                self.plan.compressed,
+            )
+            for table, name in self.files
         ]
-        if lacking:
-            report.note(f"not exported: {render_left_out(kind, lacking)}")
-    for statement in values_added_late(script, db.major):
-        report.note(
-            f"note: {SCHEMA_FILE}, line {statement.line}: PostgreSQL uses what ALTER "
-            "TYPE … ADD VALUE adds after a commit alone, and a restore is one "
-            "transaction: put the value into CREATE TYPE"
-        )
-    closed = [
-        each.name for each in db.fetch_rights().values() if each.usual - each.grants
-    ]
-    if closed and "revoke" not in script.names:
-        report.note(
-            "note: a snapshot has no grants, and a new database would give more than "
-            f"this one: {render_left_out('add REVOKE to schema.sql for', closed)}"
-        )
-    left = sorted(names_of(catalog.tables) - names_of(chosen))
-    if left:
-        report.note(f"left out as you asked: {', '.join(map(str, left))}")
+        jobs = Jobs(self.db, self.shared, self.plan.jobs, self.report)
+        written = jobs.copy(tasks)
+        for task in tasks:
+            self.stage.sync(task.path)
+        return written
+
+    def write_manifest(
+        self, origin: Origin, settings: Mapping[str, str], written: Iterable[Written]
+    ) -> None:
+        """Write the files that tell what the CSVs are."""
+        hashes = {
+            name: self.stage.write_file(name, content)
+            for name, content in (
+                (SCHEMA_FILE, self.script.raw),
+                (CATALOG_FILE, render_catalog(self.lines)),
+            )
+        }
+        sequences = chosen_sequences(self.catalog, self.tables, partial=False)
+        manifest = Manifest(
+            format=FORMAT_VERSION,
+            created=time.strftime(TIME_FORMAT, time.gmtime()),
+            tool_version=VERSION,
+            server_version=self.db.version,
+            database=origin.database,
+            origin=origin,
+            files=tuple(
+                TableFile(
+                    table.relation, name, each.rows, each.size, each.sha256,
+                    each.text_sha256, key_in_file(table),
+                )
+                for (table, name), each in zip(self.files, written, strict=True)
+            ),
+            sequences=self.db.fetch_sequence_states(sequences),
+            materialized_views={
+                view.relation: view.populated
+                for view in self.catalog.materialized_views
+            },
+            left_out=tuple(self.left_out),
+            hashes=hashes,
+            settings=settings,
+        )  # fmt: skip
+        text = render_manifest(manifest, self.catalog)
+        self.stage.write_file(MANIFEST_FILE, text.encode())
+
+    # The checks.
+
+    @property
+    def left_out(self) -> list[Relation]:
+        return sorted(names_of(self.catalog.tables) - names_of(self.tables))
+
+    def check_exportable(self) -> None:
+        """Raise if the snapshot could not be whole; say what no snapshot holds."""
+        check_visible(self.tables)
+        chosen = names_of(self.tables)
+        for root, part in self.db.fetch_foreign_partitions():
+            if root in chosen:
+                raise SnapshotError(
+                    f"{part}, a partition of {root}, is a foreign table",
+                    hint=f"its rows are elsewhere: detach it, or add --exclude {root}",
+                )
+        notes = [f"note: {each}" for each in check_references(self.catalog, chosen)]
+        notes += self.notes_of_lacks()
+        for statement in values_added_late(self.script, self.db.major):
+            notes.append(
+                f"note: {SCHEMA_FILE}, line {statement.line}: PostgreSQL uses what "
+                "ALTER TYPE … ADD VALUE adds after a commit alone, and a restore is "
+                "one transaction: put the value into CREATE TYPE"
+            )
+        rights = self.db.fetch_rights().values()
+        closed = [each.name for each in rights if each.usual - each.grants]
+        if closed and "revoke" not in self.script.names:
+            advice = render_left_out("add REVOKE to schema.sql for", closed)
+            notes.append(
+                "note: a snapshot has no grants, and a new database would give more "
+                f"than this one: {advice}"
+            )
+        if self.left_out:
+            names = ", ".join(map(str, self.left_out))
+            notes.append(f"left out as you asked: {names}")
+        for note in notes:
+            self.report.note(note)
+
+    def notes_of_lacks(self) -> Iterator[str]:
+        """Yield what no snapshot holds although somebody may think so."""
+        for kind, names in self.db.fetch_left_out().items():
+            lacking = [
+                name
+                for name in names
+                if kind not in MADE_BY_SCRIPTS
+                or not is_mentioned(name, self.script.names)
+            ]
+            if lacking:
+                yield f"not exported: {render_left_out(kind, lacking)}"
+
+    def check_blueprint(self) -> None:
+        """Raise if the database has something that schema.sql does not mention.
+
+        A script that puts statements together as it runs may make it all the same.
+        """
+        plan, script = self.plan, self.script
+        whole = not (plan.only or plan.exclude)
+        names = {name for table in self.tables for name in table.names}
+        lines = [line for line in self.lines if whole or line.relation in names]
+        missing = missing_from_script(self.tables, lines, script.names)
+        file = plan.schema_file
+        if missing and not script.dynamic:
+            raise SnapshotError(
+                f"{file} does not mention {', '.join(missing)}", hint=plan.hint
+            )
+        unnamed = missing + unnamed_in_script(lines, script.names)
+        if unnamed:
+            self.report.note(
+                f"note: {file} does not mention {enumeration(unnamed)}; whether it "
+                "makes them, python export_restore.py rehearse tells"
+            )
 
 
 def is_mentioned(name: str, names: Collection[str]) -> bool:
@@ -7439,34 +7449,6 @@ def chosen_sequences(
             yield sequence
 
 
-def check_blueprint(
-    chosen: Seq[Table],
-    source_lines: Seq[CatalogLine],
-    script: Script,
-    plan: ExportPlan,
-    report: Report,
-) -> None:
-    """Raise if the database has something that schema.sql does not mention.
-
-    A script that puts statements together as it runs may make it all the same.
-    """
-    whole = not (plan.only or plan.exclude)
-    names = {name for table in chosen for name in table.names}
-    lines = [line for line in source_lines if whole or line.relation in names]
-    missing = missing_from_script(chosen, lines, script.names)
-    file = plan.schema_file
-    if missing and not script.dynamic:
-        raise SnapshotError(
-            f"{file} does not mention {', '.join(missing)}", hint=plan.hint
-        )
-    unnamed = missing + unnamed_in_script(lines, script.names)
-    if unnamed:
-        report.note(
-            f"note: {file} does not mention {enumeration(unnamed)}; whether it makes "
-            "them, python export_restore.py rehearse tells"
-        )
-
-
 def plan_files(
     catalog: Catalog, tables: Iterable[Table], suffix: str = CSV_SUFFIX
 ) -> list[tuple[Table, str]]:
@@ -7475,82 +7457,6 @@ def plan_files(
     names = csv_names(known, suffix)
     order = load_order(known, catalog.foreign_keys, catalog.roots)
     return [(known[each], names[each]) for each in order]
-
-
-def begin_shared(
-    db: Database,
-    choose: Callable[[Seq[Table]], list[Table]],
-    plan: ExportPlan,
-    report: Report,
-) -> tuple[Catalog, list[Table], str]:
-    """Begin as begin_with_locks does; return the transaction snapshot's name, too.
-
-    It is empty if one connection is all that is wanted, or all that the server allows.
-    """
-    catalog, chosen = begin_with_locks(db, choose)
-    if plan.jobs == 1:
-        return catalog, chosen, ""
-    try:
-        return catalog, chosen, db.export_snapshot()
-    except SnapshotError as error:
-        why = excerpt(str(error))
-        report.note(f"no transaction snapshot to share, going on with one job: {why}")
-        db.rollback()
-        return *begin_with_locks(db, choose), ""
-
-
-def export_tables(
-    db: Database, tasks: Seq[CopyTask], jobs: Jobs, stage: Stage
-) -> list[Written]:
-    """Copy every table to its file, several at once; return them in the order given."""
-    split = {
-        task.path: list(split_task(db, task, parts))
-        for task, parts in plan_parts(tasks, jobs.count)
-    }
-    parts = [part for task in tasks for part in split[task.path]]
-    jobs.report.expect(sum(part.size for part in parts))
-    done, totals = copy_parts(db, parts, jobs)
-    jobs.report.doing("joining the parts")
-    written = []
-    for task in tasks:
-        pieces = [(part.path, done[part.path]) for part in split[task.path]]
-        written.append(joined(pieces))
-        check_whole(task.table, written[-1].rows, totals)
-        stage.sync(task.path)
-    return written
-
-
-def check_whole(table: Table, rows: int, totals: Mapping[int, int]) -> None:
-    """Raise if the parts of a table are not together the whole of it."""
-    total = totals.get(table.oid, rows)
-    if rows != total:
-        raise SnapshotError(
-            f"the parts of {table.relation} have {rows:,} rows, the table {total:,}",
-            hint="see whether an index of it is damaged (REINDEX), or take it whole "
-            "with --jobs 1",
-        )
-
-
-def telling(
-    parts: Iterable[CopyTask], report: Report
-) -> Callable[[CopyTask, Written], None]:
-    """Return what is to be told of each part that is done: it tells of whole tables."""
-    paths: dict[Relation, list[Path]] = {}
-    for part in parts:
-        paths.setdefault(part.table.relation, []).append(part.path)
-    done: dict[Path, Written] = {}
-
-    def tell(task: CopyTask, written: Written) -> None:
-        done[task.path] = written
-        name = task.table.relation
-        pieces = [(path, done[path]) for path in paths[name] if path in done]
-        if len(pieces) == len(paths[name]):
-            rows = sum(each.rows for _, each in pieces)
-            size = sum(each.size for _, each in pieces)
-            seconds = max(each.seconds for _, each in pieces)
-            report.finished(Copied(name, rows, size, seconds, pieces[0][0].name))
-
-    return tell
 
 
 def sensible_jobs(tasks: Iterable[CopyTask]) -> int:
@@ -7586,54 +7492,6 @@ def is_integer(table: Table, name: str) -> bool:
     return kind in ("smallint", "integer", "bigint")
 
 
-def split_task(db: Database, task: CopyTask, parts: int) -> Iterator[CopyTask]:
-    """Yield tasks for ranges of a table's key, which together are the table."""
-    ends = db.fetch_ends(task.table) if parts > 1 else None
-    if ends is None:
-        yield task
-        return
-    least, greatest = ends
-    bounds = [least + (greatest - least) * part // parts for part in range(1, parts)]
-    ranges = zip([None, *bounds], [*bounds, None], strict=True)
-    for number, (after, upto) in enumerate(ranges):
-        path = task.path if number == 0 else Path(f"{task.path}.{number}")
-        size = task.size // parts
-        yield dataclasses.replace(
-            task, path=path, size=size, rows=KeyRange(after, upto)
-        )
-
-
-def copy_parts(
-    db: Database, parts: Seq[CopyTask], jobs: Jobs
-) -> tuple[dict[Path, Written], dict[int, int]]:
-    """Copy tables and parts of tables, the largest first, by as many jobs.
-
-    Return what was written, and how many rows each table has that went in parts.
-    """
-    tell = telling(parts, jobs.report)
-    largest_first = sorted(parts, key=lambda part: -part.size)
-    parted = {part.table.oid: part.table for part in parts if part.rows}
-    done: dict[Path, Written] = {}
-    totals: dict[int, int] = {}
-
-    def count() -> None:
-        if parted:
-            jobs.report.doing("counting rows")
-            totals.update(db.fetch_row_totals(parted.values()))
-
-    if jobs.count > 1 and jobs.snapshot and len(parts) > 1:
-        done = copy_in_processes(jobs, largest_first, tell, count)
-    else:
-        count()
-    for part in largest_first:
-        if part.path not in done:
-            name = str(part.table.relation)
-            with jobs.report.progress(name, part.size) as advance:
-                done[part.path] = copy_to_file(db, part, advance)
-            tell(part, done[part.path])
-    return done, totals
-
-
 def copy_to_file(
     db: Database, task: CopyTask, advance: Callable[[int], object]
 ) -> Written:
@@ -7652,49 +7510,6 @@ def copy_to_file(
     return Written(rows, raw.sha256, file.size, file.sha256, seconds, raw.size)
 
 
-def joined(pieces: Seq[tuple[Path, Written]]) -> Written:
-    """Make one file of a table's parts, all but the first without their header."""
-    [(path, first), *rest] = pieces
-    if not rest:
-        return first
-    for part, _ in rest:
-        append_file(path, part)
-    digest = file_hash(path)
-    return Written(
-        rows=sum(each.rows for _, each in pieces),
-        text_sha256=digest,
-        size=sum(each.size for _, each in pieces),
-        sha256=digest,
-        seconds=max(each.seconds for _, each in pieces),
-        text_size=sum(each.text_size for _, each in pieces),
-    )
-
-
-def made_resources(
-    catalog: Catalog, files: Iterable[tuple[Table, str]], written: Iterable[Written]
-) -> Iterator[Resource]:
-    """Yield what the manifest says of each file."""
-    planned = list(files)
-    references = plan_references(
-        catalog, {table.relation: name for table, name in planned}
-    )
-    for (table, name), each in zip(planned, written, strict=True):
-        yield Resource(
-            path=name,
-            relation=table.relation,
-            rows=each.rows,
-            size=each.size,
-            sha256=each.sha256,
-            text_sha256=each.text_sha256,
-            fields=tuple(
-                Field(column.name, column.type, column.required)
-                for column in table.stored_columns
-            ),
-            key=key_in_file(table),
-            references=tuple(sorted(references[table.relation])),
-        )
-
-
 def key_in_file(table: Table) -> tuple[str, ...]:
     """Return a table's key; a CSV without generated columns may lack a part of it."""
     stored = {column.name for column in table.stored_columns}
@@ -7711,16 +7526,170 @@ START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 MOST_PROCESSES = 61  # Windows cannot wait for more
 
 
-@dataclass(frozen=True, slots=True)
 class Jobs:
-    """How many processes are to copy, and how they join the transaction snapshot."""
+    """Copies tables to files, by several connections in one transaction snapshot."""
 
-    server: Settings
-    db: Database  # that began it
-    snapshot: str  # its name; empty: it is not to be shared
-    count: int
-    report: Report
-    died: list[BaseException] = dataclasses.field(default_factory=list)  # of threads
+    def __init__(
+        self, db: Database, shared: str, count: int | None, report: Report
+    ) -> None:
+        """Copy with `db` or, if its transaction snapshot is `shared`, by processes."""
+        self.db, self.shared, self.report = db, shared, report
+        self.count = count
+        self.done: dict[Path, Written] = {}
+        self.totals: dict[int, int] = {}  # rows of tables that go in parts, by oid
+        self.parts: dict[Path, list[CopyTask]] = {}  # of each table, by its file
+        self._died: list[BaseException] = []  # of threads
+
+    def copy(self, tasks: Seq[CopyTask]) -> list[Written]:
+        """Copy every table to its file, the largest first; return them in order."""
+        count = self.count or sensible_jobs(tasks)
+        self.parts = {
+            task.path: list(self.split(task, number))
+            for task, number in plan_parts(tasks, count)
+        }
+        parts = [part for task in tasks for part in self.parts[task.path]]
+        parts.sort(key=lambda part: -part.size)
+        self.report.expect(sum(part.size for part in parts))
+        if count > 1 and self.shared and len(parts) > 1:
+            self.copy_in_processes(parts, count)
+        else:
+            self.count_rows()
+        for part in parts:
+            if part.path not in self.done:
+                name = str(part.table.relation)
+                with self.report.progress(name, part.size) as advance:
+                    self.finish(part, copy_to_file(self.db, part, advance))
+        self.report.doing("joining the parts")
+        return [self.join(task) for task in tasks]
+
+    def split(self, task: CopyTask, parts: int) -> Iterator[CopyTask]:
+        """Yield tasks for ranges of a table's key, which together are the table."""
+        ends = self.db.fetch_ends(task.table) if parts > 1 else None
+        if ends is None:
+            yield task
+            return
+        least, greatest = ends
+        bounds = [
+            least + (greatest - least) * part // parts for part in range(1, parts)
+        ]
+        ranges = zip([None, *bounds], [*bounds, None], strict=True)
+        for number, (after, upto) in enumerate(ranges):
+            path = task.path if number == 0 else Path(f"{task.path}.{number}")
+            yield dataclasses.replace(
+                task, path=path, size=task.size // parts, rows=KeyRange(after, upto)
+            )
+
+    def count_rows(self) -> None:
+        """Count the rows of the tables that go in parts."""
+        parted = [parts[0].table for parts in self.parts.values() if len(parts) > 1]
+        if parted:
+            self.report.doing("counting rows")
+            self.totals = self.db.fetch_row_totals(parted)
+
+    def finish(self, part: CopyTask, written: Written) -> None:
+        """Note what was written; tell of the table when all of its parts are there."""
+        self.done[part.path] = written
+        [parts] = [each for each in self.parts.values() if part in each]
+        if all(each.path in self.done for each in parts):
+            pieces = [self.done[each.path] for each in parts]
+            rows, size = (
+                sum(each.rows for each in pieces),
+                sum(each.size for each in pieces),
+            )
+            seconds = max(each.seconds for each in pieces)
+            name = parts[0].path.name
+            self.report.finished(Copied(part.table.relation, rows, size, seconds, name))
+
+    def join(self, task: CopyTask) -> Written:
+        """Make one file of a table's parts, all but the first without their header.
+
+        Raises SnapshotError if they are not together the whole of the table.
+        """
+        parts = [each.path for each in self.parts[task.path]]
+        pieces = [self.done[path] for path in parts]
+        if len(parts) == 1:
+            return pieces[0]
+        rows = sum(each.rows for each in pieces)
+        total = self.totals[task.table.oid]
+        if rows != total:
+            raise SnapshotError(
+                f"the parts of {task.table.relation} have {rows:,} rows, the table "
+                f"{total:,}",
+                hint="see whether an index of it is damaged (REINDEX), or take it "
+                "whole with --jobs 1",
+            )
+        for path in parts[1:]:
+            append_file(task.path, path)
+        digest = file_hash(task.path)
+        size = sum(each.size for each in pieces)
+        seconds = max(each.seconds for each in pieces)
+        return Written(rows, digest, size, digest, seconds, size)
+
+    def copy_in_processes(self, parts: Seq[CopyTask], count: int) -> None:
+        """Copy in processes of their own.
+
+        A process that gets no connection into the transaction snapshot does nothing,
+        which is noted; what is missing then is left to do.
+        """
+        import concurrent.futures.process
+        import multiprocessing
+
+        context = multiprocessing.get_context(START_METHOD)
+        copied = context.Value("q", 0)
+        tables = list({part.table.oid: part.table for part in parts}.values())
+        beginning = (self.db.settings, self.shared, tables, copied)
+        count = min(count, len(parts), MOST_PROCESSES)
+        with (
+            noting_dead_threads(self._died),
+            concurrent.futures.ProcessPoolExecutor(
+                count, context, start_job, beginning
+            ) as pool,
+        ):
+            try:
+                # Nobody may hold stderr in a process that forks; and one that is half
+                # started has no owner.
+                with self.report.aside(), uninterrupted():
+                    waiting = {pool.submit(run_job, part): part for part in parts}
+                self.count_rows()
+                self.gather(waiting, copied, count)
+            except concurrent.futures.process.BrokenProcessPool as error:
+                raise SnapshotError(
+                    "a copying process died before it was done",
+                    hint="see whether memory ran out, or export with --jobs 1",
+                ) from error
+            except BaseException:
+                for process in multiprocessing.active_children():
+                    process.kill()  # SIGTERM may find it before start_job has
+                raise
+        if len(self.done) < len(parts):
+            self.report.note("no connection or lock to be had: going on with one job")
+
+    def gather(self, waiting: dict[Any, CopyTask], copied: Any, count: int) -> None:
+        """Wait for every part, telling of the bytes that were copied meanwhile."""
+        import concurrent.futures
+
+        told = 0
+        while waiting:
+            at_work = itertools.islice(waiting.values(), count)
+            names = dict.fromkeys(str(part.table.relation) for part in at_work)
+            self.report.doing(", ".join(names), moving=True)
+            ready, _ = concurrent.futures.wait(
+                waiting, 0.1, concurrent.futures.FIRST_COMPLETED
+            )
+            if select.select([self.db.connection], [], [], 0)[
+                0
+            ]:  # its end, most likely
+                self.db.execute("SELECT")
+            if self._died:
+                raise self._died[0]
+            self.report.advance(copied.value - told)
+            told = copied.value
+            for future in ready:
+                part = waiting.pop(future)
+                written = future.result()
+                if written is not None:
+                    self.report.settle(part.size, written.text_size)
+                    self.finish(part, written)
 
 
 @contextlib.contextmanager
@@ -7732,85 +7701,6 @@ def noting_dead_threads(died: list[BaseException]) -> Iterator[None]:
         yield
     finally:
         threading.excepthook = before
-
-
-def copy_in_processes(
-    jobs: Jobs,
-    tasks: Seq[CopyTask],
-    tell: Callable[[CopyTask, Written], None],
-    meanwhile: Callable[[], None],
-) -> dict[Path, Written]:
-    """Copy tasks in processes of their own; return what they wrote, by path.
-
-    A process that gets no connection into the transaction snapshot does nothing, which
-    is noted; what is missing in the answer is left to do.
-    """
-    import concurrent.futures.process
-    import multiprocessing
-
-    context = multiprocessing.get_context(START_METHOD)
-    copied = context.Value("q", 0)
-    tables = list({task.table.oid: task.table for task in tasks}.values())
-    beginning = (jobs.server, jobs.snapshot, tables, copied)
-    with (
-        noting_dead_threads(jobs.died),
-        concurrent.futures.ProcessPoolExecutor(
-            min(jobs.count, len(tasks), MOST_PROCESSES), context, start_job, beginning
-        ) as pool,
-    ):
-        try:
-            # Nobody may hold stderr in a process that forks; and one that is half
-            # started has no owner.
-            with jobs.report.aside(), uninterrupted():
-                waiting = {pool.submit(run_job, task): task for task in tasks}
-            meanwhile()
-            done = gather(waiting, copied, jobs, tell)
-        except concurrent.futures.process.BrokenProcessPool as error:
-            raise SnapshotError(
-                "a copying process died before it was done",
-                hint="see whether memory ran out, or export with --jobs 1",
-            ) from error
-        except BaseException:
-            for process in multiprocessing.active_children():
-                process.kill()  # SIGTERM may find it before start_job has
-            raise
-    if len(done) < len(tasks):
-        jobs.report.note("no connection or lock to be had: going on with one job")
-    return done
-
-
-def gather(
-    waiting: dict[Any, CopyTask],
-    copied: Any,
-    jobs: Jobs,
-    tell: Callable[[CopyTask, Written], None],
-) -> dict[Path, Written]:
-    """Wait for every task, telling of the bytes that were copied meanwhile."""
-    import concurrent.futures
-
-    done: dict[Path, Written] = {}
-    told = 0
-    while waiting:
-        at_work = itertools.islice(waiting.values(), jobs.count)
-        names = dict.fromkeys(str(task.table.relation) for task in at_work)
-        jobs.report.doing(", ".join(names), moving=True)
-        ready, _ = concurrent.futures.wait(
-            waiting, 0.1, concurrent.futures.FIRST_COMPLETED
-        )
-        if select.select([jobs.db.connection], [], [], 0)[0]:  # its end, most likely
-            jobs.db.execute("SELECT")
-        if jobs.died:
-            raise jobs.died[0]
-        jobs.report.advance(copied.value - told)
-        told = copied.value
-        for future in ready:
-            task = waiting.pop(future)
-            written = future.result()
-            if written is not None:
-                done[task.path] = written
-                jobs.report.settle(task.size, written.text_size)
-                tell(task, written)
-    return done
 
 
 class Job:
@@ -7994,7 +7884,7 @@ class Restore:
             files = {file.path.name for file in self.snapshot.csv_files}
             packed = {name.removesuffix(GZIP_SUFFIX): name for name in files}
             return [(table, packed.get(name, name)) for table, name in planned]
-        paths = {each.relation: each.path for each in manifest.resources}
+        paths = {each.relation: each.path for each in manifest.files}
         return [(table, paths.get(table.relation, "")) for table, _ in planned]
 
     def replace(self) -> list[Copied]:
@@ -8052,7 +7942,7 @@ class Restore:
         kept = ExportPlan(
             plan.keep, file, lock_timeout=plan.lock_timeout, hint=KEEP_HINT, done=""
         )
-        export_from(self.db.settings, self.settings, script, kept, self.report)
+        Export(self.settings, script, kept, self.report).run(self.db.settings)
 
     def commit(self, copied: Iterable[Copied]) -> None:
         self.report.doing("committing")
@@ -8140,7 +8030,7 @@ class Restore:
         manifest = self.snapshot.manifest
         if manifest is None:
             return set(self.catalog.relations)
-        return {each.relation for each in manifest.resources}
+        return {each.relation for each in manifest.files}
 
     def replay(self) -> list[str]:
         """Run the blueprint; return notes, above all on what was skipped."""
@@ -8427,7 +8317,7 @@ class Restore:
         Files that were edited, or are in no manifest, are compared with nothing.
         """
         manifest = self.snapshot.manifest
-        known = {each.relation: each for each in manifest.resources} if manifest else {}
+        known = {each.relation: each for each in manifest.files} if manifest else {}
         compared = [
             compare_table(
                 self.db, load.table, load.file, known[load.table.relation], self.report
@@ -8702,9 +8592,9 @@ def verify(settings: Settings, folder: Path, report: Report) -> Verification:
     ):
         report.doing("reading the catalog")
         manifest = manifest_of(snapshot)
-        names = {resource.relation for resource in manifest.resources}
-        catalog, tables = begin_with_locks(
-            db, lambda tables: [table for table in tables if table.relation in names]
+        names = {resource.relation for resource in manifest.files}
+        catalog, tables = db.begin_with_locks(
+            lambda tables: [table for table in tables if table.relation in names]
         )
         check_visible(tables)
         there = {table.relation: table for table in tables}
@@ -8712,7 +8602,7 @@ def verify(settings: Settings, folder: Path, report: Report) -> Verification:
         report.expect(sum(file.text_size for file in files.values()))
         compared = [
             compare_table(db, there.get(each.relation), files[each.path], each, report)
-            for each in manifest.resources
+            for each in manifest.files
         ]
         report.doing("comparing the catalog")
         return Verification(
@@ -8740,7 +8630,7 @@ def compare_table(
     db: Database,
     table: Table | None,
     file: CsvFile,
-    resource: Resource,
+    resource: TableFile,
     report: Report,
 ) -> Compared:
     """Compare a table with its file: by checksum, and row by row if that differs."""

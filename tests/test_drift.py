@@ -131,7 +131,7 @@ def test_what_others_alter_during_an_export_is_not_seen(
     source: Database, work: Path, succeed: Succeed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Types and functions have no locks; the rows may take hours."""
-    export_tables = er.export_tables
+    export_tables = er.Export.copy_tables
 
     def meanwhile(*arguments: Any) -> list[er.Written]:
         source.execute(
@@ -144,7 +144,7 @@ def test_what_others_alter_during_an_export_is_not_seen(
     source.execute(SCHEMA)
     env = source.env_file(work)
     succeed("export", "--env-file", env, "--dir", "before")
-    monkeypatch.setattr(er, "export_tables", meanwhile)
+    monkeypatch.setattr(er.Export, "copy_tables", meanwhile)
     succeed("export", "--env-file", env)
     before, after = (work / each / "catalog.txt" for each in ("before", "exports"))
     assert before.read_text() == after.read_text()

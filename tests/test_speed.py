@@ -76,14 +76,14 @@ def test_a_large_table_in_parts_is_one_ordered_file(
         f" {ids} FROM generate_series(1, 5000) AS i ORDER BY i % 7",
     )
     ranges: list[er.KeyRange] = []
-    split_task = er.split_task
+    split = er.Jobs.split
 
-    def watched(*arguments: object) -> list[er.CopyTask]:
-        parts = list(split_task(*arguments))  # type: ignore[arg-type]
+    def watched(*arguments: Any) -> list[er.CopyTask]:
+        parts = list(split(*arguments))
         ranges.extend(part.rows for part in parts if part.rows is not None)
         return parts
 
-    monkeypatch.setattr(er, "split_task", watched)
+    monkeypatch.setattr(er.Jobs, "split", watched)
     succeed("export", "--env-file", env, "--dir", "one", "--jobs", "1")
     assert ranges == []
     succeed("export", "--env-file", env, "--dir", "many", "--jobs", "3")
@@ -140,19 +140,19 @@ def test_jobs_do_not_wait_behind_who_waits_for_the_first(
     seeded: Database, work: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server would not see that deadlock: its other half is our own process."""
-    copy_in_processes = er.copy_in_processes
+    copy_in_processes = er.Jobs.copy_in_processes
     with seeded.connect() as other, other.cursor() as cursor:
         pid = other.info.backend_pid
         lock = "LOCK TABLE leads IN ACCESS EXCLUSIVE MODE"
         waiter = threading.Thread(target=cursor.execute, args=[f"BEGIN; {lock}"])
 
-        def queue_up_first(*arguments: Any) -> dict[Path, er.Written]:
+        def queue_up_first(*arguments: Any) -> None:
             waiter.start()
             while not seeded.fetch("SELECT pg_blocking_pids(%s) <> '{}'", [pid])[0][0]:
                 time.sleep(0.01)
-            return copy_in_processes(*arguments)
+            copy_in_processes(*arguments)
 
-        monkeypatch.setattr(er, "copy_in_processes", queue_up_first)
+        monkeypatch.setattr(er.Jobs, "copy_in_processes", queue_up_first)
         result = run("export", "--env-file", seeded.env_file(work), "--jobs", "2")
         waiter.join(timeout=30)
     assert result.status == 0, result.err
