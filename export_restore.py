@@ -8316,15 +8316,17 @@ class Restore:
 
         Files that were edited, or are in no manifest, are compared with nothing.
         """
-        manifest = self.snapshot.manifest
-        known = {each.relation: each for each in manifest.files} if manifest else {}
-        compared = [
-            compare_table(
-                self.db, load.table, load.file, known[load.table.relation], self.report
-            )
-            for load in self.loads
-            if load.file.text_sha256 is not None
-        ]
+        compared = []
+        if self.snapshot.manifest is not None:
+            comparison = Comparison(self.db, self.snapshot, self.report)
+            known = {each.relation: each for each in comparison.manifest.files}
+            compared = [
+                comparison.compare_table(
+                    each.table, each.file, known[each.table.relation]
+                )
+                for each in self.loads
+                if each.file.text_sha256 is not None
+            ]
         differing = [render_differences(each) for each in compared if not each.same]
         if differing:
             raise SnapshotError(
@@ -8590,112 +8592,159 @@ def verify(settings: Settings, folder: Path, report: Report) -> Verification:
         reachable(settings) as server,
         Database(server, LockWatch(report.note)) as db,
     ):
-        report.doing("reading the catalog")
-        manifest = manifest_of(snapshot)
-        names = {resource.relation for resource in manifest.files}
-        catalog, tables = db.begin_with_locks(
+        return Comparison(db, snapshot, report).run()
+
+
+class Comparison:
+    """A database beside a snapshot with a manifest."""
+
+    def __init__(self, db: Database, snapshot: Snapshot, report: Report) -> None:
+        self.db, self.snapshot, self.report = db, snapshot, report
+        if snapshot.manifest is None:
+            raise SnapshotError(
+                f"{snapshot.folder} has no manifest ({MANIFEST_FILE}) to compare with",
+                hint="export again; restore brings such a folder back, unchecked",
+                code=EXIT_DAMAGED,
+            )
+        self.manifest = snapshot.manifest
+
+    def run(self) -> Verification:
+        """Compare everything."""
+        self.report.doing("reading the catalog")
+        names = {each.relation for each in self.manifest.files}
+        catalog, tables = self.db.begin_with_locks(
             lambda tables: [table for table in tables if table.relation in names]
         )
         check_visible(tables)
         there = {table.relation: table for table in tables}
-        files = {file.path.name: file for file in snapshot.csv_files}
-        report.expect(sum(file.text_size for file in files.values()))
+        files = {file.path.name: file for file in self.snapshot.csv_files}
+        self.report.expect(sum(file.text_size for file in files.values()))
         compared = [
-            compare_table(db, there.get(each.relation), files[each.path], each, report)
-            for each in manifest.files
+            self.compare_table(there.get(each.relation), files[each.path], each)
+            for each in self.manifest.files
         ]
-        report.doing("comparing the catalog")
-        return Verification(
-            tables=tuple(compared),
-            states=(
-                *compare_sequences(db, catalog, manifest),
-                *compare_views(catalog, manifest),
-            ),
-            catalog=tuple(compare_catalogs(db, snapshot, report)),
+        self.report.doing("comparing the catalog")
+        states = (*self.compare_sequences(catalog), *self.compare_views(catalog))
+        return Verification(tuple(compared), states, tuple(self.compare_catalogs()))
+
+    def compare_table(
+        self, table: Table | None, file: CsvFile, entry: TableFile
+    ) -> Compared:
+        """Compare a table with its file: by checksum, by rows where that differs."""
+        if table is None:
+            return Compared(entry.relation, obstacle="is no table of the database")
+        known = {column.name: column for column in table.stored_columns}
+        absent = [quoted_when_needed(name) for name in file.header if name not in known]
+        if absent:
+            obstacle = f"has no column {', '.join(absent)}; its rows were not compared"
+            return Compared(entry.relation, obstacle=obstacle)
+        # As the export saw it; columns that came later are the catalog's business.
+        stored = [known[name] for name in file.header]
+        others = [
+            dataclasses.replace(column, generated=True)
+            for column in table.columns
+            if column.name not in file.header
+        ]
+        alike = dataclasses.replace(table, columns=(*stored, *others), key=entry.key)
+        start = time.monotonic()
+        rows, digest = self.hash_rows(alike, file.text_size)
+        kinds: tuple[RowDifferences, ...] = ()
+        if digest != entry.text_sha256:
+            kinds = self.compare_rows(alike, file)
+        seconds = time.monotonic() - start
+        copied = Copied(table.relation, rows, file.size, seconds, entry.path)
+        self.report.finished(copied, "differs" if kinds else "same")
+        return Compared(entry.relation, rows, "", *kinds)
+
+    def hash_rows(self, table: Table, size: int) -> tuple[int, str]:
+        """Return how many rows a table has, and the sha256 that its CSV would have."""
+        with self.report.progress(f"checking {table.relation}", size) as advance:
+            raw = Hasher(advance)
+            with io.BufferedWriter(raw, CHUNK_BYTES) as stream:
+                rows = self.db.copy_out(table, stream)
+            return rows, raw.sha256  # now that nothing is left in the buffer
+
+    def compare_rows(self, table: Table, file: CsvFile) -> tuple[RowDifferences, ...]:
+        """Return the rows that are missing, extra and changed in the table."""
+        parts = 1
+        while True:
+            found: list[RowComparison] = []
+            for part in range(parts):
+                comparison = RowComparison(file.header, table.key, part, parts)
+                label = f"comparing {table.relation}"
+                with self.report.progress(label, file.text_size) as advance:
+                    self.pair_rows(table, read_records(file, advance), comparison)
+                if comparison.overflowed:
+                    break
+                found.append(comparison)
+            else:
+                return differences_of(found)
+            parts *= 4
+
+    def pair_rows(
+        self, table: Table, ours: Iterator[bytes], comparison: RowComparison
+    ) -> None:
+        """Hand the rows of a file and of a table to the comparison, two by two."""
+        sink = RecordSink(lambda row: comparison.pair(next(ours, None), row))
+        self.db.copy_out(table, sink)
+        for record in ours:
+            comparison.pair(record, None)
+
+    def compare_sequences(self, catalog: Catalog) -> Iterator[str]:
+        """Yield the sequences that would not go on as the snapshot's do.
+
+        A restore raises one that was behind the ids in the data: that is no difference.
+        """
+        there = {each.relation: each for each in catalog.sequences}
+        then = self.manifest.sequences
+        states = self.db.fetch_sequence_states(
+            there[name] for name in then if name in there
         )
+        nexts = {name: next_value(there[name], state) for name, state in states.items()}
+        differing = [
+            name for name in nexts if nexts[name] != next_value(there[name], then[name])
+        ]
+        ids = self.db.fetch_used_ids(there[name] for name in differing)
+        for name in differing:
+            sequence = there[name]
+            raised = raised_state(sequence, then[name], ids[name])
+            if nexts[name] != next_value(sequence, raised):
+                value = next_value(sequence, then[name])
+                yield f"{name}: the next value is {nexts[name]}, not {value}"
+        for name in sorted(then.keys() - there.keys()):
+            yield f"{name}: is no sequence of the database"
 
+    def compare_views(self, catalog: Catalog) -> Iterator[str]:
+        """Yield the materialized views that are filled here alone, or there alone."""
+        there = {each.relation: each.populated for each in catalog.materialized_views}
+        for name, populated in self.manifest.materialized_views.items():
+            if there.get(name, populated) != populated:
+                yield f"{name}: is {'not filled' if populated else 'filled'}"
 
-def manifest_of(snapshot: Snapshot) -> Manifest:
-    """Return the manifest, or raise SnapshotError: there is nothing to compare with."""
-    if snapshot.manifest is None:
-        raise SnapshotError(
-            f"{snapshot.folder} has no manifest ({MANIFEST_FILE}) to compare with",
-            hint="export again; restore brings such a folder back, unchecked",
-            code=EXIT_DAMAGED,
-        )
-    return snapshot.manifest
+    def compare_catalogs(self) -> list[str]:
+        """Return a diff of the snapshot's catalog and the database's.
 
-
-def compare_table(
-    db: Database,
-    table: Table | None,
-    file: CsvFile,
-    resource: TableFile,
-    report: Report,
-) -> Compared:
-    """Compare a table with its file: by checksum, and row by row if that differs."""
-    if table is None:
-        return Compared(resource.relation, obstacle="is no table of the database")
-    known = {column.name: column for column in table.stored_columns}
-    absent = [quoted_when_needed(name) for name in file.header if name not in known]
-    if absent:
-        obstacle = f"has no column {', '.join(absent)}; its rows were not compared"
-        return Compared(resource.relation, obstacle=obstacle)
-    # As the export saw it; columns that came later are the catalog's business.
-    stored = [known[name] for name in file.header]
-    others = [
-        dataclasses.replace(column, generated=True)
-        for column in table.columns
-        if column.name not in file.header
-    ]
-    alike = dataclasses.replace(table, columns=(*stored, *others), key=resource.key)
-    start = time.monotonic()
-    rows, digest = hash_rows(db, alike, report, file.text_size)
-    kinds: tuple[RowDifferences, ...] = ()
-    if digest != resource.text_sha256:
-        kinds = compare_rows(db, alike, file, report)
-    seconds = time.monotonic() - start
-    copied = Copied(table.relation, rows, file.size, seconds, resource.path)
-    report.finished(copied, "differs" if kinds else "same")
-    return Compared(resource.relation, rows, "", *kinds)
-
-
-def hash_rows(db: Database, table: Table, report: Report, size: int) -> tuple[int, str]:
-    """Return how many rows a table has, and the sha256 that its CSV would have."""
-    with report.progress(f"checking {table.relation}", size) as advance:
-        raw = Hasher(advance)
-        with io.BufferedWriter(raw, CHUNK_BYTES) as stream:
-            rows = db.copy_out(table, stream)
-        return rows, raw.sha256  # now that nothing is left in the buffer
-
-
-def compare_rows(
-    db: Database, table: Table, file: CsvFile, report: Report
-) -> tuple[RowDifferences, ...]:
-    """Return the rows that are missing, extra and changed in the table."""
-    parts = 1
-    while True:
-        found: list[RowComparison] = []
-        for part in range(parts):
-            comparison = RowComparison(file.header, table.key, part, parts)
-            label = f"comparing {table.relation}"
-            with report.progress(label, file.text_size) as advance:
-                pair_rows(db, table, read_records(file, advance), comparison)
-            if comparison.overflowed:
-                break
-            found.append(comparison)
-        else:
-            return differences_of(found)
-        parts *= 4
-
-
-def pair_rows(
-    db: Database, table: Table, ours: Iterator[bytes], comparison: RowComparison
-) -> None:
-    """Hand the rows of a file and of a table to the comparison, two by two."""
-    db.copy_out(table, RecordSink(lambda row: comparison.pair(next(ours, None), row)))
-    for record in ours:
-        comparison.pair(record, None)
+        Ends the transaction: a server compares meanings in one that may write.
+        """
+        db, expected = self.db, self.snapshot.catalog
+        if expected is None:
+            self.report.note(f"the catalog goes unchecked: {OLD_FORMAT}")
+            return []
+        found = [line for line in db.fetch_catalog_lines() if not line.is_invalid]
+        if {line.text for line in found} == {*expected}:
+            return []
+        # What is missing may belong to the provider here: an extension.
+        everything = db.fetch_catalog_lines(managed=())
+        found += [line for line in everything if line.text in expected]
+        db.rollback()
+        try:
+            db.begin("READ WRITE")
+            lines, problem = db.fetch_differences(expected, found)
+        except psycopg2.Error as error:
+            problem = str(database_failure(error))
+            lines = drift(expected, {line.text for line in found})
+        lines = without_column_order(lines, self.report)
+        return [*lines, *uncompared(problem)] if lines else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -8703,68 +8752,6 @@ class RecordSink:
     """What COPY writes to; each write is a record."""
 
     write: Callable[[bytes], None]
-
-
-def compare_sequences(
-    db: Database, catalog: Catalog, manifest: Manifest
-) -> Iterator[str]:
-    """Yield the sequences that would not go on as the snapshot's do.
-
-    A restore raises one that was behind the ids in the data: that is no difference.
-    """
-    there = {each.relation: each for each in catalog.sequences}
-    states = db.fetch_sequence_states(
-        [there[name] for name in manifest.sequences if name in there]
-    )
-    then = manifest.sequences
-    nexts = {name: next_value(there[name], state) for name, state in states.items()}
-    differing = [
-        name for name in nexts if nexts[name] != next_value(there[name], then[name])
-    ]
-    ids = db.fetch_used_ids([there[name] for name in differing])
-    for name in differing:
-        sequence = there[name]
-        raised = raised_state(sequence, then[name], ids[name])
-        if nexts[name] != next_value(sequence, raised):
-            value = next_value(sequence, then[name])
-            yield f"{name}: the next value is {nexts[name]}, not {value}"
-    for name in sorted(manifest.sequences.keys() - there.keys()):
-        yield f"{name}: is no sequence of the database"
-
-
-def compare_views(catalog: Catalog, manifest: Manifest) -> Iterator[str]:
-    """Yield the materialized views that are filled here alone, or there alone."""
-    there = {each.relation: each.populated for each in catalog.materialized_views}
-    for name, populated in manifest.materialized_views.items():
-        if there.get(name, populated) != populated:
-            yield f"{name}: is {'not filled' if populated else 'filled'}"
-
-
-def compare_catalogs(db: Database, snapshot: Snapshot, report: Report) -> list[str]:
-    """Return a diff of the snapshot's catalog and the database's.
-
-    Ends the transaction: a server compares meanings in one that may write.
-    """
-    expected = snapshot.catalog
-    if expected is None:
-        report.note(f"the catalog goes unchecked: {OLD_FORMAT}")
-        return []
-    found = [line for line in db.fetch_catalog_lines() if not line.is_invalid]
-    if {line.text for line in found} == {*expected}:
-        return []
-    # What is missing may belong to the provider here: an extension.
-    found += [
-        line for line in db.fetch_catalog_lines(managed=()) if line.text in expected
-    ]
-    db.rollback()
-    try:
-        db.begin("READ WRITE")
-        lines, problem = db.fetch_differences(expected, found)
-    except psycopg2.Error as error:
-        problem = str(database_failure(error))
-        lines = drift(expected, {line.text for line in found})
-    lines = without_column_order(lines, report)
-    return [*lines, *uncompared(problem)] if lines else []
 
 
 OLD_FORMAT = f"an older version of this program wrote {CATALOG_FILE}"

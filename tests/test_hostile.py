@@ -261,27 +261,34 @@ def test_files_that_are_exchanged_after_the_check(
         changed = text.replace("@example", "@sample").replace("leads", "leads2")
         (folder / name).write_text(changed, encoding="utf-8")
 
-    def after(step: str, name: str, patch: pytest.MonkeyPatch) -> None:
-        work_of_step = getattr(er, step)
+    def after(owner: Any, step: str, name: str, patch: pytest.MonkeyPatch) -> None:
+        work_of_step = getattr(owner, step)
 
         def exchange(*arguments: Any, **named: Any) -> Any:
             done = work_of_step(*arguments, **named)
             rewrite(name)
             return done
 
-        patch.setattr(er, step, exchange)
+        patch.setattr(owner, step, exchange)
 
-    for step, name, command, *options in (
-        ("check_files", "schema.sql", "restore"),
-        ("begin_restore", "leads.csv", "restore", "--yes"),
-        ("begin_restore", "leads.csv", "restore", "--yes", "--accept-edits"),
-        ("hash_rows", "leads.csv", "verify"),
+    for owner, step, name, command, *options in (
+        (er, "check_files", "schema.sql", "restore"),
+        (er.Database, "begin_restore", "leads.csv", "restore", "--yes"),
+        (
+            er.Database,
+            "begin_restore",
+            "leads.csv",
+            "restore",
+            "--yes",
+            "--accept-edits",
+        ),
+        (er.Comparison, "hash_rows", "leads.csv", "verify"),
     ):
         whole = (folder / name).read_bytes()
         if "--accept-edits" in options:
             (folder / name).write_bytes(whole.replace(b".org", b".edu"))
         with monkeypatch.context() as patch:
-            after(step, name, patch)
+            after(owner, step, name, patch)
             said = fail(3, command, "--env-file", env, *options)
             assert f"{name} was changed while it was read" in said, step
         (folder / name).write_bytes(whole)

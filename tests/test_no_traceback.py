@@ -113,7 +113,7 @@ def test_a_manifest_with_wrong_types(
     whole = path.read_text(encoding="utf-8")
     exported.execute("DELETE FROM leads WHERE id = 3")
     env = exported.env_file(work)
-    monkeypatch.setattr(er, "connect", lambda settings: 1 // 0)
+    monkeypatch.setattr(er, "open_connection", lambda way: 1 // 0)
     for way in list(places(json.loads(whole)))[1:]:
         for wrong in WRONG:
             path.write_text(whole, encoding="utf-8")

@@ -53,7 +53,7 @@ def test_equal_tables_are_read_once(
     def compare_rows(*_: object) -> None:
         raise AssertionError("row by row")
 
-    monkeypatch.setattr(er, "compare_rows", compare_rows)
+    monkeypatch.setattr(er.Comparison, "compare_rows", compare_rows)
     env = exported.env_file(work)
     succeed("verify", "--env-file", env)
     succeed("export", "--env-file", env, "--gzip")
