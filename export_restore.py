@@ -6355,63 +6355,6 @@ def read_script(path: Path) -> Script:
     return parse_script(raw, str(path))
 
 
-@contextlib.contextmanager
-def opened_snapshot(folder: Path, *, accept_edits: bool = False) -> Iterator[Snapshot]:
-    """Give a snapshot whose files stay as they are until the end.
-
-    Raises SnapshotError naming every fault at once. With `accept_edits` files that were
-    changed since the export are none.
-    """
-    if not folder.is_dir():
-        raise SnapshotError(
-            f"{folder} is no folder"
-            if folder.exists()
-            else f"there is no snapshot folder {folder}",
-            hint="export first, or name the folder with --dir",
-            code=EXIT_USAGE,
-        )
-    with lockable(folder) as lock:
-        lock("LOCK_SH")
-        while kind_of(folder / READY_FOLDER):
-            lock("LOCK_EX")
-            roll_forward(folder)
-            lock("LOCK_SH")
-        yield read_snapshot(folder, accept_edits=accept_edits)
-
-
-def read_snapshot(folder: Path, *, accept_edits: bool) -> Snapshot:
-    """Read everything of a snapshot but the rows; raise if it has faults."""
-    manifest = read_manifest(folder / MANIFEST_FILE)
-    paths = csv_paths(folder)
-    if not paths or not kind_of(folder / SCHEMA_FILE):
-        raise SnapshotError(
-            f"{folder} holds no snapshot: it has no "
-            f"{SCHEMA_FILE if paths else 'CSV files'}",
-            hint="export first, or name another folder with --dir",
-            code=EXIT_DAMAGED,
-        )
-    found = check_files(folder, manifest, paths, accept_edits=accept_edits)
-    resources = manifest.files if manifest else ()
-    intact = {each.path: each for each in resources if each.sha256 == found[each.path]}
-    script = read_checked(folder / SCHEMA_FILE, found)
-    catalog: tuple[str, ...] | None = None
-    if manifest is not None:
-        raw = read_checked(folder / CATALOG_FILE, found)
-        lines = decoded(raw, folder / CATALOG_FILE).split("\n")[:-1]
-        catalog = tuple(lines) if manifest.format == FORMAT_VERSION else None
-    return Snapshot(
-        folder,
-        parse_script(script, str(folder / SCHEMA_FILE)),
-        tuple(
-            read_csv_header(path, intact.get(path.name), found[path.name])
-            for path in paths
-        ),
-        manifest,
-        # str.splitlines would split at more than newlines.
-        catalog,
-    )
-
-
 def read_manifest(path: Path) -> Manifest | None:
     """Read the manifest; None if the folder has none."""
     try:
@@ -6419,7 +6362,7 @@ def read_manifest(path: Path) -> Manifest | None:
         if b"\r\n" in raw:  # JSON has \r\n for those in its texts
             raise SnapshotError(
                 f"{path} {OTHER_LINE_ENDS}",
-                hint=line_ends_hint(path.parent),
+                hint=Folder(path.parent).line_ends_hint(),
                 code=EXIT_DAMAGED,
             )
         return parse_manifest(raw.decode(), str(path))
@@ -6436,14 +6379,6 @@ def read_manifest(path: Path) -> Manifest | None:
 
 
 OTHER_LINE_ENDS = "has other line ends now, most likely by git (core.autocrlf)"
-
-
-def line_ends_hint(folder: Path) -> str:
-    """Return how to get the files back as they were exported."""
-    return (
-        f'put "{GIT_RULE.decode().strip()}" into {folder / GIT_FILE}, delete the other '
-        "files there, and have git check them out again"
-    )
 
 
 def differs_in_line_ends(path: Path, digest: str) -> bool:
@@ -6487,53 +6422,7 @@ def exchanged(name: str) -> SnapshotError:
     )
 
 
-def check_files(
-    folder: Path, manifest: Manifest | None, csvs: Iterable[Path], *, accept_edits: bool
-) -> dict[str, str]:
-    """Return each file's sha256; raise SnapshotError naming every fault."""
-    resources = manifest.files if manifest else ()
-    sizes = {each.path: each.size for each in resources}
-    hashes = {each.path: each.sha256 for each in resources}
-    hashes |= manifest.hashes if manifest else {}
-    there = {SCHEMA_FILE, *(path.name for path in csvs)}
-    unexpected = sorted(there - hashes.keys()) if manifest else ()
-    faults = [f"{name} is not part of the snapshot" for name in unexpected]
-    plain: list[Path] = []
-    for name in hashes or sorted(there):
-        kind = kind_of(folder / name)
-        if kind == PLAIN_FILE:
-            plain.append(folder / name)
-        else:
-            what = f"{kind}, no plain file" if kind else "missing"
-            faults.append(f"{name} is {what}")
-    found = dict(zip((path.name for path in plain), file_hashes(plain), strict=True))
-    edited = {
-        path.name: hashes[path.name]
-        for path in sorted(plain)
-        if found[path.name] != hashes.get(path.name, found[path.name])
-        or path.stat().st_size != sizes.get(path.name, path.stat().st_size)
-    }
-    hint = "put the folder right, or export again"
-    if edited and not accept_edits:
-        faults += render_edits(folder, edited)
-        translated = any(fault.endswith(OTHER_LINE_ENDS) for fault in faults)
-        hint = line_ends_hint(folder) if translated else EDITS_HINT
-    if faults:
-        raise SnapshotError("; ".join(faults), hint=hint, code=EXIT_DAMAGED)
-    return found
-
-
 EDITS_HINT = "restore it anyway with --accept-edits, or export again"
-
-
-def render_edits(folder: Path, hashes: Mapping[str, str]) -> list[str]:
-    """Return in what the files differ from those with these checksums."""
-    return [
-        f"{name} {OTHER_LINE_ENDS}"
-        if differs_in_line_ends(folder / name, digest)
-        else f"{name} was changed since the export (sha256 differs)"
-        for name, digest in hashes.items()
-    ]
 
 
 def file_hashes(paths: Seq[Path]) -> list[str]:
@@ -6911,68 +6800,6 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-@contextlib.contextmanager
-def staged(folder: Path, done: str = "") -> Iterator[Stage]:
-    """Give a stage inside `folder`; at the end its files replace those outside.
-
-    Whatever instant the process dies in, the old snapshot or the new one can be
-    opened. Raises SnapshotError if the disk does not play along.
-    """
-    with telling_of_disk(folder), lockable_folder(folder) as lock:
-        check_free(folder, (SCHEMA_FILE, CATALOG_FILE, MANIFEST_FILE))
-        remove_abandoned(folder)
-        new = holds_nothing(folder)
-        with contextlib.ExitStack() as stack:
-            with uninterrupted():
-                made = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=folder))
-                stack.callback(remove_tree, made)
-            with lockable(made) as claim, contextlib.closing(Stage(made)) as stage:
-                claim("LOCK_EX")
-                if new:
-                    stage.write_file(GIT_FILE, GIT_RULE)
-                yield stage
-                stage.settle()
-                lock("LOCK_EX")
-                publish(made, folder, done)
-
-
-def check_apart(folder: Path, snapshot: Path) -> None:
-    """Raise if what is to be kept would go into the snapshot, or replace another."""
-    there = folder.resolve()
-    inside = snapshot.exists() and any(
-        each.exists() and each.samefile(snapshot) for each in (there, *there.parents)
-    )
-    if inside or made_by_us(there):
-        raise SnapshotError(
-            f"{folder} is part of the snapshot that is to be restored"
-            if inside
-            else f"{folder} holds a snapshot, which would be lost",
-            hint="name a new folder with --keep",
-            code=EXIT_USAGE,
-        )
-
-
-@contextlib.contextmanager
-def telling_of_disk(folder: Path) -> Iterator[None]:
-    """Turn the system's errors into two lines."""
-    try:
-        yield
-    except OSError as error:
-        raise SnapshotError(
-            f"{folder} cannot be written: {reason(error)}",
-            hint="make room, make it writable and close what has its files open, or "
-            "name another folder with --dir",
-        ) from error
-
-
-@contextlib.contextmanager
-def lockable_folder(folder: Path) -> Iterator[Callable[[str], bool]]:
-    """Make the folder if need be, and give its lock."""
-    make_folder(folder)
-    with lockable(folder) as lock:
-        yield lock
-
-
 def make_folder(folder: Path) -> None:
     """Make a folder, and what it lies in, for its owner alone whatever the umask."""
     if folder.is_dir():
@@ -6987,37 +6814,6 @@ def make_folder(folder: Path) -> None:
         folder.chmod(0o700)
 
 
-def remove_abandoned(folder: Path) -> None:
-    """Remove what exports that were killed have staged: nobody holds its lock."""
-    grace = STAGE_GRACE if fcntl else LOCKLESS_GRACE
-    for stage in folder.glob(STAGING_PREFIX + "*"):
-        if kind_of(stage) != FOLDER:
-            continue
-        with contextlib.suppress(OSError), lockable(stage) as claim:
-            new = time.time() - stage.stat().st_mtime < grace
-            if not new and claim("LOCK_NB"):
-                shutil.rmtree(stage, ignore_errors=True)
-
-
-def holds_nothing(folder: Path) -> bool:
-    """Tell whether a folder is as new: only exports that go on have something there."""
-    return all(path.name.startswith(STAGING_PREFIX) for path in folder.iterdir())
-
-
-def publish(stage: Path, folder: Path, done: str) -> None:
-    """Make a staged snapshot the one of the folder: the rename is the commit."""
-    check_free(folder, [path.name for path in stage.iterdir()])
-    try:
-        roll_forward(folder)
-    except SnapshotError:  # what was damaged there has its place taken
-        shutil.rmtree(folder / READY_FOLDER)
-    with uninterrupted():
-        move(stage, folder / READY_FOLDER)
-        ENDING.done = done
-    sync_folder(folder)
-    roll_forward(folder)
-
-
 def move(path: Path, target: Path) -> None:
     """Rename, replacing. On Windows a virus scanner may hold new files for a moment."""
     for pause in (0.1, 0.4, 1.5) if WINDOWS else ():
@@ -7026,84 +6822,6 @@ def move(path: Path, target: Path) -> None:
             return
         time.sleep(pause)
     path.replace(target)
-
-
-def roll_forward(folder: Path) -> None:
-    """Finish a publication that was cut short, if there is one; raise if it is damaged.
-
-    Files that the program did not make stay; those of tables that are gone do not.
-    Each step may be repeated, and the manifest, which says what to do, moves last.
-    """
-    ready = folder / READY_FOLDER
-    check_ready(ready)
-    if not kind_of(ready):
-        return
-    if names := files_of(read_manifest(ready / MANIFEST_FILE)):
-        waiting = {path.name for path in ready.iterdir()}
-        if not waiting <= names | {GIT_FILE}:
-            raise damaged_publication(
-                ready, f"holds {min(waiting - names - {GIT_FILE})}"
-            )
-        # Where case does not count, an old name may by now be that of a new file.
-        moved = set(map(str.casefold, names)) - set(map(str.casefold, waiting))
-        for name in sorted(made_by_us(folder) - names):
-            if name.casefold() not in moved and kind_of(folder / name) == PLAIN_FILE:
-                (folder / name).unlink()
-        for name in sorted(waiting, key=lambda name: name == MANIFEST_FILE):
-            move(ready / name, folder / name)
-    elif any(ready.iterdir()):
-        raise damaged_publication(ready, f"has no {MANIFEST_FILE}")
-    sync_folder(folder)
-    ready.rmdir()
-
-
-def check_ready(ready: Path) -> None:
-    """Raise if a publication is not a folder of nothing but files as exports make."""
-    kind = kind_of(ready)
-    if kind not in ("", FOLDER):
-        raise damaged_publication(ready, f"is {kind}")
-    for path in ready.iterdir() if kind else ():
-        if kind_of(path) != PLAIN_FILE or not SNAPSHOT_FILE.fullmatch(path.name):
-            raise damaged_publication(ready, f"holds {path.name}, {kind_of(path)}")
-
-
-def damaged_publication(ready: Path, what: str) -> SnapshotError:
-    return SnapshotError(
-        f"{ready} {what}: no export left it so",
-        hint="it is a snapshot that waits to be published: move it away, or export "
-        "again, to another folder if this one will not do",
-        code=EXIT_DAMAGED,
-    )
-
-
-def check_free(folder: Path, names: Iterable[str]) -> None:
-    """Raise if files that no export has made would be replaced."""
-    check_ready(folder / READY_FOLDER)
-    ours = {name.casefold() for name in made_by_us(folder)}
-    unknown = is_beyond_reading(folder)
-    kinds = {name: kind_of(folder / name) for name in names}
-    taken = sorted(
-        name
-        for name, kind in kinds.items()
-        if kind not in ("", PLAIN_FILE)
-        or (kind and not unknown and name.casefold() not in ours)
-    )
-    if taken:
-        raise SnapshotError(
-            f"{folder} holds {', '.join(taken)}, which no export has made",
-            hint="move what is there away, or name another folder",
-            code=EXIT_USAGE,
-        )
-
-
-def csv_paths(folder: Path) -> list[Path]:
-    """Return the CSVs in a folder, gzip'ed or not."""
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.name.removesuffix(GZIP_SUFFIX).endswith(CSV_SUFFIX)
-        and not path.name.startswith(".")
-    )
 
 
 def files_of(manifest: Manifest | None) -> set[str]:
@@ -7122,30 +6840,301 @@ SNAPSHOT_FILE = re.compile(
 )
 
 
-def is_beyond_reading(folder: Path) -> bool:
-    """Tell whether a folder has a catalog.txt, as ours do, but no readable manifest."""
-    try:
-        json.loads(read_plain(folder / MANIFEST_FILE))
-    except (ValueError, RecursionError):
-        return kind_of(folder / CATALOG_FILE) == PLAIN_FILE
-    except OSError:
-        pass
-    return False
+class Folder:
+    """A snapshot's folder: what exports made there, and how a new one gets there."""
 
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.ready = path / READY_FOLDER  # a snapshot that waits to be published
 
-def made_by_us(folder: Path) -> set[str]:
-    """Return the files in a folder that exports made: a manifest, be it damaged, says.
+    @contextlib.contextmanager
+    def opened(self, *, accept_edits: bool = False) -> Iterator[Snapshot]:
+        """Give a snapshot whose files stay as they are until the end.
 
-    Those that wait to be published are among them.
-    """
-    found = set()
-    for place in (folder, folder / READY_FOLDER):
-        with contextlib.suppress(OSError):
-            text = read_plain(place / MANIFEST_FILE).decode(errors="replace")
-            if OUR_MANIFEST.search(text):
-                found |= {MANIFEST_FILE, SCHEMA_FILE, CATALOG_FILE}
-                found.update(NAMED_FILE.findall(text))
-    return found
+        Raises SnapshotError naming every fault at once. With `accept_edits` files that
+        were changed since the export are none.
+        """
+        if not self.path.is_dir():
+            raise SnapshotError(
+                f"{self.path} is no folder"
+                if self.path.exists()
+                else f"there is no snapshot folder {self.path}",
+                hint="export first, or name the folder with --dir",
+                code=EXIT_USAGE,
+            )
+        with lockable(self.path) as lock:
+            lock("LOCK_SH")
+            while kind_of(self.ready):
+                lock("LOCK_EX")
+                self.roll_forward()
+                lock("LOCK_SH")
+            yield self.read(accept_edits=accept_edits)
+
+    def read(self, *, accept_edits: bool) -> Snapshot:
+        """Read everything of a snapshot but the rows; raise if it has faults."""
+        manifest = read_manifest(self.path / MANIFEST_FILE)
+        paths = self.csv_paths()
+        if not paths or not kind_of(self.path / SCHEMA_FILE):
+            raise SnapshotError(
+                f"{self.path} holds no snapshot: it has no "
+                f"{SCHEMA_FILE if paths else 'CSV files'}",
+                hint="export first, or name another folder with --dir",
+                code=EXIT_DAMAGED,
+            )
+        found = self.check_files(manifest, paths, accept_edits=accept_edits)
+        resources = manifest.files if manifest else ()
+        intact = {
+            each.path: each for each in resources if each.sha256 == found[each.path]
+        }
+        script = read_checked(self.path / SCHEMA_FILE, found)
+        catalog: tuple[str, ...] | None = None
+        if manifest is not None:
+            raw = read_checked(self.path / CATALOG_FILE, found)
+            lines = decoded(raw, self.path / CATALOG_FILE).split("\n")[:-1]
+            catalog = tuple(lines) if manifest.format == FORMAT_VERSION else None
+        return Snapshot(
+            self.path,
+            parse_script(script, str(self.path / SCHEMA_FILE)),
+            tuple(
+                read_csv_header(path, intact.get(path.name), found[path.name])
+                for path in paths
+            ),
+            manifest,
+            # str.splitlines would split at more than newlines.
+            catalog,
+        )
+
+    def line_ends_hint(self) -> str:
+        """Return how to get the files back as they were exported."""
+        return (
+            f'put "{GIT_RULE.decode().strip()}" into {self.path / GIT_FILE}, delete '
+            "the other files there, and have git check them out again"
+        )
+
+    def check_files(
+        self, manifest: Manifest | None, csvs: Iterable[Path], *, accept_edits: bool
+    ) -> dict[str, str]:
+        """Return each file's sha256; raise SnapshotError naming every fault."""
+        resources = manifest.files if manifest else ()
+        sizes = {each.path: each.size for each in resources}
+        hashes = {each.path: each.sha256 for each in resources}
+        hashes |= manifest.hashes if manifest else {}
+        there = {SCHEMA_FILE, *(path.name for path in csvs)}
+        unexpected = sorted(there - hashes.keys()) if manifest else ()
+        faults = [f"{name} is not part of the snapshot" for name in unexpected]
+        plain: list[Path] = []
+        for name in hashes or sorted(there):
+            kind = kind_of(self.path / name)
+            if kind == PLAIN_FILE:
+                plain.append(self.path / name)
+            else:
+                what = f"{kind}, no plain file" if kind else "missing"
+                faults.append(f"{name} is {what}")
+        found = dict(
+            zip((path.name for path in plain), file_hashes(plain), strict=True)
+        )
+        edited = {
+            path.name: hashes[path.name]
+            for path in sorted(plain)
+            if found[path.name] != hashes.get(path.name, found[path.name])
+            or path.stat().st_size != sizes.get(path.name, path.stat().st_size)
+        }
+        hint = "put the folder right, or export again"
+        if edited and not accept_edits:
+            faults += self.render_edits(edited)
+            translated = any(fault.endswith(OTHER_LINE_ENDS) for fault in faults)
+            hint = self.line_ends_hint() if translated else EDITS_HINT
+        if faults:
+            raise SnapshotError("; ".join(faults), hint=hint, code=EXIT_DAMAGED)
+        return found
+
+    def render_edits(self, hashes: Mapping[str, str]) -> list[str]:
+        """Return in what the files differ from those with these checksums."""
+        return [
+            f"{name} {OTHER_LINE_ENDS}"
+            if differs_in_line_ends(self.path / name, digest)
+            else f"{name} was changed since the export (sha256 differs)"
+            for name, digest in hashes.items()
+        ]
+
+    @contextlib.contextmanager
+    def staged(self, done: str = "") -> Iterator[Stage]:
+        """Give a stage inside it; at the end its files replace those outside.
+
+        Whatever instant the process dies in, the old snapshot or the new one can be
+        opened. Raises SnapshotError if the disk does not play along.
+        """
+        with self.telling_of_disk(), contextlib.ExitStack() as stack:
+            make_folder(self.path)
+            lock = stack.enter_context(lockable(self.path))
+            self.check_free((SCHEMA_FILE, CATALOG_FILE, MANIFEST_FILE))
+            self.remove_abandoned()
+            new = self.is_new()
+            with uninterrupted():
+                made = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=self.path))
+                stack.callback(remove_tree, made)
+            with lockable(made) as claim, contextlib.closing(Stage(made)) as stage:
+                claim("LOCK_EX")
+                if new:
+                    stage.write_file(GIT_FILE, GIT_RULE)
+                yield stage
+                stage.settle()
+                lock("LOCK_EX")
+                self.publish(made, done)
+
+    def check_apart(self, snapshot: Path) -> None:
+        """Raise if what is to be kept would go into a snapshot, or replace one."""
+        there = self.path.resolve()
+        inside = snapshot.exists() and any(
+            each.exists() and each.samefile(snapshot)
+            for each in (there, *there.parents)
+        )
+        if inside or Folder(there).made_by_us():
+            raise SnapshotError(
+                f"{self.path} is part of the snapshot that is to be restored"
+                if inside
+                else f"{self.path} holds a snapshot, which would be lost",
+                hint="name a new folder with --keep",
+                code=EXIT_USAGE,
+            )
+
+    @contextlib.contextmanager
+    def telling_of_disk(self) -> Iterator[None]:
+        """Turn the system's errors into two lines."""
+        try:
+            yield
+        except OSError as error:
+            raise SnapshotError(
+                f"{self.path} cannot be written: {reason(error)}",
+                hint="make room, make it writable and close what has its files open, "
+                "or name another folder with --dir",
+            ) from error
+
+    def remove_abandoned(self) -> None:
+        """Remove what exports that were killed have staged: nobody holds its lock."""
+        grace = STAGE_GRACE if fcntl else LOCKLESS_GRACE
+        for stage in self.path.glob(STAGING_PREFIX + "*"):
+            if kind_of(stage) != FOLDER:
+                continue
+            with contextlib.suppress(OSError), lockable(stage) as claim:
+                new = time.time() - stage.stat().st_mtime < grace
+                if not new and claim("LOCK_NB"):
+                    shutil.rmtree(stage, ignore_errors=True)
+
+    def is_new(self) -> bool:
+        """Tell whether nothing is there but what exports have staged that go on."""
+        return all(path.name.startswith(STAGING_PREFIX) for path in self.path.iterdir())
+
+    def publish(self, stage: Path, done: str) -> None:
+        """Make a staged snapshot the one of the folder: the rename is the commit."""
+        self.check_free([path.name for path in stage.iterdir()])
+        try:
+            self.roll_forward()
+        except SnapshotError:  # what was damaged there has its place taken
+            shutil.rmtree(self.ready)
+        with uninterrupted():
+            move(stage, self.ready)
+            ENDING.done = done
+        sync_folder(self.path)
+        self.roll_forward()
+
+    def roll_forward(self) -> None:
+        """Finish a publication that was cut short; raise if it is damaged.
+
+        Files that the program did not make stay; those of tables that are gone do not.
+        Each step may be repeated, and the manifest, which says what to do, moves last.
+        """
+        ready = self.ready
+        self.check_ready()
+        if not kind_of(ready):
+            return
+        if names := files_of(read_manifest(ready / MANIFEST_FILE)):
+            waiting = {path.name for path in ready.iterdir()}
+            if not waiting <= names | {GIT_FILE}:
+                raise self.damaged(f"holds {min(waiting - names - {GIT_FILE})}")
+            # Where case does not count, an old name may by now be that of a new file.
+            moved = set(map(str.casefold, names)) - set(map(str.casefold, waiting))
+            for name in sorted(self.made_by_us() - names):
+                if (
+                    name.casefold() not in moved
+                    and kind_of(self.path / name) == PLAIN_FILE
+                ):
+                    (self.path / name).unlink()
+            for name in sorted(waiting, key=lambda name: name == MANIFEST_FILE):
+                move(ready / name, self.path / name)
+        elif any(ready.iterdir()):
+            raise self.damaged(f"has no {MANIFEST_FILE}")
+        sync_folder(self.path)
+        ready.rmdir()
+
+    def check_free(self, names: Iterable[str]) -> None:
+        """Raise if files that no export has made would be replaced."""
+        self.check_ready()
+        ours = {name.casefold() for name in self.made_by_us()}
+        unknown = self.is_beyond_reading()
+        kinds = {name: kind_of(self.path / name) for name in names}
+        taken = sorted(
+            name
+            for name, kind in kinds.items()
+            if kind not in ("", PLAIN_FILE)
+            or (kind and not unknown and name.casefold() not in ours)
+        )
+        if taken:
+            raise SnapshotError(
+                f"{self.path} holds {', '.join(taken)}, which no export has made",
+                hint="move what is there away, or name another folder",
+                code=EXIT_USAGE,
+            )
+
+    def csv_paths(self) -> list[Path]:
+        """Return the CSVs in a folder, gzip'ed or not."""
+        return sorted(
+            path
+            for path in self.path.iterdir()
+            if path.name.removesuffix(GZIP_SUFFIX).endswith(CSV_SUFFIX)
+            and not path.name.startswith(".")
+        )
+
+    def is_beyond_reading(self) -> bool:
+        """Tell whether it has a catalog.txt, as ours do, but no readable manifest."""
+        try:
+            json.loads(read_plain(self.path / MANIFEST_FILE))
+        except (ValueError, RecursionError):
+            return kind_of(self.path / CATALOG_FILE) == PLAIN_FILE
+        except OSError:
+            pass
+        return False
+
+    def made_by_us(self) -> set[str]:
+        """Return the files that exports made: a manifest, be it damaged, says.
+
+        Those that wait to be published are among them.
+        """
+        found = set()
+        for place in (self.path, self.ready):
+            with contextlib.suppress(OSError):
+                text = read_plain(place / MANIFEST_FILE).decode(errors="replace")
+                if OUR_MANIFEST.search(text):
+                    found |= {MANIFEST_FILE, SCHEMA_FILE, CATALOG_FILE}
+                    found.update(NAMED_FILE.findall(text))
+        return found
+
+    def check_ready(self) -> None:
+        """Raise if what is ready is no folder of nothing but files as exports make."""
+        kind = kind_of(self.ready)
+        if kind not in ("", FOLDER):
+            raise self.damaged(f"is {kind}")
+        for path in self.ready.iterdir() if kind else ():
+            if kind_of(path) != PLAIN_FILE or not SNAPSHOT_FILE.fullmatch(path.name):
+                raise self.damaged(f"holds {path.name}, {kind_of(path)}")
+
+    def damaged(self, what: str) -> SnapshotError:
+        return SnapshotError(
+            f"{self.ready} {what}: no export left it so",
+            hint="it is a snapshot that waits to be published: move it away, or export "
+            "again, to another folder if this one will not do",
+            code=EXIT_DAMAGED,
+        )
 
 
 # ---- Export — the order of the job; no SQL, no open() --------------------------------
@@ -7201,7 +7190,7 @@ class Export:
             report.doing(f"connecting to {self.settings}"),
             Database(server, watch) as self.db,
             report.doing(f"waiting for {plan.folder}"),
-            staged(plan.folder, plan.done) as self.stage,
+            Folder(plan.folder).staged(plan.done) as self.stage,
             report.doing("reading the catalog"),
         ):
             origin = self.db.fetch_origin(self.settings)
@@ -7246,15 +7235,15 @@ class Export:
 
     def plan_files(self) -> None:
         """Give each table a file; raise if that is somebody else's, name others."""
-        folder = self.plan.folder
+        folder = Folder(self.plan.folder)
         suffix = CSV_SUFFIX + (GZIP_SUFFIX if self.plan.compressed else "")
         self.files = plan_files(self.catalog, self.tables, suffix)
         names = [name for _, name in self.files]
-        check_free(folder, names)
-        known = made_by_us(folder) | {*names}
-        for name in sorted({path.name for path in csv_paths(folder)} - known):
+        folder.check_free(names)
+        known = folder.made_by_us() | {*names}
+        for name in sorted({path.name for path in folder.csv_paths()} - known):
             self.report.note(
-                f"note: {folder / name} is not of this snapshot;"
+                f"note: {folder.path / name} is not of this snapshot;"
                 " restore and verify refuse the folder until you move it away"
             )
 
@@ -7777,10 +7766,10 @@ class RestorePlan:
 def restore(settings: Settings, plan: RestorePlan, report: Report) -> list[Copied]:
     """Bring a snapshot back in one transaction; return what came, in load order."""
     if plan.keep:
-        check_apart(plan.keep, plan.folder)
+        Folder(plan.keep).check_apart(plan.folder)
     with (
         report.doing("checking the files"),
-        opened_snapshot(plan.folder, accept_edits=plan.accept_edits) as snapshot,
+        Folder(plan.folder).opened(accept_edits=plan.accept_edits) as snapshot,
         report.doing(f"connecting to {settings}"),
         reachable(settings) as server,
         with_superusers_part(server, snapshot.script, stays=not plan.dry_run),
@@ -8587,7 +8576,7 @@ def verify(settings: Settings, folder: Path, report: Report) -> Verification:
     """Compare a database with a snapshot, in one transaction that writes nothing."""
     with (
         report.doing("checking the files"),
-        opened_snapshot(folder) as snapshot,
+        Folder(folder).opened() as snapshot,
         report.doing(f"connecting to {settings}"),
         reachable(settings) as server,
         Database(server, LockWatch(report.note)) as db,
@@ -8764,7 +8753,7 @@ def rehearse(settings: Settings | None, folder: Path, report: Report) -> Rehears
     `settings`. Raises SnapshotError if the snapshot does not come back whole.
     """
     report.doing("checking the files")
-    with opened_snapshot(folder) as snapshot, contextlib.ExitStack() as stack:
+    with Folder(folder).opened() as snapshot, contextlib.ExitStack() as stack:
         if snapshot.manifest:  # in, out for the checksums, and out to be compared
             report.expect(3 * sum(file.text_size for file in snapshot.csv_files))
         report.doing("making a place for the rehearsal")

@@ -156,7 +156,7 @@ def test_the_readme_shows_the_question(exported: Database, work: Path) -> None:
     (work / "supabase.env").write_text("".join(lines) + "DB_PORT=5432\nDB_PASSWORD=x")
     settings = er.read_settings(work / "supabase.env")
     with (
-        er.opened_snapshot(work / "exports") as snapshot,
+        er.Folder(work / "exports").opened() as snapshot,
         er.Database(er.read_settings(exported.env_file(work))) as db,
     ):
         tables = db.fetch_catalog().tables

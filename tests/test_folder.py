@@ -274,7 +274,7 @@ def changing(exported: Database, work: Path) -> Iterator[tuple[Database, Path]]:
 
 def state_of(folder: Path) -> dict[str, bytes]:
     """Return what a reader of the snapshot would get, without its time."""
-    with er.opened_snapshot(folder) as snapshot:
+    with er.Folder(folder).opened() as snapshot:
         return {file.path.name: file.path.read_bytes() for file in snapshot.csv_files}
 
 
@@ -398,7 +398,7 @@ def test_an_export_waits_for_readers(
     """A restore reads the files for a while; they must not change under it."""
     _, env = changing
     old = state_of(work / "exports")
-    with er.opened_snapshot(work / "exports"):
+    with er.Folder(work / "exports").opened():
         process = run_process("export", "--env-file", env)
         time.sleep(1.5)
         assert process.poll() is None
@@ -615,7 +615,7 @@ def test_every_feature_in_a_data_package(
     succeed("export", "--env-file", source.env_file(work))
     # The one thing that a table may have and the standard forbids.
     tasks = validated(work / "exports", faults=[" ", " "])
-    with er.opened_snapshot(work / "exports") as snapshot:
+    with er.Folder(work / "exports").opened() as snapshot:
         assert snapshot.manifest is not None
         files = snapshot.manifest.files
     assert len(tasks) == len(files) > 50

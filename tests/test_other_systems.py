@@ -137,7 +137,7 @@ def test_a_new_file_whose_old_name_had_another_case(
     with monkeypatch.context() as patched, pytest.raises(SystemExit):
         patched.setattr(er, "move", killing_move)
         er.main(["export", "--env-file", str(env), "-q"])
-    with er.opened_snapshot(work / "exports") as snapshot:
+    with er.Folder(work / "exports").opened() as snapshot:
         assert [each.path.name for each in snapshot.csv_files] == ["leads.csv"]
 
 
