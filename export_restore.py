@@ -2612,8 +2612,8 @@ LIST_AT_REST = f"""
 LIST_INDEXES = f"""
     SELECT i.indexrelid, coalesce(pg_partition_root(i.indexrelid)::oid, i.indexrelid),
            n.nspname, c.relname,
-           i.indisvalid AND x.reltablespace = 0
-           AND (k.oid IS NULL OR x.reloptions IS NULL)
+           i.indisvalid AND NOT i.indisclustered AND NOT i.indisreplident
+           AND x.reltablespace = 0 AND (k.oid IS NULL OR x.reloptions IS NULL)
            AND has_schema_privilege(n.oid, 'CREATE')
            AND pg_has_role(c.relowner, 'USAGE')
            AND NOT EXISTS (
@@ -2630,7 +2630,9 @@ LIST_INDEXES = f"""
                       ON d.refclassid = 'pg_type'::regclass AND t.oid = d.refobjid
                WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
                  AND (d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass)
-                      OR t.typtype = 'd'))
+                      OR t.typtype = 'd' OR d.deptype = 'x'))
+           AND NOT EXISTS (SELECT FROM pg_attribute AS a
+                           WHERE a.attrelid = x.oid AND a.attstattarget >= 0)
            AND NOT EXISTS (
                SELECT FROM pg_depend AS d
                WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
@@ -2642,29 +2644,13 @@ LIST_INDEXES = f"""
                       ELSE format('ALTER TABLE ONLY %%s ADD CONSTRAINT %%I %%s',
                                   c.oid::regclass, k.conname,
                                   pg_get_constraintdef(k.oid)) END]
-           || ARRAY(SELECT format('ALTER INDEX %%s ALTER COLUMN %%s SET STATISTICS %%s',
-                                  x.oid::regclass, a.attnum, a.attstattarget)
-                    FROM pg_attribute AS a
-                    WHERE a.attrelid = x.oid AND a.attstattarget >= 0)
            || ARRAY(SELECT format('ALTER INDEX %%s ATTACH PARTITION %%s',
                                   x.oid::regclass, h.inhrelid::regclass)
                     FROM pg_inherits AS h WHERE h.inhparent = x.oid)
-           || ARRAY(SELECT format('ALTER INDEX %%s DEPENDS ON EXTENSION %%I',
-                                  x.oid::regclass, e.extname)
-                    FROM pg_depend AS d JOIN pg_extension AS e ON e.oid = d.refobjid
-                    WHERE d.classid = 'pg_class'::regclass AND d.objid = x.oid
-                      AND d.deptype = 'x')
            || ARRAY(SELECT format('COMMENT ON INDEX %%s IS %%L', x.oid::regclass, said)
                     FROM obj_description(x.oid, 'pg_class') AS said
                     WHERE said IS NOT NULL)
            || {SAID_OF_CONSTRAINT.format("", "c.oid::regclass")}
-           || ARRAY(SELECT format('ALTER TABLE ONLY %%s %%s %%I', c.oid::regclass,
-                                  mark, x.relname)
-                    FROM unnest(ARRAY[
-                        CASE WHEN i.indisclustered THEN 'CLUSTER ON' END,
-                        CASE WHEN i.indisreplident THEN 'REPLICA IDENTITY USING INDEX'
-                        END]) AS mark
-                    WHERE mark IS NOT NULL)
     FROM pg_index AS i
     JOIN pg_class AS c ON c.oid = i.indrelid AND c.relkind IN ('r', 'p')
     JOIN pg_class AS x ON x.oid = i.indexrelid
@@ -2920,10 +2906,7 @@ LIST_USED_BY_OTHERS = f"""
 # since 16 and 17 not to be had for parameters. The server that is asked may know them.
 LIST_NAMES_OF_NEWER_KEYWORDS = f"""
     WITH keyword AS (
-        SELECT word
-        FROM unnest(ARRAY['system_user', 'json', 'json_array', 'json_arrayagg',
-            'json_exists', 'json_object', 'json_objectagg', 'json_query', 'json_scalar',
-            'json_serialize', 'json_table', 'json_value', 'merge_action']) AS new(word)
+        SELECT word FROM unnest(ARRAY{["json", *NEWER_KEYWORDS]}) AS new(word)
         WHERE NOT EXISTS (SELECT FROM pg_get_keywords() AS k
                           WHERE k.word = new.word AND k.catcode <> 'U')
     )
@@ -3357,10 +3340,18 @@ OWNED_ALONE = """
     UNION ALL SELECT 'pg_ts_dict', oid, dictnamespace, dictowner FROM pg_ts_dict
 """
 
+# Each grant of an access list as a pair: the privilege, and to whom.
+GRANTS = """(
+    SELECT array_agg(ARRAY[privilege, whom]) FROM (
+        SELECT a.privilege_type, CASE a.grantee WHEN 0 THEN 'PUBLIC'
+               ELSE a.grantee::regrole::text END
+               || CASE WHEN bool_or(a.is_grantable) THEN ' WITH GRANT OPTION'
+                       ELSE '' END
+        FROM aclexplode(nullif({}, '{{}}')) AS a GROUP BY a.privilege_type, a.grantee
+    ) AS told(privilege, whom))"""
+
 # What DROP and CREATE change in silence: a new object belongs to its maker, and has
 # the default privileges of its maker and schema.
-# Each grant is a pair: the privilege, and to whom. Most objects have the same ones, so
-# they are told for each list of them once.
 LIST_RIGHTS = f"""
     WITH object AS (
         SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind,
@@ -3408,39 +3399,6 @@ LIST_RIGHTS = f"""
         WHERE {USER_SCHEMA}
           AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = o.oid
                           AND d.classid = o.class::regclass AND d.deptype = 'e')
-    ), alike AS (
-        SELECT type, schema, owner, acl::text AS acl,
-               acldefault(CASE type WHEN 'S' THEN 's' ELSE type END::"char", owner)
-               AS inborn
-        FROM object WHERE type IS NOT NULL GROUP BY type, schema, owner, acl::text
-    ), entry AS (
-        SELECT l.type, l.schema, l.owner, l.acl, true AS present, a.*
-        FROM alike AS l, aclexplode(CASE WHEN l.acl = '{{}}' THEN NULL
-                                    ELSE coalesce(l.acl::aclitem[], l.inborn) END) AS a
-        UNION ALL
-        SELECT l.type, l.schema, l.owner, l.acl, false, a.*
-        FROM alike AS l
-        LEFT JOIN pg_default_acl AS every
-               ON (every.defaclrole, every.defaclnamespace) = (l.owner, 0)
-              AND every.defaclobjtype = l.type::"char"
-        LEFT JOIN pg_default_acl AS here
-               ON (here.defaclrole, here.defaclnamespace) = (l.owner, l.schema)
-              AND here.defaclobjtype = l.type::"char" AND l.schema <> 0,
-             aclexplode(coalesce(every.defaclacl, l.inborn)
-                        || coalesce(here.defaclacl, '{{}}')) AS a
-    ), said AS (
-        SELECT type, schema, owner, acl, present, privilege_type,
-               CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END
-               || CASE WHEN bool_or(is_grantable) THEN ' WITH GRANT OPTION'
-                       ELSE '' END AS whom
-        FROM entry
-        GROUP BY type, schema, owner, acl, present, privilege_type, grantee
-    ), told AS (
-        SELECT type, schema, owner, acl,
-               array_agg(ARRAY[privilege_type, whom]) FILTER (WHERE present) AS grants,
-               array_agg(ARRAY[privilege_type, whom]) FILTER (WHERE NOT present)
-               AS usual
-        FROM said GROUP BY type, schema, owner, acl
     )
     SELECT o.kind, o.name, o.oid::bigint, o.owner::regrole::text,
            o.apart AND o.owner = current_user::regrole,
@@ -3450,7 +3408,7 @@ LIST_RIGHTS = f"""
            AND (o.schema = 0 OR has_schema_privilege(o.owner, o.schema, 'CREATE')
                 OR (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)),
            o.acts,
-           t.grants || (
+           {GRANTS.format("coalesce(o.acl, d.inborn)")} || (
                SELECT array_agg(ARRAY[
                           format('%%s (%%I)', a.privilege_type, c.attname),
                           CASE a.grantee WHEN 0 THEN 'PUBLIC'
@@ -3460,10 +3418,16 @@ LIST_RIGHTS = f"""
                FROM pg_attribute AS c, aclexplode(c.attacl) AS a
                WHERE o.type = 'r' AND c.attrelid = o.oid AND NOT c.attisdropped
                  AND c.attacl IS NOT NULL),
-           t.usual
+           {GRANTS.format("coalesce(every.defaclacl, d.inborn) || here.defaclacl")}
     FROM object AS o
-    LEFT JOIN told AS t ON (t.type, t.schema, t.owner) = (o.type, o.schema, o.owner)
-                       AND t.acl IS NOT DISTINCT FROM o.acl::text
+    CROSS JOIN LATERAL acldefault(
+        CASE o.type WHEN 'S' THEN 's' ELSE o.type END::"char", o.owner) AS d(inborn)
+    LEFT JOIN pg_default_acl AS every
+           ON (every.defaclrole, every.defaclnamespace) = (o.owner, 0)
+          AND every.defaclobjtype = o.type::"char"
+    LEFT JOIN pg_default_acl AS here
+           ON (here.defaclrole, here.defaclnamespace) = (o.owner, o.schema)
+          AND here.defaclobjtype = o.type::"char" AND o.schema <> 0
     ORDER BY o.kind, o.name
 """
 
