@@ -2478,6 +2478,18 @@ LIST_TABLES = f"""
            has_table_privilege(c.oid, 'SELECT'), row_security_active(c.oid),
            c.relrowsecurity AND c.relforcerowsecurity,
            {COLUMN_NAMES.format("key.columns", "c.oid")},
+           (SELECT json_agg(json_build_array(
+                       a.attname, format_type(a.atttypid, a.atttypmod),
+                       a.attgenerated <> '', a.attcollation <> 0, {NEVER_NULL})
+                            ORDER BY a.attnum)
+            FROM pg_attribute AS a
+            WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+           (SELECT json_agg(json_build_array(n.nspname, p.relname)
+                            ORDER BY n.nspname, p.relname)
+            FROM pg_partition_tree(CASE c.relkind WHEN 'p' THEN c.oid END) AS tree
+            JOIN pg_class AS p ON p.oid = tree.relid AND p.relkind IN ('r', 'p')
+            JOIN pg_namespace AS n ON n.oid = p.relnamespace
+            WHERE p.oid <> c.oid AND {ANY_SCHEMA}),
            c.oid IN (SELECT coalesce(pg_partition_root(relid)::oid, relid)
                      FROM ({INLINED}) AS inlined)
     FROM pg_class AS c
@@ -2496,25 +2508,6 @@ LIST_TABLES = f"""
     ) AS key ON true
     WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition
       AND {USER_SCHEMA} AND {NOT_OF_AN_EXTENSION}
-    ORDER BY n.nspname, c.relname
-"""
-
-LIST_COLUMNS = f"""
-    SELECT c.oid, a.attname, format_type(a.atttypid, a.atttypmod),
-           a.attgenerated <> '', a.attcollation <> 0, {NEVER_NULL}
-    FROM pg_class AS c
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-    WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition
-      AND {USER_SCHEMA} AND {NOT_OF_AN_EXTENSION}
-    ORDER BY c.oid, a.attnum
-"""
-
-LIST_PARTITIONS = f"""
-    SELECT pg_partition_root(c.oid)::oid, n.nspname, c.relname
-    FROM pg_class AS c
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE c.relispartition AND c.relkind IN ('r', 'p') AND {ANY_SCHEMA}
     ORDER BY n.nspname, c.relname
 """
 
@@ -2661,24 +2654,8 @@ LIST_INDEXES = f"""
     ORDER BY (SELECT count(*) FROM pg_partition_ancestors(x.oid)) DESC, x.oid
 """
 
-# deptype a: SERIAL and OWNED BY; i: IDENTITY.
-LIST_SEQUENCES = f"""
-    SELECT c.oid, n.nspname, c.relname,
-           q.seqincrement, q.seqmin, q.seqmax, q.seqcycle, tn.nspname, t.relname
-    FROM pg_class AS c
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    JOIN pg_sequence AS q ON q.seqrelid = c.oid
-    LEFT JOIN pg_depend AS o
-           ON o.classid = 'pg_class'::regclass AND o.objid = c.oid AND o.objsubid = 0
-          AND o.refclassid = 'pg_class'::regclass AND o.deptype IN ('a', 'i')
-    LEFT JOIN pg_class AS t ON t.oid = o.refobjid
-    LEFT JOIN pg_namespace AS tn ON tn.oid = t.relnamespace
-    WHERE {USER_SCHEMA} AND {NOT_OF_AN_EXTENSION}
-    ORDER BY n.nspname, c.relname
-"""
-
 # The integer columns that a sequence owns or whose default names it.
-LIST_SEQUENCE_USES = f"""
+SEQUENCE_USES = f"""
     SELECT used.sequence, n.nspname, c.relname, a.attname
     FROM (
         SELECT d.refobjid AS sequence, f.adrelid AS relid, f.adnum AS attnum
@@ -2699,7 +2676,25 @@ LIST_SEQUENCE_USES = f"""
     WHERE {USER_SCHEMA}
       AND (CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END)
           IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype)
-    ORDER BY n.nspname, c.relname, a.attname
+"""
+
+# deptype a: SERIAL and OWNED BY; i: IDENTITY.
+LIST_SEQUENCES = f"""
+    SELECT c.oid, n.nspname, c.relname,
+           q.seqincrement, q.seqmin, q.seqmax, q.seqcycle, tn.nspname, t.relname,
+           (SELECT json_agg(json_build_array(u.nspname, u.relname, u.attname)
+                            ORDER BY u.nspname, u.relname, u.attname)
+            FROM ({SEQUENCE_USES}) AS u WHERE u.sequence = c.oid)
+    FROM pg_class AS c
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    JOIN pg_sequence AS q ON q.seqrelid = c.oid
+    LEFT JOIN pg_depend AS o
+           ON o.classid = 'pg_class'::regclass AND o.objid = c.oid AND o.objsubid = 0
+          AND o.refclassid = 'pg_class'::regclass AND o.deptype IN ('a', 'i')
+    LEFT JOIN pg_class AS t ON t.oid = o.refobjid
+    LEFT JOIN pg_namespace AS tn ON tn.oid = t.relnamespace
+    WHERE {USER_SCHEMA} AND {NOT_OF_AN_EXTENSION}
+    ORDER BY n.nspname, c.relname
 """
 
 # A view is its rule: what the rule depends on is what the view reads.
@@ -2718,9 +2713,10 @@ LIST_MATERIALIZED_VIEWS = f"""
         JOIN reads ON reads.reader = view.oid
     )
     SELECT c.oid, n.nspname, c.relname, c.relispopulated,
-           ARRAY(SELECT m.oid
-                 FROM reaches JOIN pg_class AS m ON m.oid = reaches.relation
-                 WHERE reaches.reader = c.oid AND m.relkind = 'm')
+           (SELECT json_agg(json_build_array(n.nspname, m.relname))
+            FROM reaches JOIN pg_class AS m ON m.oid = reaches.relation
+            JOIN pg_namespace AS n ON n.oid = m.relnamespace
+            WHERE reaches.reader = c.oid AND m.relkind = 'm')
     FROM pg_class AS c
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
     WHERE c.relkind = 'm' AND {USER_SCHEMA} AND {NOT_OF_AN_EXTENSION}
@@ -4118,15 +4114,13 @@ ASK_WHETHER_READ_ONLY = """
 """
 
 
-def standby_failure() -> SnapshotError:
-    return SnapshotError(
-        "the server is a standby, which only reads",
-        hint="set DB_HOST to the primary server",
-    )
-
-
-def read_only_failure(connection: Connection, source: str) -> SnapshotError:
-    """Return the error for a role or database that is set to read only."""
+def read_only_failure(connection: Connection, source: str | None) -> SnapshotError:
+    """Return the error for a standby, or what set the role or database to read only."""
+    if source is None:
+        return SnapshotError(
+            "the server is a standby, which only reads",
+            hint="set DB_HOST to the primary server",
+        )
     kind, name = "DATABASE", connection.info.dbname
     if "user" in source:  # user, database user
         kind, name = "ROLE", connection.info.user
@@ -4236,11 +4230,6 @@ def as_encrypted(server: Settings, db: Database) -> Settings:
     return dataclasses.replace(server, sslmode="require") if chance else server
 
 
-def as_pairs(rows: Iterable[Seq[str]] | None) -> frozenset[tuple[str, str]]:
-    """Return the pairs of an array, which is NULL if there are none."""
-    return frozenset((what, whom) for what, whom in rows or ())
-
-
 @contextlib.contextmanager
 def scratch_database(server: Settings) -> Iterator[Settings]:
     """Make a database on a server, and drop it at the end, whatever happens.
@@ -4304,18 +4293,16 @@ def order_terms(table: Table) -> sql.Composable:
     """
     if not table.key:
         return sql.SQL(f"tableoid::pg_catalog.regclass{AS_TEXT}, ctid")
-    columns = {column.name: column for column in table.columns}
-    return sql.SQL(", ").join(order_term(columns[name]) for name in table.key)
+    known = {column.name: column for column in table.columns}
+    terms: list[sql.Composable] = []
+    for column in map(known.__getitem__, table.key):
+        collation = ' COLLATE "C"' if column.collatable else ""
+        how = AS_TEXT if re.fullmatch("reg[a-z]+", column.type) else collation
+        terms.append(sql.Identifier(column.name) + sql.SQL(how))
+    return sql.SQL(", ").join(terms)
 
 
 AS_TEXT = '::pg_catalog.text COLLATE "C"'
-
-
-def order_term(column: Column) -> sql.Composable:
-    """Return what orders rows by one column."""
-    collation = ' COLLATE "C"' if column.collatable else ""
-    how = AS_TEXT if re.fullmatch("reg[a-z]+", column.type) else collation
-    return sql.Identifier(column.name) + sql.SQL(how)
 
 
 # Each statement of a block is a plan that the server looks at whenever a table changes:
@@ -4778,11 +4765,7 @@ class Database:
         """Begin the one transaction of a restore; raise if nobody may write here."""
         query = f"BEGIN ISOLATION LEVEL READ COMMITTED; {PIN_SETTINGS};"
         for standby, source in self.fetch(query + ASK_WHETHER_READ_ONLY, self._pinned):
-            raise (
-                standby_failure()
-                if standby
-                else read_only_failure(self.connection, source)
-            )
+            raise read_only_failure(self.connection, None if standby else source)
 
     def commit(self, done: str = "everything is committed") -> list[str]:
         """Commit, which is done when it is; return what the server had to say.
@@ -4835,22 +4818,16 @@ class Database:
         return self.fetch(query, values)
 
     def fetch_tables(self) -> Iterator[Table]:
-        """Yield the tables with their columns and partitions."""
-        columns: dict[int, list[Column]] = {}
-        for oid, *column in self.list_catalog(LIST_COLUMNS):
-            columns.setdefault(oid, []).append(Column(*column))
-        partitions: dict[int, list[Relation]] = {}
-        for root, *name in self.list_catalog(LIST_PARTITIONS):
-            partitions.setdefault(root, []).append(Relation(*name))
-        for oid, schema, name, *flags, key, inlines in self.list_catalog(LIST_TABLES):
-            parts = partitions.get(oid, ())
-            rest = (tuple(columns.get(oid, ())), tuple(key), tuple(parts), inlines)
+        for row in self.list_catalog(LIST_TABLES):
+            oid, schema, name, *flags, key, columns, parts, inlines = row
+            columns = tuple(Column(*each) for each in columns or ())
+            parts = tuple(Relation(*each) for each in parts or ())
+            rest = (columns, tuple(key), parts, inlines)
             yield Table(*(oid, Relation(schema, name), *flags, *rest))
 
     def fetch_foreign_keys(self) -> Iterator[ForeignKey]:
-        for name, *names, oid, columns, referenced in self.list_catalog(
-            LIST_FOREIGN_KEYS
-        ):
+        for row in self.list_catalog(LIST_FOREIGN_KEYS):
+            name, *names, oid, columns, referenced = row
             ends = Relation(*names[:2]), Relation(*names[2:])
             yield ForeignKey(name, *ends, oid, tuple(columns), tuple(referenced or ()))
 
@@ -4870,28 +4847,23 @@ class Database:
 
     def fetch_indexes(self) -> Iterator[Index]:
         """Yield the indexes, those of partitions before the one they are part of."""
-        for oid, top, schema, table, safe, drop, build in self.list_catalog(
-            LIST_INDEXES
-        ):
+        for row in self.list_catalog(LIST_INDEXES):
+            oid, top, schema, table, safe, drop, build = row
             yield Index(oid, top, Relation(schema, table), safe, drop, tuple(build))
 
     def fetch_sequences(self) -> Iterator[Sequence]:
-        """Yield the sequences with the columns that they number."""
-        uses: dict[int, list[tuple[Relation, str]]] = {}
-        for oid, schema, table, column in self.list_catalog(LIST_SEQUENCE_USES):
-            uses.setdefault(oid, []).append((Relation(schema, table), column))
-        for oid, *row in self.list_catalog(LIST_SEQUENCES):
-            owner = Relation(*row[-2:]) if row[-1] else None
-            rest = (owner, tuple(uses.get(oid, ())))
-            yield Sequence(*(oid, Relation(*row[:2]), *row[2:-2], *rest))
+        for row in self.list_catalog(LIST_SEQUENCES):
+            oid, schema, name, *limits, of_schema, of_table, uses = row
+            owner = Relation(of_schema, of_table) if of_table else None
+            used = tuple((Relation(*each[:2]), each[2]) for each in uses or ())
+            yield Sequence(*(oid, Relation(schema, name), *limits, owner, used))
 
     def fetch_materialized_views(self) -> Iterator[MaterializedView]:
         """Yield the materialized views with the other ones that they read."""
-        rows = self.list_catalog(LIST_MATERIALIZED_VIEWS)
-        names = {oid: Relation(schema, name) for oid, schema, name, *_ in rows}
-        for oid, _, _, populated, needs in rows:
-            known = tuple(names[need] for need in needs if need in names)
-            yield MaterializedView(oid, names[oid], populated, known)
+        for row in self.list_catalog(LIST_MATERIALIZED_VIEWS):
+            oid, schema, name, populated, needs = row
+            reads = tuple(Relation(*each) for each in needs or ())
+            yield MaterializedView(oid, Relation(schema, name), populated, reads)
 
     def fetch_sequence_states(
         self, sequences: Iterable[Sequence]
@@ -5116,11 +5088,11 @@ class Database:
     def fetch_rights(self) -> dict[tuple[str, str], Rights]:
         """Return owner and grants of every object, by kind and name."""
         self.execute(NARROW_PATH)
-        return {
-            (kind, name): Rights(*(kind, name, *rest, *map(as_pairs, listed)))
-            for kind, name, *rest, grants, usual in self.list_catalog(LIST_RIGHTS)
-            for listed in [(grants, usual)]
-        }
+        found = {}
+        for *facts, grants, usual in self.list_catalog(LIST_RIGHTS):
+            pairs = (frozenset(map(tuple, each or ())) for each in (grants, usual))
+            found[facts[0], facts[1]] = Rights(*(*facts, *pairs))
+        return found
 
     def fetch_ties(self) -> dict[str, Tie]:
         """Return what depends on tables, schemas, functions from outside, by name."""
