@@ -4699,14 +4699,10 @@ class Database:
 
         Of large tables that is what the server reckons.
         """
-        numbered = [each for each in tables if each.readable and not each.hides_rows]
-        probes = [
-            sql.SQL("SELECT {}, count(*) FROM (SELECT FROM {} LIMIT {}) AS r").format(
-                sql.Literal(table.oid), itself(table), sql.Literal(COUNTED_ROWS + 1)
-            )
-            for table in numbered
-        ]
-        counted = dict(self.fetch_union(probes))
+        visible = [each for each in tables if each.readable and not each.hides_rows]
+        some = sql.Literal(COUNTED_ROWS + 1)
+        query = "count(*) FROM (SELECT FROM {table} LIMIT {some}) AS r"
+        counted = self.probe(query, visible, some=some)
         large = [oid for oid, rows in counted.items() if rows > COUNTED_ROWS]
         estimates = dict(self.fetch(ESTIMATE_ROWS, [large])) if large else {}
         return {
@@ -4715,6 +4711,20 @@ class Database:
             else RowCount(rows)
             for oid, rows in counted.items()
         }
+
+    def probe(
+        self, query: str, tables: Iterable[Table], **parts: sql.Composable
+    ) -> dict[int, Any]:
+        """Return what a query gives of each table, by the table's oid."""
+        text = sql.SQL(f"SELECT {{oid}}, {query}")
+        return dict(
+            self.fetch_union(
+                [
+                    text.format(oid=sql.Literal(each.oid), table=itself(each), **parts)
+                    for each in tables
+                ]
+            )
+        )
 
     def export_snapshot(self) -> str:
         """Return the name by which other connections join our transaction snapshot.
@@ -4741,21 +4751,13 @@ class Database:
 
     def fetch_ends(self, table: Table) -> tuple[int, int] | None:
         """Return the least and the greatest value of a table's first key column."""
-        query = sql.SQL("SELECT min({0})::bigint, max({0})::bigint FROM {1}").format(
-            sql.Identifier(table.key[0]), itself(table)
-        )
-        [ends] = self.fetch_union([query])
+        query = "ARRAY[min({key}), max({key})]::bigint[] FROM {table}"
+        ends = self.probe(query, [table], key=sql.Identifier(table.key[0]))[table.oid]
         return None if None in ends else (ends[0], ends[1])
 
     def fetch_row_totals(self, tables: Iterable[Table]) -> dict[int, int]:
         """Return how many rows each table has, by its oid."""
-        probes = [
-            sql.SQL("SELECT {}, count(*) FROM {}").format(
-                sql.Literal(table.oid), itself(table)
-            )
-            for table in tables
-        ]
-        return dict(self.fetch_union(probes))
+        return self.probe("count(*) FROM {table}", tables)
 
     def rollback(self) -> None:
         """End the transaction without a trace."""
@@ -5286,17 +5288,10 @@ class Database:
         found = IN_FUNCTION.match(within)
         return found["name"] if found else None
 
-    def fetch_filled(self, tables: Iterable[Table]) -> list[Table]:
+    def fetch_filled(self, tables: Collection[Table]) -> list[Table]:
         """Return those of the tables that have rows."""
-        numbered = list(enumerate(tables))
-        probes = [
-            sql.SQL("SELECT {} WHERE EXISTS (SELECT FROM {})").format(
-                sql.Literal(place), itself(table)
-            )
-            for place, table in numbered
-        ]
-        filled = {place for (place,) in self.fetch_union(probes)}
-        return [table for place, table in numbered if place in filled]
+        filled = self.probe("EXISTS (SELECT FROM {table})", tables)
+        return [table for table in tables if filled[table.oid]]
 
     def fetch_changed_rows(self, tables: Iterable[Table]) -> dict[int, int]:
         """Return how many rows this transaction deleted or updated, by table's oid."""
