@@ -2948,6 +2948,15 @@ INDEX_EXPRESSIONS = """
 SORTED = """(SELECT string_agg(option, ', ' ORDER BY option COLLATE "C")
               FROM unnest({}) AS option)"""
 
+# Access method and storage parameters of a relation, those of its TOAST table, too.
+STORED_AS = f"""
+    coalesce((SELECT format(' using %%I', amname) FROM pg_am
+              WHERE pg_am.oid = relam AND amname <> 'heap'), '')
+    || coalesce(' with ' || {SORTED.format("reloptions")}, '')
+    || coalesce((SELECT ' toast with ' || {SORTED.format("t.reloptions")}
+                 FROM pg_class AS t WHERE t.oid = relation.reltoastrelid), '')
+"""
+
 # Each row: the oid of what a line is about; schema and name of the relation that it
 # belongs to; the name by which a schema script has to call it, if it has to; the text;
 # and the expressions in it, in order.
@@ -2981,11 +2990,7 @@ LIST_LINES = f"""
                   FROM pg_inherits WHERE inhrelid = relation.oid), '')
            || CASE WHEN relreplident = 'd' OR relkind = 'c' THEN ''
                    ELSE format(' replica identity %%s', relreplident) END
-           || coalesce((SELECT format(' using %%I', amname) FROM pg_am
-                        WHERE pg_am.oid = relam AND amname <> 'heap'), '')
-           || coalesce(' with ' || {SORTED.format("reloptions")}, '')
-           || coalesce((SELECT ' toast with ' || {SORTED.format("t.reloptions")}
-                        FROM pg_class AS t WHERE t.oid = relation.reltoastrelid), '')
+           || {STORED_AS}
            || coalesce((SELECT format(' server %%I', f.srvname)
                             || coalesce(' options '
                                         || {SORTED.format("t.ftoptions")}, '')
@@ -3080,7 +3085,7 @@ LIST_LINES = f"""
     UNION ALL
     SELECT oid, nspname, relname, relname,
            CASE relkind WHEN 'v' THEN 'view ' ELSE 'materialized view ' END || called
-           || ':' || coalesce(' with ' || {SORTED.format("reloptions")}, '')
+           || ':' || {STORED_AS}
            || ' ' || rtrim(pg_get_viewdef(oid), ';'),
            ARRAY[rtrim(pg_get_viewdef(oid), ';')]
     FROM relation WHERE relkind IN ('v', 'm')

@@ -26,7 +26,7 @@ SCHEMA = """
     CREATE TABLE w (id int GENERATED ALWAYS AS IDENTITY);
     CREATE INDEX by_a ON t (a);
     CREATE VIEW v AS SELECT a FROM t;
-    CREATE MATERIALIZED VIEW mv AS SELECT a FROM t;
+    CREATE MATERIALIZED VIEW mv AS SELECT a, b FROM t;
     CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
     CREATE TRIGGER tr BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION f();
     CREATE POLICY p ON t USING (a > 0);
@@ -60,6 +60,10 @@ CHANGES = {
     "clustered": ("ALTER TABLE t CLUSTER ON by_a", "clustered"),
     "view": ("CREATE OR REPLACE VIEW v AS SELECT a + 1 AS a FROM t", "view public.v"),
     "view option": ("ALTER VIEW v SET (security_barrier)", "view public.v: with"),
+    "toast": (
+        "ALTER MATERIALIZED VIEW mv SET (toast.autovacuum_enabled = off)",
+        "toast with autovacuum_enabled=off",
+    ),
     "materialized view": ("DROP MATERIALIZED VIEW mv", "-materialized view public.mv"),
     "function": (
         "CREATE OR REPLACE FUNCTION f() RETURNS trigger LANGUAGE plpgsql"
