@@ -214,6 +214,19 @@ def test_the_listed_messages_exist() -> None:
         ), message
 
 
+def test_contributing_knows_the_program() -> None:
+    """Its table has the sections in their order; what it names is in the source."""
+    page = PAGES["CONTRIBUTING.md"]
+    titles = re.findall(r"^# ---- (.*?) — ", SOURCE, re.MULTILINE)
+    [table] = re.findall(r"^\| \(top\).*?\n\n", page, re.MULTILINE | re.DOTALL)
+    assert re.findall(r"^\| ([A-Z].*?) \|", table, re.MULTILINE) == titles
+    for part in re.findall("## How a row.*?(?=\n## Why)", page, re.DOTALL):
+        for name in re.findall(
+            r"`(?:[A-Z]\w+\.)?([A-Za-z]\w*_\w+|[A-Z]\w+[a-z])`", part
+        ):
+            assert re.search(rf"\b{name}\b", SOURCE), name
+
+
 def test_inline_metadata_names_what_the_program_needs() -> None:
     """`uv run export_restore.py` reads the same requirements as pip does."""
     # This pattern is the standard's (PEP 723).
