@@ -53,14 +53,15 @@ TEMPLATE = """\
 class Terminal:
     """A pseudo-terminal whose screen can be looked at."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, **environment: str) -> None:
+        self.folder, self.environment = folder, environment
         self.screen = pyte.Screen(WIDTH, HEIGHT)
         self.stream = pyte.Stream(self.screen)
 
     def run(self, command: str, answers: tuple[tuple[str, str], ...] = ()) -> None:
         """Type a command, answer what it asks, and wait for its end."""
-        self.stream.feed(f"$ {command}\r\n")
+        gap = "\r\n" if any(self.lines()) else ""
+        self.stream.feed(f"{gap}$ {command}\r\n")
         child = self.start(command)
         for question, answer in answers:
             child.expect(question)
@@ -80,7 +81,12 @@ class Terminal:
             dimensions=(HEIGHT, WIDTH),
             encoding="utf-8",
             timeout=300,
-            env={**os.environ, "TERM": "xterm", "LS_COLORS": "", "LC_ALL": "C.UTF-8"},
+            env={
+                **os.environ,
+                "TERM": "xterm",
+                "LC_ALL": "C.UTF-8",
+                **self.environment,
+            },
         )
 
     def watch(self, command: str, until: str) -> None:
@@ -102,7 +108,7 @@ class Terminal:
     def draw(self, name: str, title: str) -> None:
         """Write the screen as a picture, and clear it."""
         console = Console(record=True, width=WIDTH, file=io.StringIO())
-        for line in self.lines():
+        for line in (*self.lines(), ""):  # the last one is cut at its foot
             style = "bold" if line.startswith("$ ") else ""
             console.print(Text(line, style), soft_wrap=True)
         svg = console.export_svg(
@@ -121,8 +127,29 @@ def write_env(folder: Path, dbname: str) -> None:
 
 def execute(env_file: Path, statement: str) -> None:
     """Run a statement in the database of an env file."""
-    with er.reachable(er.read_settings(env_file)) as server, er.connected(server) as db:
-        er.execute(db, statement)
+    with er.reachable(er.read_settings(env_file)) as server, er.Database(server) as db:
+        db.execute(statement)
+
+
+def draw_promise(folder: Path) -> None:
+    """Draw what it is for: export, lose a row, find that out, restore."""
+    programs = er.server_programs()[18]
+    with er.reachable(er.read_settings(folder / ".env")) as server:
+        terminal = Terminal(
+            folder,
+            PATH=f"{programs}{os.pathsep}{os.environ['PATH']}",
+            PGHOST=server.host,
+            PGPORT=str(server.port),
+            PGUSER=server.user,
+            PGPASSWORD=server.password,
+            PGDATABASE=server.dbname,
+        )
+        terminal.run("python export_restore.py export -q")
+        terminal.run('psql -c "DELETE FROM leads WHERE id = 4711"')
+        terminal.run("python export_restore.py verify -q")
+        terminal.run("python export_restore.py restore -q")
+        terminal.run("python export_restore.py verify -q")
+        terminal.draw("walk", "export, lose a row, restore")
 
 
 def draw_everything(folder: Path) -> None:
@@ -136,9 +163,9 @@ def draw_everything(folder: Path) -> None:
     terminal.screen.reset()
     terminal.run("python export_restore.py export --env-file .env")
     terminal.draw("export", "export")
-    terminal.run("ls -l exports")
-    terminal.run("head -n 4 exports/leads.csv")
-    terminal.run("head -n 12 exports/catalog.txt | cut -c 1-86")
+    terminal.run("ls exports")
+    terminal.run("head -n 4 exports/leads.csv | cut -c 1-86")
+    terminal.run("grep '^column public.feedback' exports/catalog.txt")
     terminal.draw("folder", "the folder")
     execute(folder / "laptop/.env", (ROOT / "schema.sql").read_text(encoding="utf-8"))
     sample = "INSERT INTO agents (full_name, email, region, hired_on)"
@@ -154,6 +181,7 @@ def draw_everything(folder: Path) -> None:
     execute(folder / "laptop/.env", "DELETE FROM leads WHERE id = 4711")
     terminal.run("python export_restore.py verify --env-file laptop/.env")
     terminal.draw("verify", "verify finds the lead that somebody deleted")
+    draw_promise(folder)
 
 
 def main() -> int:

@@ -19,6 +19,13 @@ from conftest import ROOT, Result
 import setup_db
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"))
+}
+COMMANDS = PAGES["docs/commands.md"]
+SOURCE = (ROOT / "export_restore.py").read_text(encoding="utf-8")
+each_page = pytest.mark.parametrize("name", PAGES)
 
 
 def output(text: str) -> str:
@@ -36,9 +43,17 @@ def test_the_quick_start_shows_what_the_reader_sees(
     assert setup_db.main([]) == 0
     created = capsys.readouterr().out
     exported = run("export", "--env-file", ".env")
-    restored = run("restore", "--env-file", ".env")
-    for text in (created, exported.err, exported.out, restored.err, restored.out):
+    for text in (created, exported.err, exported.out):
         assert output(text.strip()) in output(README)
+    restored = run("restore", "--env-file", ".env")
+    for text in (restored.err, restored.out):
+        assert output(text.strip()) in output(PAGES["docs/restore.md"])
+
+
+def test_the_readme_is_for_ten_minutes() -> None:
+    lines = README.splitlines()
+    assert len(lines) <= 300
+    assert lines.index("```sh") < 24
 
 
 def printed_help(*command: str) -> str:
@@ -54,77 +69,169 @@ def printed_help(*command: str) -> str:
 
 
 def help_section() -> str:
-    """Return the README's section on every command and option."""
+    """Return the section on every option; the exit statuses stand in it once."""
     own = printed_help()
+    statuses = own[own.index("\nexit status:") :]
     names = re.findall(r"^    ([a-z]+) ", own.split("examples:")[0], re.MULTILINE)
     parts = [f"```text\n{own}```\n"]
-    parts += [f"### {name}\n\n```text\n{printed_help(name)}```\n" for name in names]
+    for name in names:
+        text = printed_help(name)
+        assert text.endswith(statuses)
+        parts.append(f"### {name}\n\n```text\n{text.removesuffix(statuses)}```\n")
     return "\n".join(parts)
 
 
-HELP_SECTION = re.compile(r"(?<=^## Every option\n\n).*?(?=\n## )", re.M | re.S)
+HELP_SECTION = re.compile(r"(?<=they stand here once\.\n\n).*\Z", re.DOTALL)
 
 
-def test_the_readme_shows_the_help_as_it_is_printed() -> None:
+def test_the_page_shows_the_help_as_it_is_printed() -> None:
     """`python tests/test_docs.py` puts it there."""
-    shown = HELP_SECTION.search(README)
+    shown = HELP_SECTION.search(COMMANDS)
     assert shown is not None
     assert shown.group() == help_section()
     assert len(re.findall("^examples:$", shown.group(), re.MULTILINE)) >= 5
 
 
-def test_every_command_has_three_examples_that_parse() -> None:
-    import export_restore as er
-
+def test_every_command_has_three_examples() -> None:
     for part in help_section().split("```text")[1:]:
-        lines = re.findall(r"^    python export_restore\.py (.*)$", part, re.MULTILINE)
-        assert len(lines) == 3
-        for line in lines:
-            words = shlex.split(line.split(" | ")[0])
-            assert callable(er.build_parser().parse_args(words).run)
+        assert len(command_lines(part)) == 3
 
 
-def test_the_readme_names_every_key_of_json() -> None:
+def test_the_page_names_every_key_of_json() -> None:
     source = (ROOT / "tests" / "test_report.py").read_text(encoding="utf-8")
     keys = set(re.findall(r'found\["(\w+)"\]', source))
     assert len(keys) > 10
     for key in keys:
-        assert f"`{key}`" in README, key
+        assert f"`{key}`" in COMMANDS, key
 
 
-def test_every_example_line_of_the_readme_parses() -> None:
-    lines = re.findall(
-        r"^(?:\$ )?python export_restore\.py (.*)$", README, re.MULTILINE
-    )
-    assert len(lines) >= 5
+COMMAND_LINE = re.compile(
+    r"(?:^ *(?:\$ )?|`)(?:python |uv run )(?:--with \S+ )?export_restore\.py ([^`\n]+)"
+    r"|`((?:export|restore|verify|rehearse|schema) -[^`\n]+)`",
+    re.MULTILINE,
+)
+
+
+def command_lines(page: str) -> list[str]:
+    """Return what follows the program's name in the command lines of a page.
+
+    They stand in blocks or in the text, there without that name, too; a pipe ends them.
+    """
+    lines = ("".join(match) for match in COMMAND_LINE.findall(page))
+    return [line.partition(" | ")[0] for line in lines if not {*"…["} & {*line}]
+
+
+@each_page
+def test_every_command_line_parses(name: str) -> None:
     import export_restore as er
 
-    for line in lines:
-        arguments = er.build_parser().parse_args(line.split())
-        assert callable(arguments.run)
+    for line in command_lines(PAGES[name]):
+        words = shlex.split(re.sub(r"\$\(.*?\)", "today", line))
+        arguments = er.build_parser().parse_args(words)
+        assert callable(arguments.run), line
 
 
-def test_the_named_messages_exist() -> None:
-    source = (ROOT / "export_restore.py").read_text(encoding="utf-8")
-    for phrase in (
-        "there is no env file",
-        "missing or empty in",
-        "is unknown",
-        "does not mention",
-        "not empty after",
-        "there is no pg_dump for PostgreSQL",
-        "is a transaction pooler",
-    ):
-        assert phrase in README
-        assert phrase in source
+def test_pages_show_command_lines() -> None:
+    assert sum(len(command_lines(page)) for page in PAGES.values()) >= 40
+
+
+def anchor(heading: str) -> str:
+    """Return what a link to a heading says behind its #."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+@each_page
+def test_every_link_leads_somewhere(name: str) -> None:
+    text = re.sub(r"^```.*?^```", "", PAGES[name], flags=re.MULTILINE | re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if link.startswith("https://"):
+            continue
+        path, _, place = link.partition("#")
+        target = ((ROOT / name).parent / path).resolve() if path else ROOT / name
+        assert target.is_file(), link
+        if place:
+            page = target.read_text(encoding="utf-8")
+            headings = re.findall(r"^#+ (.*)$", page, re.MULTILINE)
+            assert place in map(anchor, headings), link
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    for name in PAGES.keys() - {"README.md"}:
+        assert f"]({name}" in README, name
+
+
+@each_page
+def test_one_word_for_one_thing(name: str) -> None:
+    """In the text: what the program prints is another matter."""
+    text = re.sub(r"^```.*?^```|`[^`\n]*`", "", PAGES[name], flags=re.M | re.S)
+    assert not re.search(
+        r"blueprint|\b(bring|brings|bringing|brought)\s[^.]*?\bback\b", text, re.I
+    )
+
+
+# What PostgreSQL says itself, and hints are given for by SQLSTATE.
+SAID_BY_THE_SERVER = (
+    "does not match host name",
+    "other objects depend on it",
+    'relation "…" already exists',
+    "must be owner of table …",
+    "violates foreign key constraint",
+    "canceling statement due to lock timeout (held by …)",
+)
+
+
+def texts_of_the_program() -> set[str]:
+    """Return every string of the program, … in place of what is put into it."""
+    found = set()
+    for node in ast.walk(ast.parse(SOURCE)):
+        if isinstance(node, ast.JoinedStr):
+            parts = [
+                str(part.value) if isinstance(part, ast.Constant) else "…"
+                for part in node.values
+            ]
+            found.add("".join(parts))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.add(node.value)
+    return found
+
+
+def test_the_listed_messages_exist() -> None:
+    """The program has each, in parts at least, or a hint for what the server says."""
+    import export_restore as er
+
+    texts = texts_of_the_program()
+    hints = [pattern for _, pattern, _ in er.CONNECTION_HINTS]
+    hints += [pattern for pattern, _ in er.STATEMENT_HINTS]
+    rows = re.findall(r"^\| (`.*?`) \| ", PAGES["docs/errors.md"], re.MULTILINE)
+    messages = [each for row in rows for each in re.findall("`([^`]+)`", row)]
+    assert len(messages) > 50
+    for message in messages:
+        parts = [part for part in re.split("…|schema.sql", message) if part.strip()]
+        assert (
+            message in SAID_BY_THE_SERVER
+            or any(re.search(pattern, message) for pattern in hints)
+            or all(any(part in text for text in texts) for part in parts)
+        ), message
+
+
+def test_contributing_knows_the_program() -> None:
+    """Its table has the sections in their order; what it names is in the source."""
+    page = PAGES["CONTRIBUTING.md"]
+    titles = re.findall(r"^# ---- (.*?) — ", SOURCE, re.MULTILINE)
+    [table] = re.findall(r"^\| \(top\).*?\n\n", page, re.MULTILINE | re.DOTALL)
+    assert re.findall(r"^\| ([A-Z].*?) \|", table, re.MULTILINE) == titles
+    for part in re.findall("## How a row.*?(?=\n## Why)", page, re.DOTALL):
+        for name in re.findall(
+            r"`(?:[A-Z]\w+\.)?([A-Za-z]\w*_\w+|[A-Z]\w+[a-z])`", part
+        ):
+            assert re.search(rf"\b{name}\b", SOURCE), name
 
 
 def test_inline_metadata_names_what_the_program_needs() -> None:
     """`uv run export_restore.py` reads the same requirements as pip does."""
-    source = (ROOT / "export_restore.py").read_text(encoding="utf-8")
     # This pattern is the standard's (PEP 723).
     pattern = r"(?m)^# /// script$\s(?P<content>(^#(| .*)$\s)+)^# ///$"
-    [block] = re.finditer(pattern, source)
+    [block] = re.finditer(pattern, SOURCE)
     lines = block["content"].splitlines()
     inline = {}
     for line in lines:
@@ -141,7 +248,7 @@ def test_inline_metadata_names_what_the_program_needs() -> None:
 
 def test_the_program_imports_what_it_asks_for_alone() -> None:
     """Besides Python's own modules."""
-    tree = ast.parse((ROOT / "export_restore.py").read_text(encoding="utf-8"))
+    tree = ast.parse(SOURCE)
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -161,5 +268,5 @@ def test_env_files_stay_out_of_git() -> None:
 
 
 if __name__ == "__main__":
-    text = HELP_SECTION.sub(lambda _: help_section(), README)
-    (ROOT / "README.md").write_text(text, encoding="utf-8")
+    text = HELP_SECTION.sub(lambda _: help_section(), COMMANDS)
+    (ROOT / "docs/commands.md").write_text(text, encoding="utf-8")
