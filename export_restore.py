@@ -9163,7 +9163,7 @@ BAR_AFTER = 0.5  # seconds: what is over by then needs no bar
 LINE_EVERY = 5.0  # seconds, where there is no terminal
 SMOOTHING = 0.03  # of the rate: what was ten seconds ago counts a fifth
 
-BAR = "|{bar:20}| "
+BAR = "|{bar:10}| "
 FIGURES = (
     "{n_fmt} of {total_fmt}{unit}, {percentage:.0f} %, {rate_fmt}, {remaining} left"
 )
@@ -9334,11 +9334,11 @@ class Report:
             bar.unpause()  # the rate is that of bytes that move
             figures = bar.format_interval(time.monotonic() - self._since)
         bar.bar_format = f"{BAR if bar is self._bar else ''}{figures}  {{desc}}"
+        bar.update(self._done - bar.n)
         bar.desc = ""
         room = (bar.ncols or 80) - len(str(bar)) - 1  # some terminals wrap at the last
         bar.desc = printable(shortened(self._label, max(room, 8)))
-        if not bar.update(self._done - bar.n):
-            bar.refresh(nolock=True)
+        bar.refresh(nolock=True)
 
     # What came of it.
 
