@@ -9245,8 +9245,7 @@ class Report:
 
     def can_ask(self) -> bool:
         """Tell whether a person sees what we say, and can answer."""
-        streams = (sys.stdin, sys.stderr)
-        return all(stream is not None and stream.isatty() for stream in streams)
+        return sys.stdin.isatty() and sys.stderr.isatty()
 
     def confirm(self, question: str, wanted: str) -> None:
         """Ask a person to type a word; raise SnapshotError for anything else."""
@@ -9360,10 +9359,7 @@ class Report:
         """Give what was copied as a table, and one sentence."""
         now = time.monotonic()
         seconds, self._begun = now - self._begun, now
-        rows, size = (
-            sum(each.rows for each in copied),
-            sum(each.size for each in copied),
-        )
+        rows, size = sum(c.rows for c in copied), sum(c.size for c in copied)
         total = {"rows": rows, "bytes": size, "seconds": round(seconds, 3)}
         self.record(tables=copied, total=total)
         whole = Copied(Relation("public", "total"), rows, size, seconds, "")
@@ -9476,9 +9472,8 @@ def render_replacement(
 
     `home` says whether the snapshot comes from that very database.
     """
-    manifest = snapshot.manifest
     source = "of unknown age and origin"
-    if manifest is not None:
+    if manifest := snapshot.manifest:
         origin = manifest.origin or manifest.database
         source = f"{age(manifest.created)}; it comes\nfrom {origin}"
         source += f" (PostgreSQL {manifest.server_version})"
@@ -9577,7 +9572,7 @@ class Options:
 
     run: Callable[[Any, Report], int] = dataclasses.field(init=False)
     command: str | None = None
-    env_file: Path = Path(".env")
+    env_file: Path = Path(".env")  # None: rehearse has a private server
     dir: Path = Path("exports")
     schema_file: Path | None = None
     tables: Seq[str] = ()  # patterns; none: all
@@ -10025,21 +10020,17 @@ def in_plain_words(error: Exception, *, verbose: bool) -> SnapshotError:
     if isinstance(error, (MemoryError, ImportError)) or no_thread:
         hint = "is memory short (ulimit -v)? else install requirements.txt again"
         return SnapshotError(excerpt(str(error)) or "memory ran out", hint=hint)
-    where = keep_traceback(error) if verbose else "a file of which -v tells the name"
+    where = "a file of which -v tells the name"
+    if verbose:
+        import traceback
+
+        descriptor, where = tempfile.mkstemp(".txt", "export_restore-traceback-")
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as file:
+            file.writelines(traceback.format_exception(error))
     return SnapshotError(
         f"a fault of this program: {type(error).__name__}: {excerpt(str(error))}",
         hint=f"please report it, with the traceback in {where}",
     )
-
-
-def keep_traceback(error: Exception) -> str:
-    """Write how an error came about into a new file; return its name."""
-    import traceback
-
-    descriptor, name = tempfile.mkstemp(".txt", "export_restore-traceback-")
-    with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as file:
-        file.writelines(traceback.format_exception(error))
-    return name
 
 
 def become_program() -> None:
