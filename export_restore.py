@@ -9204,7 +9204,8 @@ class Report:
     ) -> contextlib.AbstractContextManager[None]:
         """Say what is going on from now on; it may stand among the items of a with."""
         if label != self._label:
-            self._label, self._moving, self._since = label, moving, time.monotonic()
+            with self._lock:  # of what is over nothing is drawn
+                self._label, self._moving, self._since = label, moving, time.monotonic()
             self.step(label)
         return contextlib.nullcontext()
 
@@ -9446,7 +9447,7 @@ def as_data(value: Any) -> dict[str, Any]:
     match value:
         case Relation(schema, name):
             return {"schema": schema, "table": name}
-        case Settings(host, port, name, user):  # without the password
+        case Settings(host=host, port=port, dbname=name, user=user):  # no password
             return {"host": host, "port": port, "name": name, "user": user}
         case RowName(cells, changed):
             return {"row": dict(cells), "columns": changed}
