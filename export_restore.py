@@ -87,6 +87,7 @@ if TYPE_CHECKING:
     import psycopg2
     from psycopg2 import extras, sql
     from psycopg2.extensions import connection as Connection
+    from tqdm import tqdm
 else:
     csv = ImportedWhenUsed("csv")
     extras = ImportedWhenUsed("psycopg2.extras")
@@ -8826,64 +8827,16 @@ def check_session(settings: Settings) -> None:
 
 # ---- Report — stdout and stderr ------------------------------------------------------
 
-
-TICK = 0.2  # seconds from one look at the progress to the next
+TICK = 0.2  # seconds from one look at the bar to the next
 BAR_AFTER = 0.5  # seconds: what is over by then needs no bar
 LINE_EVERY = 5.0  # seconds, where there is no terminal
-BAR_WIDTH = 20
-LABEL_WIDTH = 32
-# Of the rate, from look to look: what was ten seconds ago counts a fifth.
-REMEMBERED = 0.97
+SMOOTHING = 0.03  # of the rate: what was ten seconds ago counts a fifth
 
-
-@dataclass(slots=True)
-class Progress:
-    """How far a command is: bytes that went by, of those that are known to come."""
-
-    amount: Callable[[float], str]  # writes a number of bytes
-    label: str = ""  # what is going on; empty: nothing worth a line
-    moving: bool = False  # it moves bytes; else it only takes its time
-    since: float = 0.0  # when it began
-    done: int = 0
-    total: int = 0  # known or estimated; if more went by, nobody knows
-    looked: float = 0.0
-    _seen: int = 0
-    _bytes: float = 0.0
-    _seconds: float = 0.0
-
-    def look(self, now: float) -> None:
-        """See how fast bytes go by; the longer ago, the less it counts."""
-        if self.moving:
-            self._bytes = REMEMBERED * self._bytes + self.done - self._seen
-            self._seconds = REMEMBERED * self._seconds + now - self.looked
-        self._seen, self.looked = self.done, now
-
-    @property
-    def rate(self) -> float:
-        """Bytes a second; 0: none, or not known yet."""
-        return self._bytes / self._seconds if self._seconds >= 1 else 0.0
-
-    @property
-    def fraction(self) -> float:
-        return min(1.0, self.done / self.total) if self.total > 0 else 0.0
-
-    def render(self, now: float) -> str:
-        """Return it in a line: leads: 1.2 GB of 3.4 GB, 35 %, 80.0 MB/s, 30 s left."""
-        label = printable(excerpt(self.label, LABEL_WIDTH))
-        if not self.moving:
-            return f"{label}, {human_time(now - self.since)}"
-        return f"{label}: {', '.join(self._figures())}"
-
-    def _figures(self) -> Iterator[str]:
-        known = self.done <= self.total
-        of_total = f" of {self.amount(self.total)}" if known else ""
-        yield self.amount(self.done) + of_total
-        if known and self.total:
-            yield f"{100 * self.done // self.total} %"
-        if self.rate >= 1:
-            yield f"{self.amount(self.rate)}/s"
-            if self.done < self.total:
-                yield f"{human_time((self.total - self.done) / self.rate)} left"
+BAR = "|{bar:10}| "
+FIGURES = (
+    "{n_fmt} of {total_fmt}{unit}, {percentage:.0f} %, {rate_fmt}, {remaining} left"
+)
+FIGURES_WITHOUT_TOTAL = "{n_fmt}{unit}, {rate_fmt}"
 
 
 class Report:
@@ -8894,23 +8847,17 @@ class Report:
     line comes every few seconds.
     """
 
-    def __init__(
-        self,
-        program: str = "export_restore",
-        *,
-        as_json: bool = False,
-        amount: Callable[[float], str] | None = None,
-    ) -> None:
-        self.quiet = False
-        self.verbose = False
-        self.as_json = as_json
-        self._program = program
+    def __init__(self, program: str = "export_restore", unit: str = "B") -> None:
+        self.options = Options()  # until the command line is read
+        self._program, self._unit = program, unit
         self._facts: dict[str, Any] = {"command": None, "status": None}
         self._notes: list[str] = []
-        self._start = self._begun = time.monotonic()
-        self._progress = Progress(amount or human_size, looked=self._start)
+        self._start = self._begun = self._since = time.monotonic()
+        self._label = ""  # what is going on; empty: nothing worth a line
+        self._moving = False  # it moves bytes; else it only takes its time
+        self._done = self._total = 0  # bytes that went by, of those known or estimated
         self._untold: list[str] = []  # tables that are done, until a bar shows
-        self._drawn = 0  # columns of the bar that shows
+        self._bar: tqdm[NoReturn] | None = None  # that a terminal shows
         self._lock = threading.RLock()  # of the terminal
 
     # What happens.
@@ -8918,42 +8865,63 @@ class Report:
     def note(self, text: str) -> None:
         """Say something that is worth knowing but not the result."""
         self._notes.append(text)
-        if not self.quiet:
+        if not self.options.quiet:
             self._say(text)
 
     def doing(
         self, label: str, *, moving: bool = False
     ) -> contextlib.AbstractContextManager[None]:
         """Say what is going on from now on; it may stand among the items of a with."""
-        now, progress = time.monotonic(), self._progress
-        if label != progress.label:
-            progress.label, progress.moving, progress.since = label, moving, now
-            if self.verbose and label:
-                self._say(f"{now - self._start:8.2f} s  {label}")
+        if label != self._label:
+            with self._lock:  # of what is over nothing is drawn
+                self._label, self._moving, self._since = label, moving, time.monotonic()
+            self.step(label)
         return contextlib.nullcontext()
+
+    def step(self, label: str) -> None:
+        """Begin a step, or none; tests hook this: at this step do that."""
+        if self.options.verbose and label:
+            self._say(f"{self._since - self._start:8.2f} s  {label}")
 
     def expect(self, size: int) -> None:
         """Say that so many bytes, if not more, are still to come."""
-        self._progress.total = max(self._progress.total, self._progress.done + size)
+        self._total = max(self._total, self._done + size)
 
     def advance(self, size: int) -> None:
         """Say that bytes went by."""
-        self._progress.done += size
+        self._done += size
 
     def settle(self, expected: int, size: int) -> None:
         """Say that there were `size` bytes where others were expected."""
-        self._progress.total += size - expected
+        self._total += size - expected
+
+    @contextlib.contextmanager
+    def progress(self, label: str, size: int) -> Iterator[Callable[[int], None]]:
+        """Give a function to tell of the bytes that go by; some `size` are expected."""
+        self.doing(label, moving=True)
+        self.expect(size)
+        before = self._done
+        yield self.advance
+        self.settle(size, self._done - before)
+
+    def finished(self, copied: Copied, verdict: str = "") -> None:
+        """Say that a table is done; where no bar shows, the result says so soon."""
+        name = shortened(str(copied.relation), 32)
+        line = f"{name:<20}  {copied.rows:>11,} rows  {human_size(copied.size):>8}"
+        with self._lock:
+            self._untold.append(f"{line}  {copied.seconds:>8.2f} s  {verdict}".rstrip())
+            if self.options.verbose:
+                self._say(self._untold.pop())
 
     def can_ask(self) -> bool:
         """Tell whether a person sees what we say, and can answer."""
-        streams = (sys.stdin, sys.stderr)
-        return all(stream is not None and stream.isatty() for stream in streams)
+        return sys.stdin.isatty() and sys.stderr.isatty()
 
     def confirm(self, question: str, wanted: str) -> None:
         """Ask a person to type a word; raise SnapshotError for anything else."""
+        answer = ""
         with self.aside():
-            self._print(question, end="")
-            answer = ""
+            self._say(question, end="")
             try:
                 answer = sys.stdin.readline()
             finally:
@@ -8966,116 +8934,80 @@ class Report:
                 hint=f"type {wanted} if you mean that database, or add --yes",
             )
 
-    @contextlib.contextmanager
-    def progress(self, label: str, size: int) -> Iterator[Callable[[int], None]]:
-        """Give a function to tell of the bytes that go by; some `size` are expected."""
-        self.doing(label, moving=True)
-        self.expect(size)
-        before = self._progress.done
-        yield self.advance
-        self.settle(size, self._progress.done - before)
-
-    def finished(self, copied: Copied, verdict: str = "") -> None:
-        """Say that a table is done; where no bar shows, the result says so soon."""
-        name = excerpt(str(copied.relation), LABEL_WIDTH)
-        line = (
-            f"{name:<20}  {copied.rows:>11,} rows  "
-            f"{human_size(copied.size):>8}  {copied.seconds:>8.2f} s  {verdict}"
-        ).rstrip()
-        with self._lock:
-            self._untold.append(line)
-            if self._drawn or self.verbose:
-                self._tell_finished()
-
-    def _tell_finished(self) -> None:
-        if self._untold:
-            self._say("\n".join(self._untold))
-            self._untold.clear()
-
-    def _say(self, text: str) -> None:
-        with self.aside():
-            self._print(text)
-
-    def _print(self, text: str, *, end: str = "\n") -> None:
-        """Print for people; rows, names and servers may hold more than text."""
-        self._write(printable(text) + end)
-
-    def _write(self, text: str) -> None:
-        """Write to stderr; that nobody takes it changes nothing."""
-        with contextlib.suppress(OSError):
-            sys.stderr.write(text)
-            sys.stderr.flush()
-
-    # The bar.
+    # The bar: only a thread that no signal interrupts draws it.
 
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
         """Show how far the command is until its end, however that comes."""
         over = threading.Event()
-        if not self.quiet:
+        if not self.options.quiet:
             threading.Thread(target=self._watch, args=(over,), daemon=True).start()
         try:
             yield
         finally:
             over.set()
-            with self._lock:
-                self._wipe()
+            with self.aside(), contextlib.suppress(OSError, ValueError):
+                if self._bar is not None:
+                    self._bar.close()
 
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
         """Keep the bar off the terminal, and everybody else, for something else."""
         with self._lock:
-            shows = self._drawn > 0
-            self._wipe()
+            if self._bar is not None:
+                with contextlib.suppress(OSError, ValueError):
+                    self._bar.clear(nolock=True)
+                lines, self._untold = self._untold, []
+                if lines:
+                    self._say("\n".join(lines))
             yield
-            if shows and self._progress.label:
-                self._draw(time.monotonic())
 
     def _watch(self, over: threading.Event) -> None:
-        """Look at the progress again and again, and show it."""
-        on_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-        wait = BAR_AFTER if on_terminal else LINE_EVERY
-        due = self._start + wait
-        while not over.wait(TICK):
-            now = time.monotonic()
+        """Show again and again how far the command is."""
+        terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        wait, bar = (BAR_AFTER if terminal else LINE_EVERY), None
+        while not over.wait(wait):
             # Who closes stderr, or has no tqdm, wants no bar.
             with self._lock, contextlib.suppress(OSError, ValueError, ImportError):
-                self._progress.look(now)
-                if over.is_set() or now < due or not self._progress.label:
+                if over.is_set() or not self._label:
                     continue
-                if on_terminal:
-                    self._draw(now)
-                    self._tell_finished()
-                else:
-                    due = now + LINE_EVERY
-                    self._say(self._progress.render(now))
+                if bar is None:
+                    bar = self._new_bar(sys.stderr if terminal else io.StringIO())
+                if terminal:
+                    self._bar, wait = bar, TICK
+                if terminal and self._untold:
+                    self._say(self._untold.pop())  # after the others
+                self._draw(bar)
+                if not terminal:
+                    self._say(str(bar))
 
-    def _draw(self, now: float) -> None:
-        """Write the bar, in place of the one that may be there."""
+    def _new_bar(self, file: Any) -> tqdm[NoReturn]:
+        """Return a bar that knows when all began, and is not drawn yet."""
         from tqdm import tqdm
-        from tqdm.utils import disp_len
 
-        width = terminal_width() - 1  # in the last column some terminals wrap
-        line = tqdm.format_meter(
-            self._progress.fraction, 1, 0,
-            ncols=width,
-            prefix=self._progress.render(now),
-            ascii=not (sys.stderr.encoding or "").lower().startswith("utf"),
-            bar_format=f"|{{bar:{min(BAR_WIDTH, width // 4)}}}| {{desc}}",
+        tqdm.set_lock(self._lock)
+        tqdm.monitor_interval = 0  # it needs no thread of its own
+        bar: tqdm[NoReturn] = tqdm(
+            unit=self._unit, unit_scale=True, smoothing=SMOOTHING, mininterval=0,
+            miniters=1, delay=1e-6, leave=False, dynamic_ncols=True, file=file,
         )  # fmt: skip
-        self._replace(line, disp_len(line))
+        bar.start_t = bar.last_print_t = bar.start_t - time.monotonic() + self._start
+        return bar
 
-    def _wipe(self) -> None:
-        """Take the bar away."""
-        if self._drawn:
-            self._replace("", 0)
-
-    def _replace(self, line: str, columns: int) -> None:
-        """Write another bar over all rows of the last: a narrower terminal wraps it."""
-        above = max(self._drawn - 1, 0) // terminal_width()
-        up = f"\033[{above}A" if above else ""
-        self._drawn = columns  # first: whoever interrupts this has it wiped
-        self._write(f"\r{up}\033[J{line}")
+    def _draw(self, bar: tqdm[NoReturn]) -> None:
+        """Draw the bar: the figures, and in the room that is left what is going on."""
+        known = 0 < self._total >= self._done
+        bar.total = self._total if known else None
+        figures = FIGURES if known else FIGURES_WITHOUT_TOTAL
+        if not self._moving:
+            bar.unpause()  # the rate is that of bytes that move
+            figures = bar.format_interval(time.monotonic() - self._since)
+        bar.bar_format = f"{BAR if bar is self._bar else ''}{figures}  {{desc}}"
+        bar.update(self._done - bar.n)
+        bar.desc = ""
+        room = (bar.ncols or 80) - len(str(bar)) - 1  # some terminals wrap at the last
+        bar.desc = printable(shortened(self._label, max(room, 8)))
+        bar.refresh(nolock=True)
 
     # What came of it.
 
@@ -9083,12 +9015,83 @@ class Report:
         """Keep facts for the object that --json prints."""
         self._facts |= facts
 
-    def tell(self, text: str) -> None:
-        """Print a result for people; the work that it came of is over."""
+    @contextlib.contextmanager
+    def within(self, key: str) -> Iterator[None]:
+        """Keep facts in an object of their own inside the one that --json prints."""
+        outer = self._facts
+        outer[key] = self._facts = {}
+        try:
+            yield
+        finally:
+            self._facts = outer
+
+    def result(self, copied: Seq[Copied], summary: str) -> None:
+        """Give what was copied as a table, and one sentence."""
+        now = time.monotonic()
+        seconds, self._begun = now - self._begun, now
+        rows, size = sum(c.rows for c in copied), sum(c.size for c in copied)
+        total = {"rows": rows, "bytes": size, "seconds": round(seconds, 3)}
+        self.record(tables=copied, total=total)
+        whole = Copied(Relation("public", "total"), rows, size, seconds, "")
+        lines = [
+            (str(c.relation), f"{c.rows:,}", human_size(c.size), f"{c.seconds:.2f}")
+            for c in (*copied, whole)
+        ]
+        table = render_table(("table", "rows", "size", "seconds"), lines)
+        self.tell(f"{table}\n\n{summary}")
+
+    def tell(self, text: str | bytes) -> None:
+        """Print a result, or a file's very bytes; the work that it came of is over."""
         self.doing("")
-        if not self.as_json:
+        if not self.options.json:
             with self._stdout():
-                print(printable(text))
+                if isinstance(text, bytes):
+                    sys.stdout.buffer.write(text)
+                else:
+                    print(printable(text))
+
+    def failed(self, error: Exception) -> int:
+        """Say what went wrong, and what to do; return the exit status."""
+        plain = in_plain_words(error, verbose=self.options.verbose)
+        if ENDING.done and plain.code != EXIT_UNKNOWN:
+            text = f"{ENDING.done}, but then: {plain}"
+            plain = SnapshotError(text, hint=plain.hint, code=EXIT_UNTOLD)
+        if plain.code == EXIT_BROKEN_PIPE:  # the usual end of `… | head`
+            return plain.code
+        self._say(f"{self._program}: error: {plain}")
+        if plain.hint:
+            self._say(f"hint: {printable(plain.hint, '')}")
+        cause = error if plain is not error else error.__cause__
+        if self.options.verbose and cause is not None:
+            said = str(cause).strip().replace("\n", "\n  ")
+            self._say(f"cause: {type(cause).__name__}: {said}")
+        self.record(error=plain.args[0], hint=plain.hint, lines=plain.lines)
+        return plain.code
+
+    def ended(self, how: str, status: int) -> int:
+        """Say that somebody ended the command; return the exit status."""
+        self._say(f"{self._program}: {how}")
+        self.record(error=how, hint="", lines=())
+        return status
+
+    def close(self, status: int) -> int:
+        """Print the object of --json; return the exit status."""
+        try:
+            with self._stdout():
+                if self.options.json:
+                    seconds = round(time.monotonic() - self._start, 3)
+                    self.record(status=status, seconds=seconds, notes=self._notes)
+                    print(json.dumps(self._facts, indent=2, default=as_data))
+        except SnapshotError as error:
+            return status or self.failed(error)
+        return status
+
+    def _say(self, text: str, end: str = "\n") -> None:
+        """Print for people; rows, names and servers may hold more than text."""
+        # That nobody takes it changes nothing.
+        with self.aside(), contextlib.suppress(OSError):
+            sys.stderr.write(printable(text) + end)
+            sys.stderr.flush()
 
     @contextlib.contextmanager
     def _stdout(self) -> Iterator[None]:
@@ -9107,167 +9110,29 @@ class Report:
                     code=EXIT_BROKEN_PIPE if gone else EXIT_FAILED,
                 ) from error
 
-    @contextlib.contextmanager
-    def within(self, key: str) -> Iterator[None]:
-        """Keep facts in an object of their own inside the one that --json prints."""
-        outer = self._facts
-        outer[key] = self._facts = {}
-        try:
-            yield
-        finally:
-            self._facts = outer
 
-    def result(self, copied: Seq[Copied], summary: str) -> None:
-        """Give what was copied as a table, and one sentence."""
-        now = time.monotonic()
-        rows, size = (
-            sum(each.rows for each in copied),
-            sum(each.size for each in copied),
-        )
-        total = {"rows": rows, "bytes": size, "seconds": round(now - self._begun, 3)}
-        self.record(tables=list(map(copied_as_data, copied)), total=total)
-        self.tell(render_copied(copied, now - self._begun) + f"\n\n{summary}")
-        self._begun = now
-
-    def verified(self, found: Verification, summary: str) -> None:
-        """Give what a comparison found: a table, the differences, one sentence."""
-        self.record(
-            equal=found.equal,
-            tables=list(map(compared_as_data, found.tables)),
-            states=found.states,
-            catalog=found.catalog,
-        )
-        differences = render_verification(found)
-        parts = [render_compared(found.tables), "\n".join(differences), summary]
-        self.tell("\n\n".join(filter(None, parts)))
-
-    def blueprint(self, written: Blueprint, place: str) -> None:
-        """Give a schema script: say where it is, or if nowhere, give its very bytes."""
-        left_out = [dataclasses.asdict(each) for each in written.left_out]
-        self.record(written_by=written.written_by, left_out=left_out)
-        self.record(text=None if place else written.text)
-        if place:
-            self.tell(f"{place}; {written.written_by} wrote it.")
-        elif not self.as_json:
-            self.doing("")
-            with self._stdout():
-                sys.stdout.buffer.write(written.text.encode())
-
-    def failed(self, error: Exception) -> int:
-        """Say what went wrong, and what to do; return the exit status."""
-        plain = after_done(in_plain_words(error, verbose=self.verbose))
-        if plain.code == EXIT_BROKEN_PIPE:  # the usual end of `… | head`
-            return plain.code
-        self._print(f"{self._program}: error: {plain}")
-        if plain.hint:
-            self._print(f"hint: {printable(plain.hint, '')}")
-        cause = error if plain is not error else error.__cause__
-        if self.verbose and cause is not None:
-            said = str(cause).strip().replace("\n", "\n  ")
-            self._print(f"cause: {type(cause).__name__}: {said}")
-        self.record(error=plain.args[0], hint=plain.hint, lines=plain.lines)
-        return plain.code
-
-    def ended(self, how: str, status: int) -> int:
-        """Say that somebody ended the command; return the exit status."""
-        self._print(f"{self._program}: {how}")
-        self.record(error=how, hint="", lines=())
-        return status
-
-    def close(self, status: int) -> int:
-        """Print the object of --json; return the exit status."""
-        try:
-            with self._stdout():
-                if self.as_json:
-                    seconds = round(time.monotonic() - self._start, 3)
-                    self.record(status=status, seconds=seconds, notes=self._notes)
-                    print(json.dumps(self._facts, indent=2))
-        except SnapshotError as error:
-            return status or self.failed(error)
-        return status
+def as_data(value: Any) -> dict[str, Any]:
+    """Return an object of ours for JSON, which asks next for those that it holds."""
+    match value:
+        case Relation(schema, name):
+            return {"schema": schema, "table": name}
+        case Settings(host=host, port=port, dbname=name, user=user):  # no password
+            return {"host": host, "port": port, "name": name, "user": user}
+        case RowName(cells, changed):
+            return {"row": dict(cells), "columns": changed}
+        case Copied(relation, rows, size, taken, file):
+            figures = {"rows": rows, "bytes": size, "seconds": round(taken, 3)}
+            return {**as_data(relation), "file": file, **figures}
+        case Replaced(table, now, csv_file):
+            exact = bool(now and now.exact)
+            rows_of = {"rows_now": now and now.rows, "exact": exact}
+            then = csv_file and csv_file.rows
+            return {**as_data(table.relation), **rows_of, "rows_then": then}
+    data = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
+    return as_data(data.pop("relation")) | data if "relation" in data else data
 
 
-def table_as_data(relation: Relation) -> dict[str, str]:
-    """Return what a table is called for JSON."""
-    return {"schema": relation.schema, "table": relation.name}
-
-
-def copied_as_data(copied: Copied) -> dict[str, Any]:
-    """Return a table that was copied for JSON."""
-    return {
-        **table_as_data(copied.relation),
-        "file": copied.file,
-        "rows": copied.rows,
-        "bytes": copied.size,
-        "seconds": round(copied.seconds, 3),
-    }
-
-
-def replaced_as_data(replaced: Replaced) -> dict[str, Any]:
-    """Return a table whose rows go for JSON."""
-    return {
-        **table_as_data(replaced.table.relation),
-        "rows_now": replaced.now and replaced.now.rows,
-        "exact": bool(replaced.now and replaced.now.exact),
-        "rows_then": replaced.file and replaced.file.rows,
-    }
-
-
-def compared_as_data(compared: Compared) -> dict[str, Any]:
-    """Return a table that was compared for JSON."""
-    return {
-        **table_as_data(compared.relation),
-        "rows": compared.rows,
-        "obstacle": compared.obstacle,
-        "missing": differences_as_data(compared.missing),
-        "extra": differences_as_data(compared.extra),
-        "changed": differences_as_data(compared.changed),
-    }
-
-
-def differences_as_data(rows: RowDifferences) -> dict[str, Any]:
-    """Return how many rows differ, and the first of them, for JSON."""
-    first = [{"row": dict(name.cells), "columns": name.changed} for name in rows.first]
-    return {"count": rows.count, "first": first}
-
-
-def settings_as_data(settings: Settings) -> dict[str, Any]:
-    """Return where a database is for JSON, without the password."""
-    return {
-        "host": settings.host,
-        "port": settings.port,
-        "name": settings.dbname,
-        "user": settings.user,
-    }
-
-
-def render_copied(copied: Iterable[Copied], seconds: float) -> str:
-    """Return a table of what was copied; `seconds` is the time of it all."""
-    figures = [(str(c.relation), c.rows, c.size, c.seconds) for c in copied]
-    total = ("total", sum(f[1] for f in figures), sum(f[2] for f in figures), seconds)
-    return render_table(
-        ("table", "rows", "size", "seconds"),
-        [
-            (name, f"{rows:,}", human_size(size), f"{time_:.2f}")
-            for name, rows, size, time_ in [*figures, total]
-        ],
-    )
-
-
-def render_compared(tables: Iterable[Compared]) -> str:
-    """Return a table of how many rows differ."""
-    rows = [
-        (
-            str(each.relation),
-            "-" if each.rows is None else f"{each.rows:,}",
-            *(
-                "-" if each.rows is None else f"{kind.count:,}"
-                for kind in (each.missing, each.extra, each.changed)
-            ),
-        )
-        for each in tables
-    ]
-    return render_table(("table", "rows", "missing", "extra", "changed"), rows)
+replaced_as_data = as_data  # as the restore calls it
 
 
 def render_replacement(
@@ -9277,9 +9142,8 @@ def render_replacement(
 
     `home` says whether the snapshot comes from that very database.
     """
-    manifest = snapshot.manifest
     source = "of unknown age and origin"
-    if manifest is not None:
+    if manifest := snapshot.manifest:
         origin = manifest.origin or manifest.database
         source = f"{age(manifest.created)}; it comes\nfrom {origin}"
         source += f" (PostgreSQL {manifest.server_version})"
@@ -9288,14 +9152,12 @@ def render_replacement(
     first = f"the snapshot in {snapshot.folder} is {source}"
     if not replaced:
         return f"{first}\nnothing is lost in {where}: no table that goes has rows"
-    rows = [
-        (
-            str(each.table.relation),
-            "?" if each.now is None else str(each.now),
-            "-" if each.file is None else rows_of(each.file),
-        )
-        for each in replaced
-    ]
+    rows = []
+    for each in replaced:
+        then = "-" if each.file is None else "?"
+        if each.file and each.file.rows is not None:
+            then = f"{each.file.rows:,}"
+        rows.append((str(each.table.relation), str(each.now or "?"), then))
     table = render_table(("table", "rows now", "rows then"), rows)
     return f"{first}\nto be replaced in {where}:\n{table}\n"
 
@@ -9307,11 +9169,6 @@ def render_question(replaced: Seq[Replaced], settings: Settings) -> str:
         f"Replace {tables} in {settings}?\n"
         f"To go on, type the database's name, {settings.dbname}: "
     )
-
-
-def rows_of(file: CsvFile) -> str:
-    """Return how many rows a CSV brings, if that is known."""
-    return "?" if file.rows is None else f"{file.rows:,}"
 
 
 def age(created: str) -> str:
@@ -9329,17 +9186,19 @@ def age(created: str) -> str:
 
 def render_table(headings: Seq[str], rows: Seq[Seq[str]]) -> str:
     """Return aligned columns: the first to the left, the others to the right."""
-    widths = [
-        max(len(row[i]) for row in [headings, *rows]) for i in range(len(headings))
-    ]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in [headings, *rows]
-    ]
-    return "\n".join(line.rstrip() for line in lines)
+    lines = [headings, *rows]
+    first, *others = (max(map(len, column)) for column in zip(*lines, strict=True))
+    return "\n".join(
+        "  ".join([line[0].ljust(first), *map(str.rjust, line[1:], others)]).rstrip()
+        for line in lines
+    )
+
+
+def shortened(text: str, width: int) -> str:
+    """Return a text on one line, cut in the middle: names often begin alike."""
+    line = " ".join(text.split())
+    tail = (width - 1) // 2
+    return line if len(line) <= width else f"{line[: width - 1 - tail]}…{line[-tail:]}"
 
 
 def human_size(size: float) -> str:
@@ -9351,28 +9210,19 @@ def human_size(size: float) -> str:
     return f"{size:.1f} TB"
 
 
-def human_time(seconds: float) -> str:
-    """Return a time as people say it: 7 s, 3 min 20 s, 2 h 5 min."""
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
-def terminal_width() -> int:
-    """Return how many columns the terminal of stderr has now."""
-    try:
-        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
-    except (OSError, ValueError):
-        return 80
-
-
 # ---- Command line — the only room that exits -----------------------------------------
 
 PROGRAM = "python export_restore.py"
 
-DESCRIPTION = """\
-Take a PostgreSQL database to a folder of plain files, and bring it back."""
+EXAMPLES = """\
+examples:
+  Take the database of .env to the folder exports:
+    python export_restore.py export
+  Bring it back, into the same database or another one:
+    python export_restore.py restore --env-file supabase.env
+  See whether that database still holds what the folder does:
+    python export_restore.py verify --env-file supabase.env
+"""
 
 EXIT_STATUS = """
 exit status:
@@ -9385,17 +9235,214 @@ exit status:
   130, 143  ended by Ctrl-C or SIGTERM; everything is as it was
 """
 
-EXAMPLES = """\
-examples:
-  Take the database of .env to the folder exports:
-    python export_restore.py export
-  Bring it back, into the same database or another one:
-    python export_restore.py restore --env-file supabase.env
-  See whether that database still holds what the folder does:
-    python export_restore.py verify --env-file supabase.env
+
+@dataclass
+class Options:
+    """What a command line asks for; argparse fills in what it says."""
+
+    run: Callable[[Any, Report], int] = dataclasses.field(init=False)
+    command: str | None = None
+    env_file: Path = Path(".env")  # None: rehearse has a private server
+    dir: Path = Path("exports")
+    schema_file: Path | None = None
+    tables: Seq[str] = ()  # patterns; none: all
+    exclude: Seq[str] = ()
+    jobs: int | None = None  # None: as many as pay
+    gzip: bool = False
+    lock_timeout: float | None = None
+    rehearse: bool = False
+    data_only: bool = False
+    yes: bool = False
+    keep: Path | None = None
+    keep_schema_file: Path | None = None
+    dry_run: bool = False
+    checksum: bool = False
+    accept_edits: bool = False
+    accept_drift: bool = False
+    output: Path = Path(SCHEMA_FILE)
+    force: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    json: bool = False
+
+    def next_command(self, name: str, folder: Path, *words: str) -> str:
+        """Return the line to type for a command on this env file and a folder."""
+        import shlex
+        import subprocess
+
+        line = [*PROGRAM.split(), name, "--env-file", str(self.env_file)]
+        line += ["--dir", str(folder)] if folder != Path("exports") else []
+        line += words
+        return subprocess.list2cmdline(line) if WINDOWS else shlex.join(line)
+
+
+def command_export(options: Options, report: Report) -> int:
+    """Run the command export."""
+    settings = read_settings(options.env_file)
+    report.record(database=settings, folder=str(options.dir.absolute()))
+    plan = ExportPlan(
+        folder=options.dir,
+        schema_file=find_schema_file(options.schema_file),
+        only=tuple(options.tables),
+        exclude=tuple(options.exclude),
+        jobs=options.jobs,
+        compressed=options.gzip,
+        lock_timeout=options.lock_timeout,
+    )
+    report.note(f"exporting {settings} to {options.dir}")
+    copied = export(settings, plan, report)
+    report.result(
+        copied,
+        f"The snapshot is in {options.dir}. Bring it back, here or elsewhere, with:\n"
+        f"  {options.next_command('restore', options.dir)}",
+    )
+    if options.rehearse:
+        ENDING.go_on()
+        with report.within("rehearsal"):
+            run_rehearsal(None, options.dir, report)
+    return EXIT_DONE
+
+
+def command_restore(options: Options, report: Report) -> int:
+    """Run the command restore."""
+    settings = read_settings(options.env_file)
+    report.record(database=settings, folder=str(options.dir.absolute()))
+    report.note(f"restoring {options.dir} into {settings}")
+    if options.keep_schema_file and not options.keep:
+        raise SnapshotError(
+            "--keep-schema-file goes with --keep",
+            hint="say with --keep where the present state goes",
+            code=EXIT_USAGE,
+        )
+    if options.tables and not options.data_only:
+        raise SnapshotError(
+            "--tables goes with --data-only: a blueprint is replayed as a whole",
+            hint="add --data-only, or leave out --tables",
+            code=EXIT_USAGE,
+        )
+    report.record(dry_run=options.dry_run)
+    plan = RestorePlan(
+        folder=options.dir,
+        accept_edits=options.accept_edits,
+        accept_drift=options.accept_drift,
+        dry_run=options.dry_run,
+        checksum=options.checksum,
+        data_only=options.data_only,
+        only=tuple(options.tables),
+        agreed=options.yes,
+        keep=options.keep,
+        keep_schema_file=options.keep_schema_file,
+        lock_timeout=options.lock_timeout,
+    )
+    copied = restore(settings, plan, report)
+    summary = f"Restored into {settings}."
+    if options.dry_run:
+        summary = f"It would work. Nothing was changed in {settings}."
+    elif options.keep and (options.keep / MANIFEST_FILE).exists():
+        words = ["--data-only"] if options.data_only else []
+        summary += f" What was there before is in {options.keep}. Bring it back with:\n"
+        summary += f"  {options.next_command('restore', options.keep, *words)}"
+    report.result(copied, summary)
+    return EXIT_DONE
+
+
+def command_verify(options: Options, report: Report) -> int:
+    """Run the command verify."""
+    settings = read_settings(options.env_file)
+    report.record(database=settings, folder=str(options.dir.absolute()))
+    report.note(f"comparing {settings} with {options.dir}")
+    found = verify(settings, options.dir, report)
+    report.record(equal=found.equal, **as_data(found))
+    rows = []
+    for each in found.tables:
+        counts = (each.rows, each.missing.count, each.extra.count, each.changed.count)
+        cells = ("-" if each.rows is None else f"{count:,}" for count in counts)
+        rows.append((str(each.relation), *cells))
+    verdict = "equals" if found.equal else "differs from"
+    parts = (
+        render_table(("table", "rows", "missing", "extra", "changed"), rows),
+        "\n".join(render_verification(found)),
+        f"{settings} {verdict} the snapshot in {options.dir}.",
+    )
+    report.tell("\n\n".join(filter(None, parts)))
+    return EXIT_DONE if found.equal else EXIT_DAMAGED
+
+
+def command_rehearse(options: Options, report: Report) -> int:
+    """Run the command rehearse."""
+    settings = read_settings(options.env_file) if options.env_file else None
+    report.record(database=settings, folder=str(options.dir.absolute()))
+    run_rehearsal(settings, options.dir, report)
+    return EXIT_DONE
+
+
+def run_rehearsal(settings: Settings | None, folder: Path, report: Report) -> None:
+    """Prove that the snapshot can be restored, and say so."""
+    where = f"a scratch database beside {settings}" if settings else "a private server"
+    report.note(f"rehearsing the restore of {folder} on {where}")
+    rehearsal = rehearse(settings, folder, report)
+    version, compared = rehearsal.server_version, rehearsal.compared
+    proof = "compared to the byte" if compared else "compared with nothing"
+    report.result(
+        rehearsal.copied,
+        f"The snapshot in {folder} can be restored: it was, on PostgreSQL {version}, "
+        f"{proof}, and nothing is left of it.",
+    )
+    report.record(server_version=version, compared=compared)
+
+
+def command_schema(options: Options, report: Report) -> int:
+    """Run the command schema."""
+    settings = read_settings(options.env_file)
+    output = None if str(options.output) == "-" else options.output
+    report.record(database=settings, file=output and str(output))
+    if output:
+        check_output(output, force=options.force)
+    blueprint = take_blueprint(settings, report)
+    text, written_by = blueprint.text, blueprint.written_by
+    if blueprint.left_out:
+        names = list(map(str, blueprint.left_out))
+        report.note(f"not in it: {render_left_out('what belongs to others', names)}")
+    if blueprint.flaw:
+        report.note(f"note: it {blueprint.flaw}")
+    if output:
+        write_source(output, text.encode())
+    report.record(written_by=written_by, left_out=blueprint.left_out)
+    report.record(text=None if output else text)
+    said = f"{output} describes {settings}; {written_by} wrote it."
+    report.tell(said if output else text.encode())
+    return EXIT_DONE
+
+
+OUTPUT = """
+output:
+  -q, --quiet  say nothing but the result and errors
+  -v, --verbose  say what is done when, and what caused an error
+  --json  print the result, or the error, as a JSON object
+  -h, --help  show this help
 """
 
-EXPORT_EXAMPLES = """\
+# What each command does, its options by group, and examples. build_parser reads this;
+# Options has the defaults.
+COMMANDS = {
+    "export": (
+        command_export,
+        """\
+take the database to a folder
+
+where:
+  --env-file FILE  how to reach the database (default: .env)
+  --dir DIR  the snapshot folder (default: exports)
+what to export:
+  --schema-file FILE  the blueprint to copy (default: ./schema.sql)
+  --tables PATTERN  export these alone: leads, 'sales.*'
+  --exclude PATTERN  leave these out
+how:
+  --jobs N  connections to copy with (default: as many as pay)
+  --gzip  write .csv.gz files, an eighth of the size or so
+  --lock-timeout SECONDS  give up if another process holds a lock that long
+  --rehearse  prove on a private server that it can be restored
+
 examples:
   Take the database of .env to the folder exports:
     python export_restore.py export
@@ -9403,9 +9450,30 @@ examples:
     python export_restore.py export --env-file prod.env --dir prod-snapshot
   Take some of the tables:
     python export_restore.py export --tables leads 'sales.*'
-"""
+""",
+    ),
+    "restore": (
+        command_restore,
+        """\
+bring the folder back into a database
 
-RESTORE_EXAMPLES = """\
+where:
+  --env-file FILE  how to reach the database (default: .env)
+  --dir DIR  the snapshot folder (default: exports)
+what to restore:
+  --data-only  keep the target's schema and replace the rows alone
+  --tables PATTERN  with --data-only: these alone
+what is there now:
+  --yes  do not ask before rows are replaced
+  --keep DIR  first export to DIR what the target holds now
+  --keep-schema-file FILE  with --keep: its blueprint (default: the snapshot's)
+  --lock-timeout SECONDS  give up if another process holds a lock that long
+how sure to be:
+  --dry-run  do everything, checks included, and change nothing
+  --checksum  read every table again before the commit, and compare
+  --accept-edits  files were changed since the export on purpose
+  --accept-drift  schema.sql differs from the exported database on purpose
+
 examples:
   Bring the folder exports back into the database of .env:
     python export_restore.py restore
@@ -9416,9 +9484,17 @@ examples:
 
 As a superuser you let schema.sql use the server's files and programs; --dry-run
 does not take that back, nor nextval.
-"""
+""",
+    ),
+    "verify": (
+        command_verify,
+        """\
+compare the database with the folder, row by row
 
-VERIFY_EXAMPLES = """\
+where:
+  --env-file FILE  how to reach the database (default: .env)
+  --dir DIR  the snapshot folder (default: exports)
+
 examples:
   Does the database of .env still hold what the folder exports does?
     python export_restore.py verify
@@ -9426,9 +9502,17 @@ examples:
     python export_restore.py verify --env-file supabase.env
   Which rows differ, for a program to read?
     python export_restore.py verify --json
-"""
+""",
+    ),
+    "rehearse": (
+        command_rehearse,
+        """\
+prove that the folder can be restored
 
-REHEARSE_EXAMPLES = """\
+where:
+  --env-file FILE  a server for a scratch database (default: a private one)
+  --dir DIR  the snapshot folder (default: exports)
+
 examples:
   Prove that the folder exports can be restored, on a private server:
     python export_restore.py rehearse
@@ -9436,9 +9520,19 @@ examples:
     python export_restore.py rehearse --dir prod-snapshot
   Prove it on a server of your own, in a scratch database that is dropped afterwards:
     python export_restore.py rehearse --env-file staging.env
-"""
+""",
+    ),
+    "schema": (
+        command_schema,
+        """\
+write schema.sql for a live database, with pg_dump
 
-SCHEMA_EXAMPLES = """\
+where:
+  --env-file FILE  how to reach the database (default: .env)
+what to write:
+  --output FILE  where to write it; - is stdout (default: schema.sql)
+  --force  replace the file if it is there already
+
 examples:
   Write ./schema.sql for the database of .env:
     python export_restore.py schema
@@ -9446,7 +9540,9 @@ examples:
     python export_restore.py schema --force
   See how another database differs from it:
     python export_restore.py schema --env-file test.env --output - | diff schema.sql -
-"""
+""",
+    ),
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -9454,167 +9550,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise SnapshotError(message, hint=f"see {self.prog} --help", code=EXIT_USAGE)
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser; each subcommand carries the function that runs it."""
-    parser = Parser(
-        prog=PROGRAM,
-        usage=f"{PROGRAM} COMMAND [options]",
-        description=DESCRIPTION,
-        epilog=EXAMPLES + EXIT_STATUS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version",
-                        version=f"export_restore {VERSION}")  # fmt: skip
-    commands = parser.add_subparsers(
-        title="commands", metavar="COMMAND", required=True, prog=PROGRAM
-    )
-    for add in (add_export, add_restore, add_verify, add_rehearse, add_schema):
-        add_output(add(commands))
-    return parser
-
-
-def add_export(commands: Any) -> argparse.ArgumentParser:
-    """Add the subcommand export."""
-    command = add_command(commands, "export", command_export, EXPORT_EXAMPLES,
-                          "take the database to a folder")  # fmt: skip
-    option = command.add_argument_group("what to export").add_argument
-    option("--schema-file", type=Path, metavar="FILE",
-           help="the blueprint to copy (default: ./schema.sql)")  # fmt: skip
-    option("--tables", nargs="+", default=[], metavar="PATTERN",
-           help="export these alone: leads, 'sales.*'")  # fmt: skip
-    option("--exclude", nargs="+", default=[], metavar="PATTERN",
-           help="leave these out")  # fmt: skip
-    option = command.add_argument_group("how").add_argument
-    option("--jobs", type=job_count, metavar="N",
-           help="connections to copy with (default: as many as pay)")  # fmt: skip
-    option("--gzip", action="store_true",
-           help="write .csv.gz files, an eighth of the size or so")  # fmt: skip
-    add_lock_timeout(option)
-    option("--rehearse", action="store_true",
-           help="prove on a private server that it can be restored")  # fmt: skip
-    return command
-
-
-def add_restore(commands: Any) -> argparse.ArgumentParser:
-    """Add the subcommand restore."""
-    command = add_command(commands, "restore", command_restore, RESTORE_EXAMPLES,
-                          "bring the folder back into a database")  # fmt: skip
-    option = command.add_argument_group("what to restore").add_argument
-    option("--data-only", action="store_true",
-           help="keep the target's schema and replace the rows alone")  # fmt: skip
-    option("--tables", nargs="+", default=[], metavar="PATTERN",
-           help="with --data-only: these alone")  # fmt: skip
-    option = command.add_argument_group("what is there now").add_argument
-    option("--yes", action="store_true",
-           help="do not ask before rows are replaced")  # fmt: skip
-    option("--keep", type=Path, metavar="DIR",
-           help="first export to DIR what the target holds now")  # fmt: skip
-    option("--keep-schema-file", type=Path, metavar="FILE",
-           help="with --keep: its blueprint (default: the snapshot's)")  # fmt: skip
-    add_lock_timeout(option)
-    option = command.add_argument_group("how sure to be").add_argument
-    option("--dry-run", action="store_true",
-           help="do everything, checks included, and change nothing")  # fmt: skip
-    option("--checksum", action="store_true",
-           help="read every table again before the commit, and compare")  # fmt: skip
-    option("--accept-edits", action="store_true",
-           help="files were changed since the export on purpose")  # fmt: skip
-    option("--accept-drift", action="store_true",
-           help="schema.sql differs from the exported database on purpose")  # fmt: skip
-    return command
-
-
-def add_verify(commands: Any) -> argparse.ArgumentParser:
-    """Add the subcommand verify."""
-    return add_command(commands, "verify", command_verify, VERIFY_EXAMPLES,
-                       "compare the database with the folder, row by row")  # fmt: skip
-
-
-def add_rehearse(commands: Any) -> argparse.ArgumentParser:
-    """Add the subcommand rehearse."""
-    return add_command(
-        commands, "rehearse", command_rehearse, REHEARSE_EXAMPLES,
-        "prove that the folder can be restored", where=place_of_rehearsal,
-    )  # fmt: skip
-
-
-def add_schema(commands: Any) -> argparse.ArgumentParser:
-    """Add the subcommand schema."""
-    command = add_command(
-        commands, "schema", command_schema, SCHEMA_EXAMPLES,
-        "write schema.sql for a live database, with pg_dump", where=add_env_file,
-    )  # fmt: skip
-    option = command.add_argument_group("what to write").add_argument
-    option("--output", type=Path, default=Path(SCHEMA_FILE), metavar="FILE",
-           help="where to write it; - is stdout (default: %(default)s)")  # fmt: skip
-    option("--force", action="store_true",
-           help="replace the file if it is there already")  # fmt: skip
-    return command
-
-
-def add_env_file(option: Callable[..., object]) -> None:
-    option("--env-file", type=Path, default=Path(".env"), metavar="FILE",
-           help="how to reach the database (default: %(default)s)")  # fmt: skip
-
-
-def add_folder(option: Callable[..., object]) -> None:
-    option("--dir", type=Path, default=Path("exports"), metavar="DIR",
-           help="the snapshot folder (default: %(default)s)")  # fmt: skip
-
-
-def add_places(option: Callable[..., object]) -> None:
-    add_env_file(option)
-    add_folder(option)
-
-
-def place_of_rehearsal(option: Callable[..., object]) -> None:
-    option("--env-file", type=Path, metavar="FILE",
-           help="a server for a scratch database (default: a private one)")  # fmt: skip
-    add_folder(option)
-
-
-def add_command(
-    commands: Any,
-    name: str,
-    run: Callable[[argparse.Namespace, Report], int],
-    examples: str,
-    summary: str,
-    where: Callable[[Callable[..., object]], None] = add_places,
-) -> argparse.ArgumentParser:
-    """Add a subcommand with its places: the env file and the folder."""
-    command: argparse.ArgumentParser = commands.add_parser(
-        name,
-        usage=f"{PROGRAM} {name} [options]",
-        help=summary,
-        description=f"{summary[0].upper()}{summary[1:]}.",
-        epilog=examples + EXIT_STATUS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        add_help=False,
-    )
-    command.set_defaults(run=run, command=name)
-    where(command.add_argument_group("where").add_argument)
-    return command
-
-
-def add_output(command: argparse.ArgumentParser) -> None:
-    """Add the options that say how much a subcommand says, and how."""
-    group = command.add_argument_group("output")
-    option = group.add_mutually_exclusive_group().add_argument
-    option("-q", "--quiet", action="store_true",
-           help="say nothing but the result and errors")  # fmt: skip
-    option("-v", "--verbose", action="store_true",
-           help="say what is done when, and what caused an error")  # fmt: skip
-    option = group.add_argument
-    option("--json", action="store_true",
-           help="print the result, or the error, as a JSON object")  # fmt: skip
-    option("-h", "--help", action="help", help="show this help")
-
-
-def add_lock_timeout(option: Callable[..., object]) -> None:
-    option("--lock-timeout", type=seconds, metavar="SECONDS",
-           help="give up if another process holds a lock that long")  # fmt: skip
 
 
 def seconds(text: str) -> float:
@@ -9631,156 +9566,64 @@ def job_count(text: str) -> int:
     return int(text)
 
 
-def command_export(arguments: argparse.Namespace, report: Report) -> int:
-    """Run the subcommand export."""
-    settings = read_settings(arguments.env_file)
-    record_places(report, arguments, settings)
-    plan = ExportPlan(
-        folder=arguments.dir,
-        schema_file=find_schema_file(arguments.schema_file),
-        only=tuple(arguments.tables),
-        exclude=tuple(arguments.exclude),
-        jobs=arguments.jobs,
-        compressed=arguments.gzip,
-        lock_timeout=arguments.lock_timeout,
+# How an option is read, by what the help calls its value.
+VALUES: dict[str, dict[str, Any]] = {
+    "": {"action": "store_true"},
+    "FILE": {"type": Path},
+    "DIR": {"type": Path},
+    "PATTERN": {"nargs": "+"},
+    "N": {"type": job_count},
+    "SECONDS": {"type": seconds},
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser; what nobody says it leaves to the defaults of Options."""
+    parser = Parser(
+        prog=PROGRAM,
+        usage=f"{PROGRAM} COMMAND [options]",
+        description="Take a PostgreSQL database to a folder of plain files, and bring "
+        "it back.",
+        epilog=EXAMPLES + EXIT_STATUS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    report.note(f"exporting {settings} to {arguments.dir}")
-    copied = export(settings, plan, report)
-    report.result(
-        copied,
-        f"The snapshot is in {arguments.dir}. Bring it back, here or elsewhere, with:\n"
-        f"  {next_command('restore', arguments.env_file, arguments.dir)}",
+    version = f"export_restore {VERSION}"
+    parser.add_argument("--version", action="version", version=version)
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", dest="command", required=True, prog=PROGRAM
     )
-    if not arguments.rehearse:
-        return EXIT_DONE
-    ENDING.go_on()
-    with report.within("rehearsal"):
-        return run_rehearsal(arguments, None, report)
-
-
-def record_places(
-    report: Report, arguments: argparse.Namespace, settings: Settings | None
-) -> None:
-    """Keep for JSON which database and folder a command is about."""
-    database = settings_as_data(settings) if settings else None
-    report.record(database=database, folder=str(arguments.dir.absolute()))
-
-
-def next_command(name: str, env_file: Path, folder: Path, *options: str) -> str:
-    """Return the line to type for a subcommand on an env file and a folder."""
-    import shlex
-    import subprocess
-
-    words = [*PROGRAM.split(), name, "--env-file", str(env_file)]
-    words += ["--dir", str(folder)] if folder != Path("exports") else []
-    words += options
-    return subprocess.list2cmdline(words) if WINDOWS else shlex.join(words)
-
-
-def command_restore(arguments: argparse.Namespace, report: Report) -> int:
-    """Run the subcommand restore."""
-    settings = read_settings(arguments.env_file)
-    record_places(report, arguments, settings)
-    report.note(f"restoring {arguments.dir} into {settings}")
-    plan = RestorePlan(
-        folder=arguments.dir,
-        accept_edits=arguments.accept_edits,
-        accept_drift=arguments.accept_drift,
-        dry_run=arguments.dry_run,
-        checksum=arguments.checksum,
-        data_only=arguments.data_only,
-        only=tuple(arguments.tables),
-        agreed=arguments.yes,
-        keep=arguments.keep,
-        keep_schema_file=arguments.keep_schema_file,
-        lock_timeout=arguments.lock_timeout,
-    )
-    if plan.keep_schema_file and not plan.keep:
-        raise SnapshotError(
-            "--keep-schema-file goes with --keep",
-            hint="say with --keep where the present state goes",
-            code=EXIT_USAGE,
+    for name, (run, text) in COMMANDS.items():
+        summary, options, examples = text.split("\n\n", 2)
+        command = commands.add_parser(
+            name,
+            usage=f"{PROGRAM} {name} [options]",
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            epilog=examples + EXIT_STATUS,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            argument_default=argparse.SUPPRESS,
+            add_help=False,
         )
-    if plan.only and not plan.data_only:
-        raise SnapshotError(
-            "--tables goes with --data-only: a blueprint is replayed as a whole",
-            hint="add --data-only, or leave out --tables",
-            code=EXIT_USAGE,
-        )
-    report.record(dry_run=plan.dry_run)
-    copied = restore(settings, plan, report)
-    if plan.dry_run:
-        report.result(copied, f"It would work. Nothing was changed in {settings}.")
-    else:
-        undo = way_back(plan, arguments.env_file)
-        report.result(copied, f"Restored into {settings}. {undo}".rstrip())
-    return EXIT_DONE
+        command.set_defaults(run=run)
+        add_options(command, options + OUTPUT)
+    commands.choices["rehearse"].set_defaults(env_file=None)  # a private server
+    return parser
 
 
-def way_back(plan: RestorePlan, env_file: Path) -> str:
-    """Return how to undo a restore; empty if the state before it was not kept."""
-    if plan.keep is None or not (plan.keep / MANIFEST_FILE).exists():
-        return ""
-    options = ["--data-only"] if plan.data_only else []
-    return (
-        f"What was there before is in {plan.keep}. Bring it back with:\n"
-        f"  {next_command('restore', env_file, plan.keep, *options)}"
-    )
-
-
-def command_verify(arguments: argparse.Namespace, report: Report) -> int:
-    """Run the subcommand verify."""
-    settings = read_settings(arguments.env_file)
-    record_places(report, arguments, settings)
-    report.note(f"comparing {settings} with {arguments.dir}")
-    found = verify(settings, arguments.dir, report)
-    verdict = "equals" if found.equal else "differs from"
-    report.verified(found, f"{settings} {verdict} the snapshot in {arguments.dir}.")
-    return EXIT_DONE if found.equal else EXIT_DAMAGED
-
-
-def command_rehearse(arguments: argparse.Namespace, report: Report) -> int:
-    """Run the subcommand rehearse."""
-    env_file = arguments.env_file
-    settings = read_settings(env_file) if env_file else None
-    record_places(report, arguments, settings)
-    return run_rehearsal(arguments, settings, report)
-
-
-def run_rehearsal(
-    arguments: argparse.Namespace, settings: Settings | None, report: Report
-) -> int:
-    """Prove that the snapshot can be restored, and say so."""
-    where = f"a scratch database beside {settings}" if settings else "a private server"
-    report.note(f"rehearsing the restore of {arguments.dir} on {where}")
-    rehearsal = rehearse(settings, arguments.dir, report)
-    proof = "compared to the byte" if rehearsal.compared else "compared with nothing"
-    report.result(
-        rehearsal.copied,
-        f"The snapshot in {arguments.dir} can be restored: it was, on PostgreSQL "
-        f"{rehearsal.server_version}, {proof}, and nothing is left of it.",
-    )
-    report.record(server_version=rehearsal.server_version, compared=rehearsal.compared)
-    return EXIT_DONE
-
-
-def command_schema(arguments: argparse.Namespace, report: Report) -> int:
-    """Run the subcommand schema."""
-    settings = read_settings(arguments.env_file)
-    output = None if str(arguments.output) == "-" else arguments.output
-    report.record(database=settings_as_data(settings), file=output and str(output))
-    if output:
-        check_output(output, force=arguments.force)
-    blueprint = take_blueprint(settings, report)
-    if blueprint.left_out:
-        names = list(map(str, blueprint.left_out))
-        report.note(f"not in it: {render_left_out('what belongs to others', names)}")
-    if blueprint.flaw:
-        report.note(f"note: it {blueprint.flaw}")
-    if output:
-        write_source(output, blueprint.text.encode())
-    report.blueprint(blueprint, f"{output} describes {settings}" if output else "")
-    return EXIT_DONE
+def add_options(command: argparse.ArgumentParser, text: str) -> None:
+    """Add the options that a text names, in its groups."""
+    for line in text.splitlines():
+        if not line.startswith(" "):
+            group = command.add_argument_group(line.rstrip(":"))
+            either = group.add_mutually_exclusive_group()
+            continue
+        option, help_ = line.strip().split("  ", 1)
+        *short, name = option.split(", ")
+        name, _, value = name.partition(" ")
+        how = {"action": "help"} if name == "--help" else VALUES[value]
+        how = {**how, "metavar": value} if value else how
+        add = either.add_argument if short in (["-q"], ["-v"]) else group.add_argument
+        add(*short, name, help=help_, **how)
 
 
 def run_command(
@@ -9794,7 +9637,10 @@ def run_command(
         try:
             status = outcome(report, parser, argv)
         except KeyboardInterrupt:
-            status = end_of(report)
+            if set(ENDING.signals) <= {signal.SIGINT}:
+                status = report.ended("interrupted", EXIT_INTERRUPTED)
+            else:
+                status = report.ended("terminated", EXIT_TERMINATED)
         return report.close(status)
 
 
@@ -9817,12 +9663,10 @@ def outcome(
 ) -> int:
     """Do what a command line says; tell a failure; return the exit status."""
     try:
-        arguments = parser.parse_args(argv)
-        report.quiet, report.verbose = arguments.quiet, arguments.verbose
-        report.as_json = arguments.json
-        report.record(command=arguments.command)
+        options = parser.parse_args(argv, report.options)
+        report.record(command=options.command)
         with report.working():
-            return int(arguments.run(arguments, report))
+            return options.run(options, report)
     except SystemExit:  # here: --help waits for no psycopg2
         raise
     except Exception as error:
@@ -9830,13 +9674,6 @@ def outcome(
         return report.failed(error)
     finally:
         ENDING.hold()
-
-
-def end_of(report: Report) -> int:
-    """Tell that somebody ended the command; return the exit status."""
-    if any(each != signal.SIGINT for each in ENDING.signals):
-        return report.ended("terminated", EXIT_TERMINATED)
-    return report.ended("interrupted", EXIT_INTERRUPTED)
 
 
 def in_plain_words(error: Exception, *, verbose: bool) -> SnapshotError:
@@ -9853,21 +9690,17 @@ def in_plain_words(error: Exception, *, verbose: bool) -> SnapshotError:
     if isinstance(error, (MemoryError, ImportError)) or no_thread:
         hint = "is memory short (ulimit -v)? else install requirements.txt again"
         return SnapshotError(excerpt(str(error)) or "memory ran out", hint=hint)
-    where = keep_traceback(error) if verbose else "a file of which -v tells the name"
+    where = "a file of which -v tells the name"
+    if verbose:
+        import traceback
+
+        descriptor, where = tempfile.mkstemp(".txt", "export_restore-traceback-")
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as file:
+            file.writelines(traceback.format_exception(error))
     return SnapshotError(
         f"a fault of this program: {type(error).__name__}: {excerpt(str(error))}",
         hint=f"please report it, with the traceback in {where}",
     )
-
-
-def keep_traceback(error: Exception) -> str:
-    """Write how an error came about into a new file; return its name."""
-    import traceback
-
-    descriptor, name = tempfile.mkstemp(".txt", "export_restore-traceback-")
-    with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as file:
-        file.writelines(traceback.format_exception(error))
-    return name
 
 
 def become_program() -> None:
@@ -9886,18 +9719,11 @@ def become_program() -> None:
     sys.unraisablehook = lambda _: None
 
 
-def after_done(error: SnapshotError) -> SnapshotError:
-    """Return the error as it is told once something cannot be taken back."""
-    if not ENDING.done or error.code == EXIT_UNKNOWN:
-        return error
-    text = f"{ENDING.done}, but then: {error}"
-    return SnapshotError(text, hint=error.hint, code=EXIT_UNTOLD)
-
-
 def main(argv: Seq[str] | None = None) -> int:
     """Run the command line `argv` (default: sys.argv) and return the exit status."""
-    words = sys.argv[1:] if argv is None else argv
-    return run_command(Report(as_json="--json" in words), build_parser(), argv)
+    report = Report()
+    report.options.json = "--json" in (sys.argv[1:] if argv is None else argv)
+    return run_command(report, build_parser(), argv)
 
 
 if __name__ == "__main__":

@@ -380,7 +380,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--serve", action="store_true",
         help="keep the embedded server running, for psql or pgAdmin")  # fmt: skip
     add("-q", "--quiet", action="store_true", help="show no progress")
-    parser.set_defaults(run=command_setup, command=None, verbose=False, json=False)
+    parser.set_defaults(run=command_setup)
     return parser
 
 
@@ -410,7 +410,7 @@ def command_setup(arguments: argparse.Namespace, report: Report) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: sys.argv) and return the exit status."""
-    report = Report("setup_db", amount=lambda rows: f"{rows:,.0f} rows")
+    report = Report("setup_db", unit=" rows")
     return run_command(report, build_parser(), argv)
 
 

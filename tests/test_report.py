@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import signal
@@ -34,84 +33,41 @@ def server(server18: Server) -> Server:
     return server18
 
 
-# ---- the progress: pure
+@pytest.fixture
+def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let something happen at a step of a command, before it begins."""
+
+    def hook(label: str, happen: Callable[[], object]) -> None:
+        step = er.Report.step
+
+        def step_and_more(report: er.Report, name: str) -> None:
+            step(report, name)
+            if name == label:
+                happen()
+
+        monkeypatch.setattr(er.Report, "step", step_and_more)
+
+    return hook
 
 
-def progress(**values: object) -> er.Progress:
-    return er.Progress(er.human_size, "leads", True, **values)  # type: ignore[arg-type]
-
-
-def at_rate(rate: int, **values: object) -> er.Progress:
-    """Return a progress that was looked at while bytes went by at a rate."""
-    made = progress(**values)
-    done, made.done, made._seen = made.done, 0, 0
-    for second in range(1, 11):
-        made.done = second * rate
-        made.look(float(second))
-    made.done = done
-    return made
-
-
-def test_progress_says_how_far_how_fast_and_how_long() -> None:
-    made = at_rate(80_000_000, done=1_200_000_000, total=3_400_000_000)
-    assert made.render(0) == "leads: 1.2 GB of 3.4 GB, 35 %, 80.0 MB/s, 27 s left"
-
-
-@pytest.mark.parametrize("done, total", [(7, 0), (7, 3), (3, 3), (0, 0), (0, 3)])
-def test_an_estimate_that_was_too_low_is_no_percentage(done: int, total: int) -> None:
-    """Neither more than 100 %, nor a negative time, nor a division by zero."""
-    text = at_rate(1000, done=done, total=total).render(0)
-    percent = re.search(r"(\d+) %", text)
-    assert percent is None or int(percent.group(1)) <= 100
-    assert ("%" in text) == (done <= total != 0)
-    assert ("left" in text) == (done < total)
-    assert "-" not in text
-
-
-def test_a_step_without_bytes_says_how_long_it_takes() -> None:
-    made = er.Progress(er.human_size, "building indexes and keys", since=5.0)
-    assert made.render(17.2) == "building indexes and keys, 12 s"
-
-
-def test_the_rate_forgets() -> None:
-    """A pause without bytes counts nothing, and what was long ago ever less."""
-    made = at_rate(1000, done=10_000)
-    assert made.rate == pytest.approx(1000)
-    made.moving = False
-    made.look(500.0)
-    assert made.rate == pytest.approx(1000)
-    made.moving = True
-    for second in range(501, 701):
-        made.done += 5000
-        made.look(float(second))
-    assert made.rate == pytest.approx(5000, rel=0.1)
-
-
-def test_names_move_no_cursor() -> None:
-    made = er.Progress(er.human_size, "a\x1b[2J\n" + "é" * 90)
-    assert made.render(0) == "a?[2J " + "é" * 25 + "…, 0 s"
-
-
-@pytest.mark.parametrize(
-    "seconds, text",
-    [(0, "0 s"), (59.6, "1 min 0 s"), (61, "1 min 1 s"), (7500, "2 h 5 min")],
-)
-def test_times_as_people_say_them(seconds: float, text: str) -> None:
-    assert er.human_time(seconds) == text
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a tenth of a second count as long."""
+    monkeypatch.setattr(er, "LINE_EVERY", 0.1)
+    monkeypatch.setattr(er, "TICK", 0.02)
 
 
 # ---- on a terminal
 
 
 class Screen:
-    """A terminal with a command in it."""
+    """A terminal with Python in it."""
 
-    def __init__(self, *argv: object, columns: int = 80, python: str = "") -> None:
+    def __init__(self, *argv: object, columns: int = 80) -> None:
         self._screen = pyte.Screen(columns, 40)
         self._stream = pyte.Stream(self._screen)
-        command = [str(ROOT / "export_restore.py"), *map(str, argv)]
         self.process = pexpect.spawn(
-            python or sys.executable, command, dimensions=(40, columns), timeout=30
+            sys.executable, list(map(str, argv)), dimensions=(40, columns), timeout=30
         )
         self.seen = ""
 
@@ -130,10 +86,6 @@ class Screen:
         while not re.search(pattern, (self.lines() or [""])[-1]):
             assert self.read(), self.lines()
 
-    def resize(self, columns: int) -> None:
-        self.process.setwinsize(40, columns)
-        self._screen.resize(40, columns)
-
     def end(self) -> int:
         """Wait for the end; return the exit status."""
         while self.read():
@@ -145,7 +97,8 @@ class Screen:
         return [line.rstrip() for line in self._screen.display if line.strip()]
 
 
-BAR = r"^\|█+[^|]*\| a_very_long_name_of_a_table_xxx…: \d+ B of \d+ B, \d+ %"
+PROGRAM = ROOT / "export_restore.py"
+BAR = r"^\|█+[^|]*\| [\d.]+ of [\d.]+B, \d+ %, .* left  a_v\w*…\w*xxx$"
 LONG = "a_very_long_name_of_a_table_" + "x" * 30
 SLOW = """
     CREATE OR REPLACE FUNCTION slow(int) RETURNS int LANGUAGE plpgsql IMMUTABLE
@@ -172,7 +125,7 @@ def slow(source: Database, work: Path, succeed: Succeed) -> Path:
 
 
 def test_a_bar_for_the_job_and_a_line_for_each_table(slow: Path) -> None:
-    screen = Screen("restore", "--env-file", slow)
+    screen = Screen(PROGRAM, "restore", "--env-file", slow)
     screen.until(BAR)
     assert screen.end() == 0
     lines = screen.lines()
@@ -180,23 +133,17 @@ def test_a_bar_for_the_job_and_a_line_for_each_table(slow: Path) -> None:
     [place] = [i for i, line in enumerate(lines) if line.startswith("table  ")][-1:]
     first, second = lines[place - 2 : place]
     assert re.fullmatch(r"a_first +1 rows +5 B +\d\.\d\d s", first)
-    assert re.fullmatch(rf"{LONG[:31]}… +14 rows +36 B +\d\.\d\d s", second)
+    assert re.fullmatch(rf"{LONG[:16]}…x{{15}} +14 rows +36 B +\d\.\d\d s", second)
     assert re.fullmatch(r"table +rows +size +seconds", lines[place])
     assert lines[-1].startswith("Restored into ")
     assert "█" not in "".join(lines)
 
 
 def test_the_total_is_the_time_of_the_whole_command(
-    seeded: Database, work: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    seeded: Database, work: Path, run: Run, at_step: Callable[..., None]
 ) -> None:
     """Not the sum of the tables: jobs work at once, and keys take their time, too."""
-    fetch_catalog_lines = er.Database.fetch_catalog_lines
-
-    def slowly(db: Any) -> list[er.CatalogLine]:
-        time.sleep(0.2)
-        return fetch_catalog_lines(db)
-
-    monkeypatch.setattr(er.Database, "fetch_catalog_lines", slowly)
+    at_step("writing the catalog", lambda: time.sleep(0.2))
     argv = ("export", "-q", "--env-file", seeded.env_file(work))
     assert json.loads(run(*argv, "--json").out)["total"]["seconds"] > 0.2
     total = re.search(r"^total .* (\d+\.\d\d)$", run(*argv).out, re.MULTILINE)
@@ -204,33 +151,9 @@ def test_the_total_is_the_time_of_the_whole_command(
     assert float(total.group(1)) > 0.2
 
 
-def test_a_narrow_terminal(slow: Path) -> None:
-    """The bar stays in one line, and leaves none behind."""
-    columns = 30
-    screen = Screen("restore", "--env-file", slow, columns=columns)
-    screen.until(r"^\|█+.*\| a_v")
-    assert screen.end() == 0
-    drawn = re.findall(r"\x1b\[J(\|[^\r\n]*)", screen.seen)
-    assert drawn
-    assert all(len(line) < columns for line in drawn)
-    assert "|█" not in "\n".join(screen.lines())
-
-
-def test_a_terminal_that_becomes_narrow(slow: Path) -> None:
-    """The rows into which it wraps the bar are taken away with it."""
-    screen = Screen("restore", "--env-file", slow)
-    screen.until(BAR)
-    screen.resize(30)
-    seen = len(screen.seen)
-    assert screen.end() == 0
-    _, found, after = screen.seen[seen:].partition("\r\x1b[2A\x1b[J")  # of three rows
-    assert found
-    assert all(len(line) < 30 for line in re.findall(r"\|█[^\r\n]*", after))
-
-
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_the_bar_is_gone_when_somebody_ends_it(slow: Path, how: int) -> None:
-    screen = Screen("restore", "--env-file", slow)
+    screen = Screen(PROGRAM, "restore", "--env-file", slow)
     screen.until(BAR)
     screen.process.kill(how)
     assert screen.end() in (130, 143)
@@ -243,29 +166,54 @@ def test_the_bar_is_gone_when_somebody_ends_it(slow: Path, how: int) -> None:
 def test_the_bar_is_gone_before_an_error(work: Path, slow: Path) -> None:
     with (work / "exports" / f"{LONG}.csv").open("a") as file:
         file.write("nonsense,\n")
-    screen = Screen("restore", "--env-file", slow, "--accept-edits")
+    screen = Screen(PROGRAM, "restore", "--env-file", slow, "--accept-edits")
     assert screen.end() == 3
     assert "█" in screen.seen
-    lines = screen.lines()
-    [done] = [line for line in lines if re.match(r"a_first +\d+ rows ", line)]
-    error = lines[lines.index(done) + 1 :]
-    assert "".join(error).startswith(f"export_restore: error: {LONG}.csv, line 16: ")
-    assert error[-1].startswith("hint: ")
+    done = r"a_first +\d+ rows +\d+ B +[\d.]+ s"
+    error = rf"export_restore: error: {LONG}\.csv, line 16: .*hint: .*"
+    assert re.search(done + error, "".join(screen.lines()))
 
 
-def test_a_note_goes_above_the_bar(capsys: pytest.CaptureFixture[str]) -> None:
-    report = er.Report()
-    report.doing("waiting")
-    with report._lock:
-        report._draw(0.0)
-    capsys.readouterr()
+REPORT = f"""
+import sys, time
+sys.path.insert(0, {str(ROOT)!r})
+import export_restore as er
+report = er.Report()
+with report.working():
+    report.doing("\\x1b[2J" + "é" * 90 + "of 2026", moving=True)
+    report.expect(3_400_000_000)
+    report.advance(1_200_000_000)
+    time.sleep(0.3)
+    print("tqdm" in sys.modules)
+    time.sleep(0.7)
     report.note("something")
-    err = capsys.readouterr().err
-    assert re.fullmatch(r"\r\x1b\[Jsomething\n\r\x1b\[J\| +\| waiting, \d+ s", err)
+    time.sleep(0.5)
+    report.doing("building keys")
+    time.sleep(0.5)
+    report.tell("the result")
+    time.sleep(0.5)
+"""
 
 
+@pytest.mark.parametrize("columns, name", [(80, r"\?\[2Jé+…é*of 2026"), (40, "")])
+def test_what_a_terminal_shows(columns: int, name: str) -> None:
+    """Nothing at first, notes above the bar, never more than a line, no trace of it."""
+    screen = Screen("-c", REPORT, columns=columns)
+    screen.until("^False$")
+    screen.until(r"^\|███▌ +\| 1\.20G of 3\.40GB?" + (name and f".* left  {name}$"))
+    while "something" not in screen.seen:
+        assert screen.read()
+    screen.until(r"^\|███▌ +\| 1\.20G")
+    assert screen.lines()[:-1] == ["False", "something"]
+    screen.until(r"^\|███▌ +\| 00:0\d  build")
+    assert screen.end() == 0
+    assert screen.lines() == ["False", "something", "the result"]
+    assert "\x1b" not in screen.seen.replace("\x1b[A", "")
+
+
+@pytest.mark.usefixtures("impatient")
 def test_jobs_tell_of_each_table_once(
-    source: Database, work: Path, monkeypatch: pytest.MonkeyPatch
+    source: Database, work: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The parts of a table are one line; at the end as much is done as there was."""
     (work / "schema.sql").write_text("CREATE TABLE t (id int PRIMARY KEY, a text);")
@@ -273,33 +221,81 @@ def test_jobs_tell_of_each_table_once(
     source.execute("INSERT INTO t SELECT i, repeat('x', 50) FROM"
                    " generate_series(1, 5000) AS i")  # fmt: skip
     monkeypatch.setattr(er, "LARGE_TABLE", 1)
-    stderr = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", stderr)
-    report = er.Report()
-    report.verbose = True  # tells of tables at once
-    plan = er.ExportPlan(work / "exports", work / "schema.sql", jobs=3)
-    er.export(er.read_settings(source.env_file(work)), plan, report)
-    said = [line for line in stderr.getvalue().splitlines() if " rows " in line]
+    finished = er.Report.finished
+
+    def slowly(*told: Any) -> None:
+        finished(*told)
+        time.sleep(0.4)
+
+    monkeypatch.setattr(er.Report, "finished", slowly)
+    err = run("export", "--jobs", "3", "-v", "--env-file", source.env_file(work)).err
+    said = [line for line in err.splitlines() if " rows " in line]
     size = er.human_size((work / "exports" / "t.csv").stat().st_size)
     assert len(said) == 1
     assert re.fullmatch(rf"t +5,000 rows +{size} +\d\.\d\d s", said[0])
-    assert report._progress.done == report._progress.total > 0
+    assert re.search(r"^([\d.]+k) of \1B, 100 %", err, re.MULTILINE)
 
 
 # ---- without a terminal
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a tenth of a second count as long."""
-    monkeypatch.setattr(er, "LINE_EVERY", 0.1)
-    monkeypatch.setattr(er, "TICK", 0.02)
+def next_lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Return the next two lines that a pipe is told."""
+    capsys.readouterr()
+    said, deadline = "", time.monotonic() + 10
+    while said.count("\n") < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+        said += capsys.readouterr().err
+    return said.splitlines()
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    "done, total, shown",
+    [
+        (10**10, 4 * 10**10, r"10\.0G of 40\.0GB, 25 %, [\d.]+GB/s, 0\d:\d\d left"),
+        (3, 3, r"3\.00 of 3\.00B, 100 %, [\d.]+B/s, 00:00 left"),
+        (0, 3, r"0\.00 of 3\.00B, 0 %, \?B/s, \? left"),
+        # An estimate that was too low is no percentage, and no time that is left.
+        (7, 3, r"7\.00B, [\d.]+B/s"),
+        (7, 0, r"7\.00B, [\d.]+B/s"),
+        (0, 0, r"0\.00B, \?B/s"),
+        (None, 0, "00:00"),  # of a step without bytes: how long it takes
+    ],
+)
+def test_how_far_how_fast_and_how_long(
+    capsys: pytest.CaptureFixture[str], done: int | None, total: int, shown: str
+) -> None:
+    report = er.Report()
+    with report.working():
+        report.doing(LONG, moving=done is not None)
+        report.expect(total)
+        report.advance(done or 0)
+        for line in next_lines(capsys):
+            assert re.fullmatch(rf"{shown}  a_very\w*…?x*", line)
+            assert len(line) < 80
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_step_without_bytes_does_not_slow_them_down(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    report = er.Report()
+    with report.working():
+        report.expect(10**10)
+        for label, seconds in (("leads", 0.2), ("building keys", 0.8), ("feedback", 0)):
+            report.doing(label, moving=seconds != 0.8)
+            report.advance(10_000_000 if label == "leads" else 0)
+            time.sleep(seconds)
+        for line in next_lines(capsys):
+            [rate] = re.findall(r"([\d.]+)MB/s", line)
+            assert float(rate) > 20
 
 
 @pytest.mark.usefixtures("impatient")
 def test_lines_tell_a_pipe_of_long_work(slow: Path, run: Run) -> None:
     lines = run("restore", "--env-file", slow).err.splitlines()
-    assert any(line.startswith("a_very_long_name_of_a_table_xxx…: ") for line in lines)
+    assert any(re.fullmatch(r".* of .*B, .* left  a_v\w*…\w*", line) for line in lines)
     assert not any("\r" in line or "\x1b" in line for line in lines)
 
 
