@@ -1072,6 +1072,7 @@ class Statement:
 
 @dataclass(frozen=True, slots=True)
 class Script:
+    name: str  # what errors call it
     raw: bytes
     statements: tuple[Statement, ...]
     names: frozenset[str]  # every identifier that it mentions
@@ -1098,6 +1099,7 @@ def parse_script(raw: bytes, name: str) -> Script:
             code=EXIT_USAGE,
         )
     return Script(
+        name=name,
         raw=raw,
         statements=tuple(statements),
         names=frozenset(mentioned_names(found)),
@@ -7077,29 +7079,11 @@ class Folder:
 # ---- Export — the order of the job; no SQL, no open() --------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class ExportPlan:
-    """What an export was asked for."""
-
-    folder: Path
-    schema_file: Path
-    only: tuple[str, ...] = ()  # patterns of tables; none: all
-    exclude: tuple[str, ...] = ()
-    jobs: int | None = None  # None: as many as make sense
-    compressed: bool = False
-    lock_timeout: float | None = None
-    # What to do about a blueprint that is not the database's.
-    hint: str = (
-        "bring it up to date (export_restore.py schema writes one), or --exclude"
-    )
-    done: str = "the snapshot is published"  # what a command has then achieved
-
-
-def export(settings: Settings, plan: ExportPlan, report: Report) -> list[Copied]:
+def export(settings: Settings, options: Options, report: Report) -> list[Copied]:
     """Take a database to a folder; return what was copied, in load order."""
-    script = read_script(plan.schema_file)
+    script = read_script(find_schema_file(options.schema_file))
     with reachable(settings) as server:
-        return Export(settings, script, plan, report).run(server)
+        return Export(settings, script, options, report).run(server)
 
 
 class Export:
@@ -7113,21 +7097,25 @@ class Export:
     lines: list[CatalogLine]  # of catalog.txt
     files: list[tuple[Table, str]]  # in load order
 
+    done = "the snapshot is published"  # what a command has then achieved
+    # What to do about a blueprint that is not the database's.
+    hint = "bring it up to date (export_restore.py schema writes one), or --exclude"
+
     def __init__(
-        self, settings: Settings, script: Script, plan: ExportPlan, report: Report
+        self, settings: Settings, script: Script, options: Options, report: Report
     ) -> None:
         self.settings, self.script = settings, script
-        self.plan, self.report = plan, report
+        self.options, self.report = options, report
 
     def run(self, server: Settings) -> list[Copied]:
         """Read what a restore needs, check it, and publish it as one."""
-        plan, report = self.plan, self.report
-        watch = LockWatch(report.note, plan.lock_timeout)
+        options, report = self.options, self.report
+        watch = LockWatch(report.note, options.lock_timeout)
         with (
             report.doing(f"connecting to {self.settings}"),
             Database(server, watch) as self.db,
-            report.doing(f"waiting for {plan.folder}"),
-            Folder(plan.folder).staged(plan.done) as self.stage,
+            report.doing(f"waiting for {options.dir}"),
+            Folder(options.dir).staged(self.done) as self.stage,
             report.doing("reading the catalog"),
         ):
             origin = self.db.fetch_origin(self.settings)
@@ -7155,7 +7143,7 @@ class Export:
         """
         self.catalog, self.tables = self.db.begin_with_locks(self.choose)
         self.shared = ""
-        if self.plan.jobs == 1:
+        if self.options.jobs == 1:
             return
         try:
             self.shared = self.db.export_snapshot()
@@ -7168,12 +7156,12 @@ class Export:
             self.catalog, self.tables = self.db.begin_with_locks(self.choose)
 
     def choose(self, tables: Iterable[Table]) -> list[Table]:
-        return select_tables(tables, self.plan.only, self.plan.exclude)
+        return select_tables(tables, self.options.tables, self.options.exclude)
 
     def plan_files(self) -> None:
         """Give each table a file; raise if that is somebody else's, name others."""
-        folder = Folder(self.plan.folder)
-        suffix = CSV_SUFFIX + (GZIP_SUFFIX if self.plan.compressed else "")
+        folder = Folder(self.options.dir)
+        suffix = CSV_SUFFIX + (GZIP_SUFFIX if self.options.gzip else "")
         self.files = plan_files(self.catalog, self.tables, suffix)
         names = [name for _, name in self.files]
         folder.check_free(names)
@@ -7192,11 +7180,11 @@ class Export:
                 table,
                 self.stage.folder / name,
                 sizes[table.oid],
-                self.plan.compressed,
+                self.options.gzip,
             )
             for table, name in self.files
         ]
-        jobs = Jobs(self.db, self.shared, self.plan.jobs, self.report)
+        jobs = Jobs(self.db, self.shared, self.options.jobs, self.report)
         written = jobs.copy(tasks)
         for task in tasks:
             self.stage.sync(task.path)
@@ -7295,21 +7283,21 @@ class Export:
 
         A script that puts statements together as it runs may make it all the same.
         """
-        plan, script = self.plan, self.script
-        whole = not (plan.only or plan.exclude)
+        options, script = self.options, self.script
+        whole = not (options.tables or options.exclude)
         names = {name for table in self.tables for name in table.names}
         lines = [line for line in self.lines if whole or line.relation in names]
         missing = missing_from_script(self.tables, lines, script.names)
-        file = plan.schema_file
         if missing and not script.dynamic:
             raise SnapshotError(
-                f"{file} does not mention {', '.join(missing)}", hint=plan.hint
+                f"{script.name} does not mention {', '.join(missing)}",
+                hint=self.hint,
             )
         unnamed = missing + unnamed_in_script(lines, script.names)
         if unnamed:
             self.report.note(
-                f"note: {file} does not mention {enumeration(unnamed)}; whether it "
-                "makes them, python export_restore.py rehearse tells"
+                f"note: {script.name} does not mention {enumeration(unnamed)}; whether "
+                "it makes them, python export_restore.py rehearse tells"
             )
 
 
@@ -7682,38 +7670,20 @@ class Load:
     file: CsvFile
 
 
-@dataclass(frozen=True, slots=True)
-class RestorePlan:
-    """What a restore was asked for."""
-
-    folder: Path
-    accept_edits: bool = False
-    accept_drift: bool = False
-    dry_run: bool = False
-    checksum: bool = False
-    data_only: bool = False
-    only: tuple[str, ...] = ()  # patterns of tables, with data_only; none: all
-    agreed: bool = False  # go on without a question
-    scratch: bool = False  # the target was made for this and has nothing to lose
-    keep: Path | None = None  # where the target's present state goes first
-    keep_schema_file: Path | None = None  # its blueprint, if not the snapshot's
-    lock_timeout: float | None = None
-
-
-def restore(settings: Settings, plan: RestorePlan, report: Report) -> list[Copied]:
+def restore(settings: Settings, options: Options, report: Report) -> list[Copied]:
     """Bring a snapshot back in one transaction; return what came, in load order."""
-    if plan.keep:
-        Folder(plan.keep).check_apart(plan.folder)
+    if options.keep:
+        Folder(options.keep).check_apart(options.dir)
     with (
         report.doing("checking the files"),
-        Folder(plan.folder).opened(accept_edits=plan.accept_edits) as snapshot,
+        Folder(options.dir).opened(accept_edits=options.accept_edits) as snapshot,
         report.doing(f"connecting to {settings}"),
         reachable(settings) as server,
-        with_superusers_part(server, snapshot.script, stays=not plan.dry_run),
+        with_superusers_part(server, snapshot.script, stays=not options.dry_run),
     ):
         if snapshot.manifest is None:
             report.note("no manifest: checksums, row counts and catalog go unchecked")
-        return Restore(settings, snapshot, plan, report).run(server)
+        return Restore(settings, snapshot, options, report).run(server)
 
 
 class Restore:
@@ -7729,10 +7699,10 @@ class Restore:
     rights: Seq[tuple[Rights, Rights]] = ()  # what is and what was
 
     def __init__(
-        self, settings: Settings, snapshot: Snapshot, plan: RestorePlan, report: Report
+        self, settings: Settings, snapshot: Snapshot, options: Options, report: Report
     ) -> None:
         self.settings, self.snapshot = settings, snapshot
-        self.plan, self.report = plan, report
+        self.options, self.report = options, report
 
     def run(self, server: Settings) -> list[Copied]:
         """Replace what the target has, after a question if there is one.
@@ -7740,7 +7710,7 @@ class Restore:
         While a person thinks there is no connection: it would hold locks, and poolers
         close those that wait.
         """
-        watch = LockWatch(self.report.note, self.plan.lock_timeout)
+        watch = LockWatch(self.report.note, self.options.lock_timeout)
         with Database(server, watch) as self.db:
             question = self.preview()
             if not question:
@@ -7760,28 +7730,26 @@ class Restore:
         What a blueprint drops is known when it was replayed: if somebody is asked, that
         is done once before, and taken back.
         """
-        plan, manifest = self.plan, self.snapshot.manifest
+        options, manifest = self.options, self.snapshot.manifest
         origin = self.db.fetch_origin(self.settings)
         home = bool(manifest and manifest.origin and manifest.origin.is_same(origin))
         self.begin()
-        sure = plan.scratch or plan.agreed or plan.dry_run
+        sure = options.scratch or options.yes or options.dry_run
         asks = (
             not (sure or (home and is_local(self.settings))) and self.report.can_ask()
         )
         gone: set[Relation] = set()
-        if asks and not plan.data_only:
+        if asks and not options.data_only:
             self.replay()
             gone = self.going(self.db.fetch_catalog())
             self.db.rollback()
             self.begin()
         replaced = self.fetch_replaced(gone)
-        if not plan.scratch:
+        if not options.scratch:
             self.report.note(
                 render_replacement(replaced, self.snapshot, self.settings, home=home)
             )
-            self.report.record(
-                replaced=list(map(replaced_as_data, replaced)), home=home
-            )
+            self.report.record(replaced=replaced, home=home)
         return render_question(replaced, self.settings) if asks and replaced else ""
 
     def fetch_replaced(self, gone: Collection[Relation]) -> list[Replaced]:
@@ -7795,7 +7763,7 @@ class Restore:
         """Return the target's tables, each with the CSV that fills it again."""
         files = {file.path.name: file for file in self.snapshot.csv_files}
         named = dict(self.named(self.before.tables))
-        only = self.plan.only
+        only = self.options.tables
         return [
             (table, files.get(named[table]))
             for table in self.before.tables
@@ -7816,23 +7784,23 @@ class Restore:
     def replace(self) -> list[Copied]:
         """Replace what is there, check it, and commit; with --dry-run do not."""
         self.keep_present()
-        if self.plan.data_only:
+        if self.options.data_only:
             self.lock_targets()
         else:
             self.replace_schema()
         self.db.force_policies(self.tables, "NO FORCE")
         copied = self.load()
         self.set_sequences()
-        if self.plan.checksum:
+        if self.options.checksum:
             self.check_content()
         self.db.force_policies(self.tables, "FORCE")
         self.refresh_views()
         self.db.give_rights(self.rights)
         self.keep_memberships()
-        if not self.plan.accept_drift:
+        if not self.options.accept_drift:
             self.report.doing("checking the catalog")
             self.check_unaltered()
-        if not self.plan.dry_run:
+        if not self.options.dry_run:
             self.commit(copied)
         return copied
 
@@ -7848,31 +7816,28 @@ class Restore:
 
     def keep_present(self) -> None:
         """Export what the target holds; nobody can change it until it is replaced."""
-        plan, names = self.plan, self.snapshot.script.names
-        if plan.keep is None:
+        options, names = self.options, self.snapshot.script.names
+        if options.keep is None:
             return
-        if plan.dry_run or not self.before.tables:
+        if options.dry_run or not self.before.tables:
             why = (
                 "this is a dry run"
-                if plan.dry_run
+                if options.dry_run
                 else f"{self.settings} has no tables"
             )
-            self.report.note(f"nothing is kept in {plan.keep}: {why}")
+            self.report.note(f"nothing is kept in {options.keep}: {why}")
             return
-        self.report.note(f"keeping what is in {self.settings} in {plan.keep}")
+        self.report.note(f"keeping what is in {self.settings} in {options.keep}")
         going = [t for t, f in self.tables_and_files() if f or t.relation.name in names]
         self.db.lock_tables(going, "EXCLUSIVE")
-        own = plan.keep_schema_file
+        own = options.keep_schema_file
         script = read_script(own) if own else self.snapshot.script
-        file = own or self.snapshot.folder / SCHEMA_FILE
-        kept = ExportPlan(
-            plan.keep, file, lock_timeout=plan.lock_timeout, hint=KEEP_HINT, done=""
-        )
-        Export(self.settings, script, kept, self.report).run(self.db.settings)
+        kept = Options(dir=options.keep, lock_timeout=options.lock_timeout)
+        KeptExport(self.settings, script, kept, self.report).run(self.db.settings)
 
     def commit(self, copied: Iterable[Copied]) -> None:
         self.report.doing("committing")
-        done = "" if self.plan.scratch else "the snapshot is restored"
+        done = "" if self.options.scratch else "the snapshot is restored"
         for said in self.db.commit(done):
             self.report.note(said)
         self.report.doing("analyzing the tables")
@@ -7911,7 +7876,7 @@ class Restore:
         )
         self.report_lost(self.replayed)
         self.note_changed_rows(self.replayed)
-        if not self.plan.accept_drift:
+        if not self.options.accept_drift:
             check_kept(self.replayed)
             self.check_drift(self.replayed)
         self.rights = self.rights_to_give(former.rights)
@@ -7985,7 +7950,7 @@ class Restore:
             db.execute("ROLLBACK TO SAVEPOINT script")
             skipped += db.run_script(rest, file)
         skipped.sort(key=lambda skip: skip.line)
-        self.report.record(skipped=[dataclasses.asdict(skip) for skip in skipped])
+        self.report.record(skipped=skipped)
         notes += render_skips(skipped, SCHEMA_FILE)
         notes += [
             f"note: the server does not know the source's {name}; see whether "
@@ -8005,7 +7970,7 @@ class Restore:
         named = {name for _, name in names_dropped(drops)}
         lost = replayed.lost()
         taken = [line for line in lost if not line.is_named_in(named)]
-        if taken and not self.plan.accept_drift:
+        if taken and not self.options.accept_drift:
             each = [render_lost(line, drops) for line in taken]
             raise SnapshotError(
                 each[0]
@@ -8081,7 +8046,7 @@ class Restore:
         for now, then in anew:
             if now.ours and now.owner != then.owner and not gets_owner(now, then):
                 fact = f"{now.name} belongs to {now.owner}, not {then.owner}"
-                if now.acts and not self.plan.accept_drift:
+                if now.acts and not self.options.accept_drift:
                     raise acts_as_another(fact, then.owner)
                 self.report.note(f"note: {fact}")
         return anew
@@ -8094,7 +8059,7 @@ class Restore:
             try:
                 self.db.bring_back(tie)
             except SnapshotError as error:
-                if not self.plan.accept_drift:
+                if not self.options.accept_drift:
                     raise
                 self.report.note(f"note: {error}")
         return bool(lost)
@@ -8111,7 +8076,7 @@ class Restore:
         Without a manifest, only tables that are new need a CSV.
         """
         files = {file.path.name: file for file in self.snapshot.csv_files}
-        new = set() if self.plan.data_only else {*self.catalog.relations.values()}
+        new = set() if self.options.data_only else {*self.catalog.relations.values()}
         new -= self.known
         planned = [(t, name) for t, name in self.named(self.catalog.tables) if name]
         orphans = files.keys() - {name for _, name in planned}
@@ -8126,9 +8091,9 @@ class Restore:
                 hint="correct the files or export again; the target was not changed",
                 code=EXIT_DAMAGED,
             )
-        if not self.plan.only:
+        if not self.options.tables:
             return loads
-        chosen = select_tables([each.table for each in loads], self.plan.only, ())
+        chosen = select_tables([each.table for each in loads], self.options.tables, ())
         return [load for load in loads if load.table in chosen]
 
     def load(self) -> list[Copied]:
@@ -8137,8 +8102,10 @@ class Restore:
         Raises SnapshotError if a file does not fit, or has another number of rows than
         the manifest says.
         """
-        stale = self.tables if self.plan.data_only else self.fetch_seeded()
-        passes = 2 if self.plan.checksum else 1  # with checksums it all comes back, too
+        stale = self.tables if self.options.data_only else self.fetch_seeded()
+        passes = (
+            2 if self.options.checksum else 1
+        )  # with checksums it all comes back, too
         self.report.expect(passes * sum(load.file.text_size for load in self.loads))
         self.report.doing("setting keys and indexes aside")
         large = [each.table for each in self.loads if each.file.size >= LARGE_FILE]
@@ -8208,7 +8175,7 @@ class Restore:
         used = {each.relation for each in chosen}
         manifest = self.snapshot.manifest
         states = manifest.sequences if manifest else {}
-        if self.plan.only:
+        if self.options.tables:
             states = {name: state for name, state in states.items() if name in used}
         there = {sequence.relation: sequence for sequence in self.catalog.sequences}
         absent = sorted(states.keys() - there.keys())
@@ -8223,7 +8190,7 @@ class Restore:
 
     def refresh_views(self) -> None:
         """Fill the materialized views that were filled, each after what it reads."""
-        known = () if self.plan.data_only else self.known
+        known = () if self.options.data_only else self.known
         manifest = self.snapshot.manifest
         for view in refresh_order(self.catalog.materialized_views):
             wanted = None if view.oid in known else view.populated
@@ -8288,9 +8255,14 @@ class Restore:
             )
 
 
-KEEP_HINT = """\
-nothing was changed; write the blueprint of what is there, export_restore.py schema \
---output present.sql, and add --keep-schema-file present.sql"""
+class KeptExport(Export):
+    """The export of what a restore replaces."""
+
+    done = ""
+    hint = (
+        "nothing was changed; write the blueprint of what is there, export_restore.py "
+        "schema --output present.sql, and add --keep-schema-file present.sql"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -8701,9 +8673,9 @@ def rehearse(settings: Settings | None, folder: Path, report: Report) -> Rehears
         else:
             server = stack.enter_context(reachable(settings))
             scratch = stack.enter_context(scratch_database(server))
-        plan = RestorePlan(folder, checksum=True, scratch=True)
+        options = Options(dir=folder, checksum=True, scratch=True)
         try:
-            copied = restore(scratch, plan, report)
+            copied = restore(scratch, options, report)
         except (SnapshotError, psycopg2.Error) as error:
             lack = private_lack(error) if settings is None else None
             if lack is None:
@@ -9132,9 +9104,6 @@ def as_data(value: Any) -> dict[str, Any]:
     return as_data(data.pop("relation")) | data if "relation" in data else data
 
 
-replaced_as_data = as_data  # as the restore calls it
-
-
 def render_replacement(
     replaced: Seq[Replaced], snapshot: Snapshot, settings: Settings, *, home: bool
 ) -> str:
@@ -9264,6 +9233,7 @@ class Options:
     quiet: bool = False
     verbose: bool = False
     json: bool = False
+    scratch: bool = False  # the target was made for this and has nothing to lose
 
     def next_command(self, name: str, folder: Path, *words: str) -> str:
         """Return the line to type for a command on this env file and a folder."""
@@ -9280,17 +9250,8 @@ def command_export(options: Options, report: Report) -> int:
     """Run the command export."""
     settings = read_settings(options.env_file)
     report.record(database=settings, folder=str(options.dir.absolute()))
-    plan = ExportPlan(
-        folder=options.dir,
-        schema_file=find_schema_file(options.schema_file),
-        only=tuple(options.tables),
-        exclude=tuple(options.exclude),
-        jobs=options.jobs,
-        compressed=options.gzip,
-        lock_timeout=options.lock_timeout,
-    )
     report.note(f"exporting {settings} to {options.dir}")
-    copied = export(settings, plan, report)
+    copied = export(settings, options, report)
     report.result(
         copied,
         f"The snapshot is in {options.dir}. Bring it back, here or elsewhere, with:\n"
@@ -9321,20 +9282,7 @@ def command_restore(options: Options, report: Report) -> int:
             code=EXIT_USAGE,
         )
     report.record(dry_run=options.dry_run)
-    plan = RestorePlan(
-        folder=options.dir,
-        accept_edits=options.accept_edits,
-        accept_drift=options.accept_drift,
-        dry_run=options.dry_run,
-        checksum=options.checksum,
-        data_only=options.data_only,
-        only=tuple(options.tables),
-        agreed=options.yes,
-        keep=options.keep,
-        keep_schema_file=options.keep_schema_file,
-        lock_timeout=options.lock_timeout,
-    )
-    copied = restore(settings, plan, report)
+    copied = restore(settings, options, report)
     summary = f"Restored into {settings}."
     if options.dry_run:
         summary = f"It would work. Nothing was changed in {settings}."
