@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import os
 import shutil
@@ -241,62 +240,6 @@ def test_extensions_that_a_superuser_has_to_make(
         succeed("export", "--schema-file", folder / "schema.sql", *argv)
         succeed("verify", *argv)
     succeed("rehearse", "--dir", work / "again")
-
-
-OLD_CONTENT = """
-    CREATE SCHEMA app; CREATE TYPE app.mood AS ENUM ('a', 'b');
-    CREATE DOMAIN app.few AS int; CREATE TYPE app.pair AS (a int, b app.mood);
-    CREATE EXTENSION vector;
-    CREATE TABLE app.t (id serial PRIMARY KEY, m app.mood, v vector(2));
-    CREATE TABLE p (a int) PARTITION BY LIST (a);
-    CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1);
-    CREATE SEQUENCE app.s; CREATE VIEW app.v AS SELECT 1 AS a;
-    CREATE MATERIALIZED VIEW app.m AS SELECT 1 AS a;
-    CREATE FUNCTION app.f() RETURNS int LANGUAGE sql AS 'SELECT 1';
-    CREATE PROCEDURE app.q() LANGUAGE sql AS 'SELECT 1';
-    CREATE AGGREGATE app.total (int) (SFUNC = int4pl, STYPE = int);
-    CREATE COLLATION app.c FROM "C"; CREATE STATISTICS app.st ON id, m FROM app.t;
-    CREATE PUBLICATION pub FOR TABLE app.t;
-    INSERT INTO app.t (m, v) VALUES ('a', '[1,2]'); INSERT INTO p VALUES (1);
-"""
-
-
-def test_a_folder_of_an_older_version(
-    open_folder: Path, work: Path, succeed: Succeed
-) -> None:
-    """There the first superuser owns everything; he loses nothing but his powers."""
-    env = project(open_folder / "home") / ".env"
-    old = er.own_server(env.parent / ".postgres")
-    old.create("postgres")
-    old.start()
-    first = old.reached_as("postgres")
-    with er.connected(first) as db:
-        er.execute(db, "CREATE DATABASE shop")
-    with er.connected(dataclasses.replace(first, dbname="shop")) as db:
-        er.execute(db, OLD_CONTENT)
-    old.stop()
-    rows = "SELECT id::text || m || v FROM app.t UNION SELECT a::text FROM p ORDER BY 1"
-    owned = """
-        SELECT relname FROM pg_class WHERE oid >= 16384 AND relkind <> 't'
-          AND relowner <> 'postgres'::regrole UNION ALL
-        SELECT proname FROM pg_proc WHERE oid >= 16384
-          AND pronamespace = 'app'::regnamespace AND proowner <> 'postgres'::regrole
-        UNION ALL SELECT typname FROM pg_type WHERE oid >= 16384
-          AND typnamespace = 'app'::regnamespace AND typowner <> 'postgres'::regrole
-        UNION ALL SELECT datname FROM pg_database WHERE datname = 'shop'
-          AND datdba <> 'postgres'::regrole
-        UNION ALL SELECT rolname FROM pg_roles WHERE rolsuper AND rolname = 'postgres'
-    """
-    with er.reachable(er.read_settings(env)) as server, er.connected(server) as db:
-        assert er.fetch(db, rows) == [("1",), ("1a[1,2]",)]
-        assert er.fetch(db, owned) == []
-        assert server.user == "postgres"
-        schema = OLD_CONTENT.split("INSERT", maxsplit=1)[0]
-        (work / "schema.sql").write_text(
-            f"DROP SCHEMA app CASCADE; DROP TABLE p;{schema}"
-        )
-    with er.reachable(er.read_settings(env)):
-        succeed("export", "--env-file", env)
 
 
 def test_two_at_once_share_a_server(open_folder: Path) -> None:
