@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import dataclasses
+import fcntl
 import os
 import shutil
 import signal
