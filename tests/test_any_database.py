@@ -5,17 +5,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Result
+from conftest import Fail, Run, Succeed, both_versions
 from servers import Database, Server
 
 import export_restore as er
-
-Succeed = Callable[..., str]
-Run = Callable[..., Result]
 
 # Each case: its schema, and the rows and calls that come after it.
 CASES: dict[str, tuple[str, str]] = {
@@ -443,7 +440,6 @@ def compare(source: Database, target: Database) -> None:
     assert target.fetch(populated) == source.fetch(populated)
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)  # on others all at once
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_each_case(
     source: Database,
@@ -455,7 +451,6 @@ def test_each_case(
     round_trip(source, target, work, succeed, case)
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_a_name_that_begins_like_a_file_of_a_spreadsheet(
     source: Database, target: Database, work: Path, succeed: Succeed
 ) -> None:
@@ -471,6 +466,7 @@ def other(server: Server, server16: Server, server18: Server) -> Iterator[Databa
         yield database
 
 
+@both_versions
 def test_everything_between_versions(
     source: Database, other: Database, work: Path, succeed: Succeed
 ) -> None:
@@ -478,6 +474,7 @@ def test_everything_between_versions(
     round_trip(source, other, work, succeed, ALL_AT_ONCE)
 
 
+@both_versions
 def test_everything_is_stable(
     source: Database, target: Database, work: Path, succeed: Succeed
 ) -> None:
@@ -492,6 +489,7 @@ def test_everything_is_stable(
             assert one.read_bytes() == two.read_bytes(), name
 
 
+@both_versions
 def test_everything_by_a_schema_of_pg_dump(
     source: Database, target: Database, work: Path, succeed: Succeed
 ) -> None:
@@ -539,6 +537,7 @@ def test_everything_there_and_back(
         assert one.rows() == rows
 
 
+@both_versions
 def test_everything_without_superuser(
     source: Database, target: Database, work: Path, succeed: Succeed
 ) -> None:
@@ -559,7 +558,6 @@ def test_everything_without_superuser(
         target.execute("DROP OWNED BY plain CASCADE; DROP ROLE plain")
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_what_only_18_has(
     source: Database, target: Database, work: Path, succeed: Succeed
 ) -> None:
@@ -606,9 +604,7 @@ def test_other_encodings(
         assert (work / "exports/tëst.csv").read_text(encoding="utf-8") == expected
 
 
-def test_bytes_in_no_encoding(
-    server: Server, work: Path, fail: Callable[..., str]
-) -> None:
+def test_bytes_in_no_encoding(server: Server, work: Path, fail: Fail) -> None:
     """A CSV is UTF-8 or it is not written."""
     options = "ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
     (work / "schema.sql").write_text("CREATE TABLE t (a text)")
@@ -624,7 +620,7 @@ def test_text_that_the_target_cannot_hold(
     source: Database,
     work: Path,
     succeed: Succeed,
-    fail: Callable[..., str],
+    fail: Fail,
 ) -> None:
     schema = "CREATE TABLE t (a text)"
     (work / "schema.sql").write_text(schema)

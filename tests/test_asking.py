@@ -5,23 +5,16 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pexpect
 import psycopg2
 import pytest
-from conftest import ROOT, Result
+from conftest import ROOT, Fail, Run, Succeed
 from servers import Database
 
 import export_restore as er
-
-Run = Callable[..., Result]
-Succeed = Callable[..., str]
-Fail = Callable[..., str]
-
-pytestmark = pytest.mark.parametrize("server", [18], indirect=True)
 
 
 @pytest.fixture

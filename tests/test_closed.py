@@ -13,26 +13,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import psycopg2
 import pytest
-from conftest import ROOT, Result, run_process
-from servers import Server
+from conftest import ROOT, Fail, Succeed, run_process
 
 import export_restore as er
 import setup_db
-
-Succeed = Callable[..., str]
-Fail = Callable[..., str]
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def server(server18: Server) -> Server:
-    return server18
 
 
 @pytest.fixture(autouse=True)

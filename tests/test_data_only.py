@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psycopg2
 import pytest
-from conftest import Result, run_process
+from conftest import Fail, Run, Succeed, run_process
 from servers import Database
 
 import export_restore as er
-
-Succeed = Callable[..., str]
-Fail = Callable[..., str]
-Run = Callable[..., Result]
-
-pytestmark = pytest.mark.parametrize("server", [18], indirect=True)
 
 
 def test_rows_and_sequences_are_replaced(

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Result
+from conftest import Fail, Run, Succeed
 from servers import Database
 
 import export_restore as er
-
-Succeed = Callable[..., str]
-Run = Callable[..., Result]
 
 SCHEMA = """
     CREATE SCHEMA app;
@@ -84,7 +80,6 @@ CHANGES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 @pytest.mark.parametrize("change, named", CHANGES.values(), ids=CHANGES.keys())
 def test_each_kind_of_drift_is_named(
     source: Database, target: Database, work: Path, run: Run, change: str, named: str
@@ -111,7 +106,6 @@ def test_each_kind_of_drift_is_named(
     assert accepted.status == 0, accepted.err
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_what_the_target_has_besides_is_no_drift(
     source: Database, target: Database, work: Path, succeed: Succeed
 ) -> None:
@@ -126,7 +120,6 @@ def test_what_the_target_has_besides_is_no_drift(
     succeed("restore", "--env-file", target.env_file(work))
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_what_others_alter_during_an_export_is_not_seen(
     source: Database, work: Path, succeed: Succeed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,9 +256,8 @@ NOTED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_whatever_was_made_is_named_at_export(
-    source: Database, work: Path, fail: Callable[..., str]
+    source: Database, work: Path, fail: Fail
 ) -> None:
     (work / "schema.sql").write_text(SCHEMA)
     source.execute(f"{SCHEMA}; {'; '.join(MADE)}")
@@ -274,7 +266,6 @@ def test_whatever_was_made_is_named_at_export(
     assert [each for each in MADE.values() if each not in message] == []
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_whatever_was_changed_stops_a_restore(
     source: Database, target: Database, work: Path, run: Run
 ) -> None:
@@ -286,7 +277,6 @@ def test_whatever_was_changed_stops_a_restore(
     assert [each for each in CHANGED.values() if each not in result.err] == []
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_a_name_that_has_its_default_in_it(
     source: Database, target: Database, work: Path, run: Run
 ) -> None:
@@ -300,7 +290,6 @@ def test_a_name_that_has_its_default_in_it(
     assert (result.status, "dropped by" in result.err) == (0, False), result.err
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_whatever_is_not_kept_is_noted(source: Database, work: Path, run: Run) -> None:
     """And what may be missing in schema.sql, for it need not be named there."""
     schema = (
@@ -316,7 +305,6 @@ def test_whatever_is_not_kept_is_noted(source: Database, work: Path, run: Run) -
     assert "rehearse tells" in result.err
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_what_a_script_makes_as_it_runs_can_be_exported(
     source: Database, target: Database, work: Path, run: Run
 ) -> None:

@@ -8,17 +8,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psycopg2
 import pytest
-from conftest import ROOT, run_process
+from conftest import ROOT, Fail, Run, Succeed, both_versions, run_process
 from servers import Database, Proxy, Server, hang_up
 
 import export_restore as er
-
-Succeed = Callable[..., str]
 
 BLUEPRINT = """
     DROP TABLE IF EXISTS big, small CASCADE;
@@ -106,7 +103,7 @@ def test_a_killed_server_leaves_the_target_as_it_was(
 
 
 def test_a_bad_row_in_the_last_file_leaves_the_target_as_it_was(
-    exported: Database, work: Path, fail: Callable[..., str]
+    exported: Database, work: Path, fail: Fail
 ) -> None:
     exported.execute("DELETE FROM leads WHERE id < 5")
     before = exported.state()
@@ -119,6 +116,7 @@ def test_a_bad_row_in_the_last_file_leaves_the_target_as_it_was(
     assert exported.state() == before
 
 
+@both_versions
 @pytest.mark.parametrize(
     "trap",
     [
@@ -137,7 +135,7 @@ def test_a_bad_row_in_the_last_file_leaves_the_target_as_it_was(
     ],
 )
 def test_a_blueprint_cannot_end_the_transaction(
-    trap: str, exported: Database, work: Path, run: Callable[..., object]
+    trap: str, exported: Database, work: Path, run: Run
 ) -> None:
     """Even then a restore that fails later has changed nothing."""
     path = work / "exports/schema.sql"
@@ -148,11 +146,12 @@ def test_a_blueprint_cannot_end_the_transaction(
     before = exported.state()
     env = exported.env_file(work)
     result = run("restore", "--env-file", env, "--accept-edits", "-q")
-    assert "sha256" not in result.err  # type: ignore[attr-defined]
-    assert result.status in (1, 2, 3)  # type: ignore[attr-defined]
+    assert "sha256" not in result.err
+    assert result.status in (1, 2, 3)
     assert exported.state() == before
 
 
+@both_versions
 def test_settings_of_a_blueprint_do_not_outlive_the_restore(
     source: Database, work: Path, succeed: Succeed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,7 +230,6 @@ STRUCK = [
 ]
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 @pytest.mark.parametrize("command, word, size, act, said", STRUCK)
 def test_the_administrator_ends_it(
     source: Database,
@@ -275,7 +273,6 @@ def test_the_administrator_ends_it(
     assert "xxx" not in err
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_jobs_end_with_the_connection_that_began(
     source: Database, work: Path, succeed: Succeed
 ) -> None:
@@ -297,7 +294,6 @@ def test_jobs_end_with_the_connection_that_began(
     assert "the connection to the server was lost: " in err
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_a_peer_that_is_gone_is_noticed(source: Database, work: Path) -> None:
     """Within two minutes, whether we wait for it or it for us."""
     source.execute("ALTER ROLE postgres PASSWORD 'x'")
@@ -318,7 +314,7 @@ def test_a_peer_that_is_gone_is_noticed(source: Database, work: Path) -> None:
 def test_a_lost_connection_is_told_in_two_lines(
     seeded: Database,
     work: Path,
-    fail: Callable[..., str],
+    fail: Fail,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The server ends the session while the command talks to it."""

@@ -17,17 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, Result, run_process
+from conftest import ROOT, Fail, Run, Succeed, run_process
 from servers import Database
 from test_any_database import ALL_AT_ONCE
 
 import export_restore as er
-
-Succeed = Callable[..., str]
-Fail = Callable[..., str]
-Run = Callable[..., Result]
-
-pytestmark = pytest.mark.parametrize("server", [18], indirect=True)
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,10 +18,6 @@ from servers import Database, Proxy, Server
 from test_rehearse import is_dead, wait_for_private_server
 
 import export_restore as er
-
-Succeed = Callable[..., str]
-
-pytestmark = pytest.mark.parametrize("server", [18], indirect=True)
 
 BLUEPRINT = """
     DROP TABLE IF EXISTS t CASCADE;

@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import run_process
+from conftest import Succeed, run_process
 from servers import Database, Proxy, Server
 
 import export_restore as er
 
-Succeed = Callable[..., str]
 Strike = Callable[[subprocess.Popen[str]], None]
 
-on_18 = pytest.mark.parametrize("server", [18], indirect=True)
 
 BLUEPRINT = """
     DROP TABLE IF EXISTS big, small CASCADE;
@@ -116,13 +114,11 @@ class Victim:
         return met
 
 
-@on_18
 def test_the_client_is_killed(source: Database, env: Path, moments: int) -> None:
     met = Victim(source, env).endure(moments or 30, lambda process: process.kill())
     assert False in met
 
 
-@on_18
 def test_somebody_ends_it(source: Database, env: Path, moments: int) -> None:
     """By Ctrl-C, SIGTERM and SIGHUP in turn: each says what became of the target."""
     ways = itertools.cycle([signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -162,7 +158,6 @@ def line(
         yield proxy, database.env_file(work, **way)
 
 
-@on_18
 def test_the_connection_is_cut(
     source: Database, env: Path, work: Path, moments: int
 ) -> None:
@@ -172,7 +167,6 @@ def test_the_connection_is_cut(
     assert False in met
 
 
-@on_18
 def test_signals_in_commit_and_after(
     source: Database, env: Path, work: Path, moments: int
 ) -> None:
@@ -192,7 +186,6 @@ def test_signals_in_commit_and_after(
             assert process.returncode == 0
 
 
-@on_18
 @pytest.mark.parametrize("reached", [False, True])
 def test_a_commit_that_is_cut(
     source: Database, env: Path, work: Path, reached: bool
@@ -209,7 +202,6 @@ def test_a_commit_that_is_cut(
         assert process.returncode == (0 if reached else 1)
 
 
-@on_18
 def test_a_commit_that_nobody_knows_of(
     source: Database, env: Path, work: Path, server16: Server
 ) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import Succeed
 from servers import Database, Proxy, Server
 
-Succeed = Callable[..., str]
 TABLES = 100
 DELAY = 0.010  # seconds, there and back; the bound is on round trips
 
@@ -21,7 +21,6 @@ def proxy(server18: Server) -> Iterator[Proxy]:
         yield proxy
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_few_round_trips_a_table(
     source: Database,
     target: Database,

@@ -10,16 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Result, run_process
+from conftest import Fail, Run, Succeed, run_process
 from servers import Database
 
 import export_restore as er
-
-Run = Callable[..., Result]
-Succeed = Callable[..., str]
-Fail = Callable[..., str]
-
-pytestmark = pytest.mark.parametrize("server", [18], indirect=True)
 
 BLUEPRINT = """
     SET lock_timeout = 0;

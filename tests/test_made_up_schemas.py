@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from conftest import Succeed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg2 import sql
 from servers import Database
-
-Succeed = Callable[..., str]
 
 TAKEN = {"id_", "ref_0", "ref_1", "ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"}
 NAMES = st.text(

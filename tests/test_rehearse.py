@@ -8,19 +8,15 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from conftest import OLD_AND_NEW, Result, run_process
+from conftest import OLD_AND_NEW, Fail, Run, Succeed, both_versions, run_process
 from servers import Database, Server
 
 import export_restore as er
-
-Succeed = Callable[..., str]
-Fail = Callable[..., str]
-Run = Callable[..., Result]
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +41,6 @@ def databases(server: Server) -> set[tuple[str]]:
         }
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_on_a_private_server(exported: Database, work: Path, run: Run) -> None:
     before = private_folders()
     result = run("rehearse")
@@ -62,6 +57,7 @@ def test_on_a_private_server(exported: Database, work: Path, run: Run) -> None:
     assert private_folders() == before
 
 
+@both_versions
 def test_on_a_server_of_ones_own(
     exported: Database, target: Database, work: Path, run: Run
 ) -> None:
@@ -74,7 +70,6 @@ def test_on_a_server_of_ones_own(
     assert (target.state(), databases(target.server)) == before
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_what_does_not_come_back_is_told(
     exported: Database, target: Database, work: Path, fail: Fail
 ) -> None:
@@ -89,7 +84,6 @@ def test_what_does_not_come_back_is_told(
     assert (databases(target.server), private_folders()) == before
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_roles_of_the_blueprint_are_made_up(
     source: Database, work: Path, run: Run
 ) -> None:
@@ -185,7 +179,6 @@ def test_a_folder_without_a_manifest(exported: Database, work: Path, run: Run) -
     assert "no manifest" in result.err
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_a_role_that_may_not_create_databases(
     exported: Database, work: Path, fail: Fail
 ) -> None:
@@ -199,7 +192,6 @@ def test_a_role_that_may_not_create_databases(
         exported.server.execute("DROP ROLE small_role")
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_the_next_one_cleans_up_behind_one_that_was_killed(
     exported: Database, work: Path, succeed: Succeed
 ) -> None:
@@ -216,7 +208,6 @@ def test_the_next_one_cleans_up_behind_one_that_was_killed(
     assert is_dead(server)
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_so_it_does_on_a_server_of_ones_own(
     exported: Database, work: Path, succeed: Succeed
 ) -> None:
@@ -243,7 +234,6 @@ def test_so_it_does_on_a_server_of_ones_own(
     assert databases(exported.server) == before
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_folders_of_others_stay(
     exported: Database, own_temp: Path, succeed: Succeed
 ) -> None:

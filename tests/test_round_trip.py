@@ -5,20 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, Succeed, both_versions
 from servers import Database, Server
 
 import export_restore as er
 import setup_db
 
-Succeed = Callable[..., str]
 
-
+@both_versions
 def test_the_check_of_the_brief(
     exported: Database, work: Path, succeed: Succeed
 ) -> None:
@@ -169,6 +167,7 @@ def test_a_blank_cell_typed_by_hand_is_null(
     assert source.fetch("INSERT INTO notes DEFAULT VALUES RETURNING id") == [(8,)]
 
 
+@both_versions
 def test_foreign_keys_in_any_shape(
     source: Database, target: Database, work: Path, succeed: Succeed
 ) -> None:
@@ -194,6 +193,7 @@ def test_foreign_keys_in_any_shape(
     assert target.state() == source.state()
 
 
+@both_versions
 def test_triggers_rest_while_rows_load(
     source: Database, target: Database, work: Path, succeed: Succeed
 ) -> None:
@@ -303,7 +303,6 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(lines))
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_env_file_by_password_and_url(
     exported: Database,
     server: Server,

@@ -10,23 +10,25 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import OLD_AND_NEW, Result, run_process
+from conftest import (
+    OLD_AND_NEW,
+    Fail,
+    Run,
+    Succeed,
+    both_versions,
+    old_and_new,
+    run_process,
+)
 from servers import PASSWORD, Database, Server, binaries
 from supabase import give, make_certificates
 from test_any_database import CASES, CONTRIB, compare
 
 import export_restore as er
-
-Succeed = Callable[..., str]
-Fail = Callable[..., str]
-Run = Callable[..., Result]
-
-on_18 = pytest.mark.parametrize("server", [18], indirect=True)
 
 
 def come_back(source: Database, target: Database, work: Path, succeed: Succeed) -> None:
@@ -40,6 +42,7 @@ def come_back(source: Database, target: Database, work: Path, succeed: Succeed) 
     compare(source, target)
 
 
+@both_versions
 def test_the_sample_comes_back(
     seeded: Database, target: Database, work: Path, succeed: Succeed
 ) -> None:
@@ -181,7 +184,7 @@ CREATE TABLE made (a int, b int GENERATED ALWAYS AS (four_times(a)) STORED);
 """
 
 
-@pytest.mark.parametrize("server", OLD_AND_NEW, indirect=True)
+@old_and_new
 def test_what_would_not_restore_is_said(source: Database, work: Path, run: Run) -> None:
     """The server takes the function's body into the column, under no search_path."""
     source.execute(INLINED)
@@ -208,7 +211,6 @@ def test_what_would_not_restore_is_said(source: Database, work: Path, run: Run) 
     assert run("restore", "--env-file", env).status == 0
 
 
-@on_18
 @pytest.mark.parametrize("lack", ["server", "schema", "extension", "version"])
 def test_what_the_private_server_cannot_tell_is_not_said(
     source: Database,
@@ -245,7 +247,6 @@ def test_what_the_private_server_cannot_tell_is_not_said(
 # ---- the file
 
 
-@on_18
 def test_an_existing_file_is_replaced_on_demand_alone(
     seeded: Database, work: Path, succeed: Succeed, fail: Fail
 ) -> None:
@@ -264,7 +265,6 @@ def test_an_existing_file_is_replaced_on_demand_alone(
     assert "no folder" in fail(2, "schema", "--env-file", env, "--output", "no/x.sql")
 
 
-@on_18
 def test_the_file_is_for_everybody_that_umask_allows(
     seeded: Database, work: Path, succeed: Succeed
 ) -> None:
@@ -278,7 +278,6 @@ def test_the_file_is_for_everybody_that_umask_allows(
     assert names == {"new.sql", "schema.sql", f"{seeded.name}.env"}
 
 
-@on_18
 def test_a_failure_leaves_no_file(
     seeded: Database, work: Path, fail: Fail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,7 +334,6 @@ def locking(database: Database) -> list[tuple[Any, ...]]:
     )
 
 
-@on_18
 @pytest.mark.parametrize("how, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted(
     seeded: Database,
@@ -399,7 +397,6 @@ def tenant(server: Server) -> Iterator[Database]:
     server.execute("DROP ROLE tenant; DROP ROLE supabase_admin")
 
 
-@on_18
 def test_what_others_own_is_left_out(
     tenant: Database, work: Path, run: Run, succeed: Succeed
 ) -> None:
@@ -425,7 +422,6 @@ def test_what_others_own_is_left_out(
     succeed("restore", "--env-file", env)
 
 
-@on_18
 def test_the_provider_s_extensions_are_not_what_the_user_chose(
     tenant: Database, work: Path, succeed: Succeed
 ) -> None:
@@ -485,7 +481,6 @@ def test_wheels_and_usual_folders_are_searched(
     )
 
 
-@on_18
 @pytest.mark.parametrize("by_uv", [False, True])
 def test_none_fits(
     seeded: Database,

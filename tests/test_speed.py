@@ -9,25 +9,19 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import psycopg2
 import pytest
-from conftest import Result, run_process
+from conftest import Build, Fail, Run, Succeed, both_versions, run_process
 from psycopg2 import sql
 from servers import Database, Server
 from test_any_database import ALL_AT_ONCE, CASES, compare
 from test_folder import validated
 
 import export_restore as er
-
-Succeed = Callable[..., str]
-Fail = Callable[..., str]
-Run = Callable[..., Result]
-Build = Callable[..., Path]
 
 
 @pytest.fixture
@@ -60,7 +54,6 @@ def test_jobs_write_the_same_bytes(
 
 
 @pytest.mark.usefixtures("tiny_is_large")
-@pytest.mark.parametrize("server", [18], indirect=True)
 @pytest.mark.parametrize("ids", ["i", "i * i - 500000", "i + 9223372036854000000"])
 def test_a_large_table_in_parts_is_one_ordered_file(
     build: Build,
@@ -116,7 +109,6 @@ def test_jobs_read_one_transaction_snapshot(
 
 
 @pytest.mark.usefixtures("tiny_is_large")
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_without_more_connections_one_does(
     seeded: Database, work: Path, run: Run, succeed: Succeed
 ) -> None:
@@ -135,7 +127,6 @@ def test_without_more_connections_one_does(
 
 
 @pytest.mark.usefixtures("tiny_is_large")
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_jobs_do_not_wait_behind_who_waits_for_the_first(
     seeded: Database, work: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,7 +167,6 @@ def test_a_server_that_exports_no_snapshot(
     assert run("verify", "--env-file", env).status == 0
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_an_error_in_a_job_is_told_in_two_lines(
     build: Build, work: Path, fail: Fail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,7 +186,6 @@ def test_an_error_in_a_job_is_told_in_two_lines(
     assert list((work / "exports").iterdir()) == []
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT])
 def test_jobs_die_with_their_parent(
     source: Database, work: Path, blow: signal.Signals
@@ -229,7 +218,6 @@ def test_jobs_die_with_their_parent(
 
 
 @pytest.mark.usefixtures("tiny_is_large")
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_ctrl_c_while_jobs_start(
     seeded: Database, work: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -298,7 +286,6 @@ def test_gzip_comes_back(
     (work / "exports/datapackage.json").unlink()
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_gzip_in_the_manifest(exported: Database, work: Path, succeed: Succeed) -> None:
     """Others read the folder; plain files of an export before it go."""
     env = exported.env_file(work)
@@ -326,7 +313,6 @@ def test_gzip_in_the_manifest(exported: Database, work: Path, succeed: Succeed) 
     assert exported.fetch("SELECT count(*) FROM feedback") == [(90,)]
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 @pytest.mark.parametrize("harm", ["cut", "flipped", "no gzip"])
 def test_damaged_gzip_changes_nothing(
     exported: Database, work: Path, fail: Fail, succeed: Succeed, harm: str
@@ -359,6 +345,7 @@ def all_aside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(er, "LARGE_FILE", 0)
 
 
+@both_versions
 @pytest.mark.usefixtures("all_aside")
 def test_everything_set_aside_comes_back(
     everything: Path, source: Database, target: Database, work: Path, succeed: Succeed
@@ -372,6 +359,7 @@ def test_everything_set_aside_comes_back(
         succeed("verify", "--env-file", env)
 
 
+@both_versions
 def test_what_is_set_aside(source: Database) -> None:
     """All but what something else depends on, or what SQL cannot tell."""
     schema, _ = CASES["indexes of every kind"]
@@ -401,7 +389,6 @@ def settings_of(database: Database) -> er.Settings:
 
 
 @pytest.mark.usefixtures("all_aside")
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_a_failure_in_any_step_of_the_rebuild_changes_nothing(
     source: Database,
     build: Build,
@@ -454,7 +441,6 @@ def test_a_duplicate_key_is_told_after_the_load(
 
 
 @pytest.mark.usefixtures("all_aside")
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_without_the_right_to_make_indexes_they_stay(
     exported: Database, server: Server, work: Path, succeed: Succeed
 ) -> None:
@@ -503,6 +489,7 @@ TRICKY = {
 }
 
 
+@both_versions
 @pytest.mark.usefixtures("all_aside")
 @pytest.mark.parametrize(("schema", "rows"), TRICKY.values(), ids=TRICKY)
 def test_tricky_indexes_come_back(
@@ -515,7 +502,6 @@ def test_tricky_indexes_come_back(
     assert source.state() == before
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_a_job_that_is_killed_is_told_in_two_lines(
     seeded: Database, work: Path, fail: Fail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -534,7 +520,6 @@ def test_a_job_that_is_killed_is_told_in_two_lines(
     assert list((work / "exports").iterdir()) == []
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_a_stranger_in_the_folder_is_named(
     exported: Database, work: Path, run: Run
 ) -> None:

@@ -11,21 +11,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psycopg2
 import pytest
-from conftest import ROOT, Result, run_process
+from conftest import ROOT, Fail, Result, Run, Succeed, run_process
 from servers import Database, Server
 from supabase import PASSWORD, Pooler, Project, SupabaseServer
 
 import export_restore as er
-
-Succeed = Callable[..., str]
-Fail = Callable[..., str]
-Run = Callable[..., Result]
 
 # What people write on Supabase: hand-made, or by pg_dump --clean without privileges.
 SCHEMA = """
@@ -376,7 +371,6 @@ def test_grants_that_a_new_project_would_give(
         assert other.privileges() == app.privileges()
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_snapshot_of_a_plain_server(
     exported: Database, project: Project, work: Path, succeed: Succeed
 ) -> None:

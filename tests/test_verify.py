@@ -5,22 +5,16 @@ from __future__ import annotations
 import contextlib
 import io
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Result
+from conftest import Build, Fail, Run, Succeed, both_versions
 from hypothesis import given
 from hypothesis import strategies as st
 from servers import Database
 from test_faults import peak_memory
 
 import export_restore as er
-
-Succeed = Callable[..., str]
-Fail = Callable[..., str]
-Run = Callable[..., Result]
-Build = Callable[..., Path]
 
 
 def differences(run: Run, *argv: object) -> list[str]:
@@ -33,6 +27,7 @@ def differences(run: Run, *argv: object) -> list[str]:
     return blocks[1].splitlines()
 
 
+@both_versions
 def test_equal_after_export_and_after_restore(
     exported: Database, target: Database, work: Path, run: Run, succeed: Succeed
 ) -> None:
@@ -81,7 +76,6 @@ def test_rows_missing_extra_and_changed_are_named(
     assert len(found) == 3
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 @pytest.mark.parametrize(
     ("change", "line"),
     [
@@ -121,6 +115,7 @@ def test_null_and_empty_are_not_the_same(
     ]
 
 
+@both_versions
 def test_rows_without_a_key(
     source: Database, build: Build, run: Run, succeed: Succeed
 ) -> None:
@@ -172,7 +167,6 @@ def test_a_view_that_was_filled(
     assert differences(run, "--env-file", env) == ["v: is not filled"]
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_a_million_rows_with_six_differences(
     source: Database, build: Build, run: Run, succeed: Succeed
 ) -> None:
@@ -196,7 +190,6 @@ def test_a_million_rows_with_six_differences(
     assert peak_memory("verify", "--env-file", env, status=3) < 80_000
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_memory_stays_small_where_everything_differs(
     source: Database, build: Build, run: Run, succeed: Succeed
 ) -> None:
@@ -216,7 +209,6 @@ def test_memory_stays_small_where_everything_differs(
     assert peak_memory("verify", "--env-file", env, status=3) < 80_000
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 @pytest.mark.parametrize(
     ("schema", "rows", "change", "line"),
     [
@@ -278,6 +270,7 @@ def test_what_cannot_be_compared(exported: Database, work: Path, fail: Fail) -> 
     assert "has no manifest" in fail(3, "verify", "--env-file", env)
 
 
+@both_versions
 def test_nothing_is_written(exported: Database, work: Path, succeed: Succeed) -> None:
     """Not even a transaction number is taken."""
     ask = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
