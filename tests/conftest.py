@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import functools
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -300,3 +305,49 @@ def run_process(*argv: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
+
+
+def fork_process(
+    *argv: object, first: Callable[[], object] = lambda: None
+) -> subprocess.Popen[str]:
+    """Start a command line in a fork of this process: most of a start is imports."""
+
+    def instead_of_exec() -> None:
+        os.closerange(3, 1 << 12)  # as exec would: the parent waits for one of them
+        sys.stdin = os.fdopen(os.open(os.devnull, os.O_RDONLY))
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", 1)
+        er.Call.idle.clear()  # their threads stay behind
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.argv = ["export_restore.py", *map(str, argv)]
+        status = 99
+        try:
+            first()
+            status = er.main()
+            for thread in threading.enumerate():
+                if not thread.daemon and thread is not threading.current_thread():
+                    thread.join()
+        except SystemExit as ended:
+            status = int(ended.code or 0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            with contextlib.suppress(OSError):
+                sys.stdout.flush()
+            os._exit(status)
+
+    return subprocess.Popen(
+        "forked",
+        preexec_fn=instead_of_exec,
+        restore_signals=False,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Wait for something that only has to happen at some time."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.005)

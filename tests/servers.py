@@ -103,14 +103,21 @@ class Proxy:
     """Passes bytes on to a server, late if wanted; counts round trips; cuts lines.
 
     It falls silent once so many bytes went by after a client has said a `word`: lines
-    stay open, and are taken, but nothing goes through them.
+    stay open, and are taken, but nothing goes through them. With a `pace` it does not,
+    but every chunk takes so many seconds from then on.
     """
 
     def __init__(
-        self, port: int, delay: float = 0, word: str | None = None, size: int = 0
+        self,
+        port: int,
+        delay: float = 0,
+        word: str | None = None,
+        size: int = 0,
+        pace: float = 0,
     ) -> None:
         self.target = port
         self.delay = delay  # seconds, there and back
+        self.pace = pace
         self.round_trips = 0
         self.word = None if word is None else word.encode()
         self.size = size
@@ -147,8 +154,10 @@ class Proxy:
                 time.sleep(self.delay / 2)
                 if source is client or self.said:
                     self.fall_silent(chunk)
-                while self.silent.is_set():
-                    time.sleep(0.05)
+                if self.pace and self.said:
+                    time.sleep(self.pace)
+                while self.silent.is_set() and not self.pace:
+                    time.sleep(0.02)
                 sink.sendall(chunk)
         except OSError:  # the line was cut
             pass
@@ -165,7 +174,7 @@ class Proxy:
 
     def hear(self) -> None:
         """Pass on what comes from now on."""
-        self.word, self.said = None, False
+        self.word, self.said, self.pace = None, False, 0
         self.silent.clear()
 
     def cut(self) -> None:

@@ -16,10 +16,10 @@ from typing import Any
 import psycopg2
 import pytest
 import trustme
+from cases import forge_catalog
 from conftest import Fail, Run, Succeed, both_versions
 from servers import Database, Server
 from supabase import Project
-from test_folder import forge_catalog
 
 import export_restore as er
 

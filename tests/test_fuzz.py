@@ -22,9 +22,9 @@ from random import Random
 from typing import Any
 
 import pytest
+from cases import rewrite
 from conftest import ROOT, Result, Run
 from servers import Database
-from test_folder import rewrite
 
 import export_restore as er
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cases import FILES, HARM, Damage, forge
 from conftest import Fail, Run, Succeed, old_and_new
 from servers import Database
-from test_folder import FILES, HARM, Damage, forge
 
 import export_restore as er
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cases import forge_catalog
 from conftest import OLD_AND_NEW, Run, Succeed, old_and_new
 from servers import Database, Server
-from test_folder import forge_catalog
 
 BASE = """
     CREATE TABLE base (id int PRIMARY KEY, s varchar, n int);

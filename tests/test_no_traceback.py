@@ -17,9 +17,9 @@ from typing import Any
 
 import psycopg2
 import pytest
+from cases import forge
 from conftest import ROOT, Build, Fail, Run, Succeed, run_process
 from servers import Database
-from test_folder import forge
 
 import export_restore as er
 

@@ -13,7 +13,16 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import OLD_AND_NEW, Fail, Run, Succeed, both_versions, run_process
+from conftest import (
+    OLD_AND_NEW,
+    Fail,
+    Run,
+    Succeed,
+    both_versions,
+    fork_process,
+    run_process,
+    wait_until,
+)
 from servers import Database, Server
 
 import export_restore as er
@@ -222,9 +231,7 @@ def test_so_it_does_on_a_server_of_ones_own(
     with contextlib.closing(inside), contextlib.closing(sign):
         sign.cursor().execute(f"SET application_name = {used[1]}")
         process = run_process("rehearse", "--env-file", env)
-        deadline = time.monotonic() + 30
-        while len(exported.fetch(names, [er.SCRATCH_PREFIX])) < 3:
-            assert time.monotonic() < deadline
+        wait_until(lambda: len(exported.fetch(names, [er.SCRATCH_PREFIX])) == 3)
         process.kill()
         process.communicate()
         succeed("rehearse", "--env-file", env)
@@ -243,6 +250,45 @@ def test_folders_of_others_stay(
         os.utime(own_temp / name, (0, 0))
     succeed("rehearse")
     assert len(list(own_temp.glob("*/precious.txt"))) == 2
+
+
+ENDS = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_it_is_ended(exported: Database, work: Path, how: signal.Signals) -> None:
+    """Neither a private server nor a scratch database is left."""
+    process = run_process("rehearse")
+    server = wait_for_private_server(set(), process)
+    time.sleep(0.3)
+    for _ in range(2):  # the second hastens it, but leaves nothing, either
+        process.send_signal(how)
+        time.sleep(0.01)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == ENDS[how], err
+    assert private_folders() == set()
+    assert is_dead(server)
+    names = "SELECT datname FROM pg_database WHERE starts_with(datname, %s)"
+    process = fork_process("rehearse", "--env-file", exported.env_file(work))
+    wait_until(lambda: exported.fetch(names, [er.SCRATCH_PREFIX]))
+    process.send_signal(how)
+    process.communicate(timeout=60)
+    assert process.returncode == ENDS[how]
+    assert exported.fetch(names, [er.SCRATCH_PREFIX]) == []
+
+
+@pytest.mark.usefixtures("exported")
+def test_it_is_ended_at_any_moment() -> None:
+    """While its server starts, works and stops."""
+    for step, how in enumerate([*ENDS] * 4):
+        process = fork_process("rehearse")
+        assert process.stderr and process.stderr.readline()
+        time.sleep(step * 0.3)
+        process.send_signal(how)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode in (ENDS[how], 0), err
+        assert process.returncode != 0 or step > 3
+        assert private_folders() == set(), step
 
 
 def is_dead(pid: int) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cases import CASES, CONTRIB, compare
 from conftest import (
     OLD_AND_NEW,
     Fail,
@@ -26,7 +27,6 @@ from conftest import (
 )
 from servers import PASSWORD, Database, Server, binaries
 from supabase import give, make_certificates
-from test_any_database import CASES, CONTRIB, compare
 
 import export_restore as er
 

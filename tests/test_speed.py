@@ -15,11 +15,10 @@ from typing import Any
 import psutil
 import psycopg2
 import pytest
+from cases import ALL_AT_ONCE, CASES, compare, validated
 from conftest import Build, Fail, Run, Succeed, both_versions, run_process
 from psycopg2 import sql
 from servers import Database, Server
-from test_any_database import ALL_AT_ONCE, CASES, compare
-from test_folder import validated
 
 import export_restore as er
 
