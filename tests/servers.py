@@ -100,7 +100,7 @@ class Server:
 
 
 class Proxy:
-    """Passes bytes on to a server, late if wanted; counts round trips; cuts lines.
+    """Passes bytes on to a server; counts round trips; cuts lines.
 
     It falls silent once so many bytes went by after a client has said a `word`: lines
     stay open, and are taken, but nothing goes through them. With a `pace` it does not,
@@ -110,13 +110,11 @@ class Proxy:
     def __init__(
         self,
         port: int,
-        delay: float = 0,
         word: str | None = None,
         size: int = 0,
         pace: float = 0,
     ) -> None:
         self.target = port
-        self.delay = delay  # seconds, there and back
         self.pace = pace
         self.round_trips = 0
         self.word = None if word is None else word.encode()
@@ -151,7 +149,6 @@ class Proxy:
                 if source is client and self.last is not client:
                     self.round_trips += 1  # the client speaks after the server did
                 self.last = source
-                time.sleep(self.delay / 2)
                 if source is client or self.said:
                     self.fall_silent(chunk)
                 if self.pace and self.said:
@@ -281,3 +278,15 @@ class Database:
     def state(self) -> tuple[Any, ...]:
         """Return all there is to compare: schema, rows, sequences."""
         return self.schema(), self.rows(), self.sequences()
+
+
+@contextlib.contextmanager
+def line(
+    database: Database, folder: Path, **silence: Any
+) -> Iterator[tuple[Proxy, Path]]:
+    """Give a line to a database, and the env file that leads over it."""
+    database.server.execute("ALTER ROLE postgres PASSWORD 'over the line'")
+    with contextlib.closing(Proxy(database.server.port, **silence)) as proxy:
+        place = {"DB_HOST": "127.0.0.1", "DB_PORT": str(proxy.port)}
+        way = dict(place, DB_PASSWORD="'over the line'")
+        yield proxy, database.env_file(folder, **way)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Fail, Run, Succeed
-from servers import Database
+from servers import Database, Server
 
 import export_restore as er
 
@@ -80,17 +81,24 @@ CHANGES = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def made(server18: Server) -> Iterator[Database]:
+    """A database that is as schema.sql says."""
+    with server18.database() as database:
+        database.execute(SCHEMA)
+        yield database
+
+
 @pytest.mark.parametrize("change, named", CHANGES.values(), ids=CHANGES.keys())
 def test_each_kind_of_drift_is_named(
-    source: Database, target: Database, work: Path, run: Run, change: str, named: str
+    made: Database, target: Database, work: Path, run: Run, change: str, named: str
 ) -> None:
     """The source was changed by hand; its schema.sql was not."""
     (work / "schema.sql").write_text(SCHEMA)
-    source.execute(SCHEMA)
-    assert run("export", "--env-file", source.env_file(work)).status == 0
-    source.execute(change)
     options = ("--exclude", "b") if "TABLE b " in change else ()
-    assert run("export", "--env-file", source.env_file(work), *options).status == 0
+    with made.server.database(f"TEMPLATE {made.name}") as source:
+        source.execute(change)
+        assert run("export", "--env-file", source.env_file(work), *options).status == 0
     env = target.env_file(work)
     result = run("restore", "--env-file", env, "-q")
     assert result.status == 3

@@ -19,7 +19,7 @@ from typing import Any
 import psycopg2
 import pytest
 from conftest import ROOT, Fail, Run, Succeed, both_versions, fork_process, wait_until
-from servers import Database, Proxy, Server, hang_up
+from servers import Database, Proxy, Server, hang_up, line
 
 import export_restore as er
 
@@ -51,18 +51,6 @@ def snapshot_of(database: Database, work: Path, succeed: Succeed, rows: int) -> 
     env = database.env_file(work)
     succeed("export", "--env-file", env)
     return env
-
-
-@contextlib.contextmanager
-def line(
-    database: Database, work: Path, **silence: Any
-) -> Iterator[tuple[Proxy, Path]]:
-    """Give a line to a database, and the env file that leads over it."""
-    database.server.execute("ALTER ROLE postgres PASSWORD 'over the line'")
-    with contextlib.closing(Proxy(database.server.port, **silence)) as proxy:
-        place = {"DB_HOST": "127.0.0.1", "DB_PORT": str(proxy.port)}
-        way = dict(place, DB_PASSWORD="'over the line'")
-        yield proxy, database.env_file(work, **way)
 
 
 # ---- a restore that is struck

@@ -16,9 +16,9 @@ import psutil
 import psycopg2
 import pytest
 from cases import ALL_AT_ONCE, CASES, compare, validated
-from conftest import Build, Fail, Run, Succeed, both_versions, run_process
+from conftest import Build, Fail, Run, Succeed, both_versions, fork_process, wait_until
 from psycopg2 import sql
-from servers import Database, Server
+from servers import Database, Server, line
 
 import export_restore as er
 
@@ -187,27 +187,23 @@ def test_an_error_in_a_job_is_told_in_two_lines(
 
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT])
 def test_jobs_die_with_their_parent(
-    source: Database, work: Path, blow: signal.Signals
+    source: Database, build: Build, work: Path, blow: signal.Signals
 ) -> None:
     """No process goes on writing when the export was killed or interrupted."""
-    schema = "CREATE TABLE t (id int PRIMARY KEY, a text); CREATE TABLE u (a text)"
-    (work / "schema.sql").write_text(schema)
-    source.execute(schema)
-    for table in "tu":
-        columns = "i, repeat('x', 60)" if table == "t" else "repeat('x', 60)"
-        source.execute(
-            f"INSERT INTO {table} SELECT {columns} FROM generate_series(1, 600000) AS i"
-        )
-    process = run_process("export", "--env-file", source.env_file(work), "--jobs", "2")
-    parent = psutil.Process(process.pid)
-    deadline = time.monotonic() + 30
-    while len(children := parent.children()) < 2 and time.monotonic() < deadline:
-        time.sleep(0.005)
-    assert len(children) == 2
-    process.send_signal(blow)
-    start = time.monotonic()
-    _, err = process.communicate(timeout=30)
-    gone, alive = psutil.wait_procs(children, timeout=10)
+    build(
+        "CREATE TABLE t (id int PRIMARY KEY, a text); CREATE TABLE u (a text)",
+        "INSERT INTO t SELECT i, repeat('x', 600) FROM generate_series(1, 20000) AS i;"
+        "INSERT INTO u SELECT a FROM t",
+    )
+    with line(source, work, word="TO STDOUT", pace=0.1) as (proxy, env):
+        process = fork_process("export", "--env-file", env, "--jobs", "2")
+        parent = psutil.Process(process.pid)
+        wait_until(lambda: len(parent.children()) == 2 and proxy.silent.is_set())
+        children = parent.children()
+        process.send_signal(blow)
+        start = time.monotonic()
+        _, err = process.communicate(timeout=60)
+        gone, alive = psutil.wait_procs(children, timeout=60)
     assert (len(gone), alive) == (2, [])
     if blow == signal.SIGINT:
         assert time.monotonic() - start < 2
@@ -530,3 +526,29 @@ def test_a_stranger_in_the_folder_is_named(
     assert "agents.csv" not in result.err
     assert not (work / "exports/agents.csv").exists()
     assert (work / "exports/mine.csv").exists()
+
+
+# ---- round trips
+
+TABLES = 100
+
+
+def test_few_round_trips_a_table(
+    source: Database, target: Database, build: Build, work: Path, succeed: Succeed
+) -> None:
+    """100 tables with 300 rows: at most 5 round trips a table."""
+    build(
+        "".join(
+            f"DROP TABLE IF EXISTS t{n} CASCADE;\n"
+            f"CREATE TABLE t{n} "
+            f"(id serial PRIMARY KEY, up int REFERENCES t{max(n - 1, 0)});\n"
+            f"CREATE INDEX ON t{n} (up);\n"
+            for n in range(TABLES)
+        ),
+        "".join(f"INSERT INTO t{n} (up) VALUES (1), (1), (2);" for n in range(TABLES)),
+    )
+    for command, database in (("export", source), ("restore", target)):
+        with line(database, work) as (proxy, env):
+            succeed(command, "--env-file", env)
+            assert TABLES < proxy.round_trips <= 5 * TABLES
+    assert target.state() == source.state()
