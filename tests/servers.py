@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import multiprocessing
 import os
 import socket
 import subprocess
@@ -12,10 +13,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import psycopg2
+import psycopg2.extensions
 from psycopg2 import sql
 
 import export_restore as er
@@ -290,3 +293,24 @@ def line(
         place = {"DB_HOST": "127.0.0.1", "DB_PORT": str(proxy.port)}
         way = dict(place, DB_PASSWORD="'over the line'")
         yield proxy, database.env_file(folder, **way)
+
+
+@contextlib.contextmanager
+def meanwhile(database: Database, query: str) -> Iterator[BaseProcess]:
+    """Run a statement in another process, which has ended in the end.
+
+    Not in a thread: how psycopg2 waits is the whole process's.
+    """
+
+    def work() -> None:
+        psycopg2.extensions.set_wait_callback(None)
+        with contextlib.suppress(psycopg2.OperationalError):  # it is ended by others
+            database.execute(query)
+
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    try:
+        yield process
+    finally:
+        process.join(60)
+        assert process.exitcode == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures.process
+import contextlib
 import gzip
 import json
 import os
@@ -18,7 +19,7 @@ import pytest
 from cases import ALL_AT_ONCE, CASES, compare, validated
 from conftest import Build, Fail, Run, Succeed, both_versions, fork_process, wait_until
 from psycopg2 import sql
-from servers import Database, Server, line
+from servers import Database, Server, line, meanwhile
 
 import export_restore as er
 
@@ -131,20 +132,17 @@ def test_jobs_do_not_wait_behind_who_waits_for_the_first(
 ) -> None:
     """The server would not see that deadlock: its other half is our own process."""
     copy_in_processes = er.copy_in_processes
-    with seeded.connect() as other, other.cursor() as cursor:
-        pid = other.info.backend_pid
-        lock = "LOCK TABLE leads IN ACCESS EXCLUSIVE MODE"
-        waiter = threading.Thread(target=cursor.execute, args=[f"BEGIN; {lock}"])
+    waiting = "SELECT FROM pg_locks WHERE NOT granted AND relation = 'leads'::regclass"
+    with contextlib.ExitStack() as stack:
 
         def queue_up_first(*arguments: Any) -> dict[Path, er.Written]:
-            waiter.start()
-            while not seeded.fetch("SELECT pg_blocking_pids(%s) <> '{}'", [pid])[0][0]:
-                time.sleep(0.01)
+            lock = "BEGIN; LOCK TABLE leads IN ACCESS EXCLUSIVE MODE; ROLLBACK"
+            stack.enter_context(meanwhile(seeded, lock))
+            wait_until(lambda: seeded.fetch(waiting))
             return copy_in_processes(*arguments)
 
         monkeypatch.setattr(er, "copy_in_processes", queue_up_first)
         result = run("export", "--env-file", seeded.env_file(work), "--jobs", "2")
-        waiter.join(timeout=30)
     assert result.status == 0, result.err
     assert "no connection or lock to be had: going on with one job" in result.err
 
