@@ -297,7 +297,7 @@ def line(
 
 @contextlib.contextmanager
 def meanwhile(database: Database, query: str) -> Iterator[BaseProcess]:
-    """Run a statement in another process, which has ended in the end.
+    """Run a statement in another process, to its end or, if it loops, to ours.
 
     Not in a thread: how psycopg2 waits is the whole process's.
     """
@@ -311,6 +311,12 @@ def meanwhile(database: Database, query: str) -> Iterator[BaseProcess]:
     process.start()
     try:
         yield process
-    finally:
-        process.join(60)
-        assert process.exitcode == 0
+    except BaseException:
+        process.kill()
+        raise
+    if "END LOOP" in query:
+        assert process.is_alive()
+        running = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        database.execute(f"{running} WHERE query = %s", [query])
+    process.join(60)
+    assert process.exitcode == 0

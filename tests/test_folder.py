@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -27,8 +26,8 @@ from cases import (
     swap,
     validated,
 )
-from conftest import Fail, Run, Succeed, fork_process
-from servers import Database
+from conftest import Fail, Run, Succeed, fork_process, wait_until
+from servers import Database, meanwhile
 
 import export_restore as er
 
@@ -283,23 +282,18 @@ def test_two_exports_at_once_do_not_mix(
     """Each changes every row of all tables; readers see one whole snapshot."""
     env = seeded.env_file(work)
     succeed("export", "--env-file", env)
-    stop = threading.Event()
-
-    def mark() -> None:
-        number = 0
-        while not stop.is_set():
-            number += 1
-            seeded.execute(
-                "BEGIN; UPDATE agents SET region = %(n)s;"
-                "UPDATE leads SET company = %(n)s;"
-                "UPDATE feedback SET comment = %(n)s; COMMIT",
-                {"n": f"mark {number}"},
-            )
-
-    marker = threading.Thread(target=mark)
-    marker.start()
-    time.sleep(0.2)
-    try:
+    mark = """
+        DO $$ BEGIN FOR n IN 1..1000000 LOOP
+            UPDATE agents SET region = 'mark ' || n;
+            UPDATE leads SET company = 'mark ' || n;
+            UPDATE feedback SET comment = 'mark ' || n;
+            COMMIT; PERFORM pg_sleep(0.002);
+        END LOOP; END $$
+    """
+    with meanwhile(seeded, mark):
+        wait_until(
+            lambda: not seeded.fetch("SELECT FROM agents WHERE region !~ 'mark'")
+        )
         for _ in range(6):
             exports = [fork_process("export", "--env-file", env) for _ in "12"]
             for process in exports:
@@ -313,9 +307,6 @@ def test_two_exports_at_once_do_not_mix(
                 part.split(",")[0].split("\n")[0] for part in text.split("mark ")[1:]
             }
             assert len(marks) == 1, marks
-    finally:
-        stop.set()
-        marker.join()
 
 
 def test_an_export_waits_for_readers(
