@@ -119,7 +119,7 @@ def test_a_second_user_reaches_no_server_and_no_file(home: Path) -> None:
             psycopg2.connect(host="127.0.0.1", port=5432, user=er.SUPERUSER)
     finally:
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=20)
+        process.communicate(timeout=30)
     assert known_users() == users
 
 
@@ -318,7 +318,7 @@ def test_whoever_waits_for_the_server_can_be_interrupted(open_folder: Path) -> N
         time.sleep(1.5)
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=3)
+        process.communicate(timeout=30)
         assert process.returncode == 130
     finally:
         os.close(descriptor)

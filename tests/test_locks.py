@@ -155,7 +155,7 @@ def test_ctrl_c_ends_a_wait_that_was_told_of(source: Database, env: Path) -> Non
         while "waiting for a lock" not in process.stderr.readline():
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=10)
+        _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (130, "export_restore: interrupted\n")
 
 

@@ -24,6 +24,7 @@ from conftest import (
     both_versions,
     old_and_new,
     run_process,
+    wait_until,
 )
 from servers import PASSWORD, Database, Server, binaries
 from supabase import give, make_certificates
@@ -318,9 +319,7 @@ def waiting(
             for name in ("HOSTADDR", "OPTIONS", "SSLMODE", "SERVICE", "DATABASE"):
                 shell.setenv(f"PG{name}", "nonsense")
             process = run_process("schema", "--env-file", env, "--output", "new.sql")
-        deadline = time.monotonic() + 30
-        while not locking(seeded):
-            assert time.monotonic() < deadline
+        wait_until(lambda: locking(seeded))
         yield process
         assert not locking(seeded)
     assert list((work / "tmp").iterdir()) == []
@@ -352,13 +351,12 @@ def test_interrupted(
     assert own["PGPASSWORD"] == PASSWORD
     start = time.monotonic()
     waiting.send_signal(how)
-    out, err = waiting.communicate(timeout=20)
+    out, err = waiting.communicate(timeout=30)
     assert time.monotonic() - start < 2
     assert (waiting.returncode, out) == (status, "")
     assert len(err.splitlines()) == 1
     assert not child.is_running()
-    while locking(seeded):  # the server needs a moment to notice
-        assert time.monotonic() - start < 5
+    wait_until(lambda: not locking(seeded))  # the server needs a moment to notice
 
 
 # ---- what belongs to others

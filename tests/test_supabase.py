@@ -10,13 +10,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import psycopg2
 import pytest
-from conftest import ROOT, Fail, Result, Run, Succeed, run_process
+from conftest import ROOT, Fail, Result, Run, Succeed, fork_process, wait_until
 from servers import Database, Server
 from supabase import PASSWORD, Pooler, Project, SupabaseServer
 
@@ -150,14 +149,11 @@ def test_ctrl_c_through_the_transaction_pooler(
     )
     with contextlib.closing(project.connect()) as db, db.cursor() as cursor:
         cursor.execute("BEGIN; LOCK TABLE t")
-        process = run_process("restore", "--env-file", env)
-        while not project.fetch(waiting):
-            assert process.poll() is None
+        process = fork_process("restore", "--env-file", env)
+        wait_until(lambda: process.poll() is not None or project.fetch(waiting))
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=3)
-        deadline = time.monotonic() + 5
-        while project.fetch(waiting):
-            assert time.monotonic() < deadline
+        process.communicate(timeout=30)
+        wait_until(lambda: not project.fetch(waiting))
     assert process.returncode == 130
 
 
