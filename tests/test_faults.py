@@ -465,7 +465,7 @@ def test_an_export_or_a_verification_is_ended(used: Database, work: Path) -> Non
         ("verify", signal.SIGINT, 1),
         ("verify", signal.SIGTERM, 1),
     ):
-        with line(used, work, word="TO STDOUT", pace=0.1) as (proxy, way):
+        with line(used, work, word="TO STDOUT", pace=0.05) as (proxy, way):
             process = fork_process(command, "--env-file", way)
             assert proxy.silent.wait(60)
             end(process, how, presses)
@@ -474,7 +474,7 @@ def test_an_export_or_a_verification_is_ended(used: Database, work: Path) -> Non
 
 def test_nohup(used: Database, work: Path) -> None:
     """What shall outlive its terminal does."""
-    with line(used, work, word="TO STDOUT", pace=0.1) as (proxy, way):
+    with line(used, work, word="TO STDOUT", pace=0.05) as (proxy, way):
         ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
         process = fork_process("verify", "--env-file", way)
         signal.signal(signal.SIGHUP, ignored)

@@ -98,6 +98,7 @@ def schema_of(tables: list[MadeUp]) -> sql.Composable:
 
 def fill(database: Database, tables: list[MadeUp]) -> None:
     """Insert the rows, then let each refer to the first row of the other table."""
+    parts: list[sql.Composable] = []
     for table in tables:
         for row in table.rows:
             names = ["id_", *(name for name, _ in table.columns)]
@@ -106,7 +107,7 @@ def fill(database: Database, tables: list[MadeUp]) -> None:
                 sql.SQL("CAST({} AS {})").format(sql.Literal(value), sql.SQL(kind))
                 for value, (_, kind) in zip(row, table.columns, strict=True)
             ]
-            database.execute(
+            parts.append(
                 sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
                     ident(table.name),
                     sql.SQL(", ").join(map(sql.Identifier, names)),
@@ -118,11 +119,13 @@ def fill(database: Database, tables: list[MadeUp]) -> None:
             first = sql.SQL("(SELECT min(id_) FROM {})").format(
                 ident(tables[other].name)
             )
-            database.execute(
+            parts.append(
                 sql.SQL("UPDATE {} SET {} = {} WHERE id_ % 2 = 0").format(
                     ident(table.name), sql.Identifier(f"ref_{n}"), first
                 )
             )
+    if parts:
+        database.execute(sql.SQL(";\n").join(parts))
 
 
 @settings(
