@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
+import functools
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +22,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+# Hundreds of databases come and go: in memory, where there is enough of it.
+MEMORY = Path("/dev/shm")
+if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 8 << 30:
+    os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
 
 from servers import DEBIAN_15, Database, Server  # noqa: E402
 from supabase import Pooler, Project, SupabaseServer  # noqa: E402
@@ -27,14 +38,11 @@ import setup_db  # noqa: E402
 # Python did not find once, it never looks for again.
 codecs.lookup("utf-8-sig")
 
+# A test's server is of the newest version unless a mark asks for others.
 VERSIONS = (18, 16)
-# For what differs between versions: `indirect=True` with one of these as the server.
 OLD_AND_NEW = (15, 17, 18) if DEBIAN_15.is_dir() else (16, 17, 18)
-
-# Hundreds of databases come and go: in memory, where there is enough of it.
-MEMORY = Path("/dev/shm")
-if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 8 << 30:
-    os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
+both_versions = pytest.mark.parametrize("server", VERSIONS, indirect=True)
+old_and_new = pytest.mark.parametrize("server", OLD_AND_NEW, indirect=True)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -131,10 +139,11 @@ def transaction_pooler(supabase_server: SupabaseServer) -> Iterator[Pooler]:
     pooler.stop()
 
 
-@pytest.fixture(params=VERSIONS)
+@pytest.fixture
 def server(request: pytest.FixtureRequest) -> Server:
-    """A server of each version in turn."""
-    found: Server = request.getfixturevalue(f"server{request.param}")
+    """A server of the newest version, or of the one that a mark asks for."""
+    version = getattr(request, "param", VERSIONS[0])
+    found: Server = request.getfixturevalue(f"server{version}")
     return found
 
 
@@ -167,6 +176,13 @@ class Result:
     err: str
 
 
+# What the fixtures of these names give.
+Run = Callable[..., Result]
+Succeed = Callable[..., str]
+Fail = Callable[..., str]
+Build = Callable[..., Path]
+
+
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory."""
@@ -183,7 +199,7 @@ def open_folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """Run a command line of export_restore in this process."""
 
     def call(*argv: object) -> Result:
@@ -195,7 +211,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
 
 
 @pytest.fixture
-def succeed(run: Callable[..., Result]) -> Callable[..., str]:
+def succeed(run: Run) -> Succeed:
     """Run a command quietly; it has to succeed and to leave stderr empty."""
 
     def call(*argv: object) -> str:
@@ -207,7 +223,7 @@ def succeed(run: Callable[..., Result]) -> Callable[..., str]:
 
 
 @pytest.fixture
-def fail(run: Callable[..., Result]) -> Callable[..., str]:
+def fail(run: Run) -> Fail:
     """Run a command that has to fail as promised; return what it said on stderr."""
 
     def call(status: int, *argv: object) -> str:
@@ -225,7 +241,7 @@ def fail(run: Callable[..., Result]) -> Callable[..., str]:
 
 
 @pytest.fixture
-def build(source: Database, work: Path) -> Callable[..., Path]:
+def build(source: Database, work: Path) -> Build:
     """Make the source by a blueprint, with rows; returns its env file."""
 
     def call(schema: str, rows: str = "") -> Path:
@@ -239,33 +255,47 @@ def build(source: Database, work: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def templates() -> dict[int, str]:
-    """The seeded databases that others are copied from, by server version."""
-    return {}
+def snapshots(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Server], Path]:
+    """Give a snapshot of the sample tables; their database is the server's template.
+
+    All databases that are made of it have the name that the snapshot knows.
+    """
+
+    @functools.cache
+    def make(server: Server) -> Path:
+        folder = tmp_path_factory.mktemp("seed")
+        with server.database(name=SEEDED) as database:
+            env = f"--env-file={database.env_file(folder)}"
+            sizes = ["--agents=8", "--leads=60", "--feedback=90"]
+            assert setup_db.main([env, "-q", *sizes]) == 0
+            place = [f"--dir={folder}/exports", f"--schema-file={ROOT}/schema.sql"]
+            assert er.main(["export", "-q", env, *place]) == 0
+            server.execute(f"CREATE DATABASE {SEEDED}_template TEMPLATE {SEEDED}")
+        return folder / "exports"
+
+    return make
+
+
+SEEDED = f"test_{os.getpid()}_seeded"
 
 
 @pytest.fixture
-def seeded(source: Database, work: Path, templates: dict[int, str]) -> Database:
+def seeded(
+    server: Server, work: Path, snapshots: Callable[[Server], Path]
+) -> Iterator[Database]:
     """A database with the sample tables in it; schema.sql lies in the work folder."""
-    (work / "schema.sql").write_bytes((ROOT / "schema.sql").read_bytes())
-    server = source.server
-    if server.version not in templates:
-        env = source.env_file(work)
-        sizes = ["--agents", "8", "--leads", "60", "--feedback", "90"]
-        assert setup_db.main(["--env-file", str(env), "-q", *sizes]) == 0
-        templates[server.version] = f"{source.name}_template"
-        server.execute(f"ALTER DATABASE {source.name} RENAME TO {source.name}_template")
-    else:
-        server.execute(f"DROP DATABASE {source.name}")
-    template = templates[server.version]
-    server.execute(f"CREATE DATABASE {source.name} TEMPLATE {template}")
-    return source
+    shutil.copy(ROOT / "schema.sql", work)
+    snapshots(server)
+    with server.database(f"TEMPLATE {SEEDED}_template", SEEDED) as database:
+        yield database
 
 
 @pytest.fixture
-def exported(seeded: Database, work: Path, succeed: Callable[..., str]) -> Database:
+def exported(
+    seeded: Database, work: Path, snapshots: Callable[[Server], Path]
+) -> Database:
     """The seeded database, with its snapshot in the folder exports."""
-    succeed("export", "--env-file", seeded.env_file(work))
+    shutil.copytree(snapshots(seeded.server), work / "exports")
     return seeded
 
 
@@ -275,3 +305,49 @@ def run_process(*argv: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
+
+
+def fork_process(
+    *argv: object, first: Callable[[], object] = lambda: None
+) -> subprocess.Popen[str]:
+    """Start a command line in a fork of this process: most of a start is imports."""
+
+    def instead_of_exec() -> None:
+        os.closerange(3, 1 << 12)  # as exec would: the parent waits for one of them
+        sys.stdin = os.fdopen(os.open(os.devnull, os.O_RDONLY))
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", 1)
+        er.Call.idle.clear()  # their threads stay behind
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.argv = ["export_restore.py", *map(str, argv)]
+        status = 99
+        try:
+            first()
+            status = er.main()
+            for thread in threading.enumerate():
+                if not thread.daemon and thread is not threading.current_thread():
+                    thread.join()
+        except SystemExit as ended:
+            status = int(ended.code or 0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            with contextlib.suppress(OSError):
+                sys.stdout.flush()
+            os._exit(status)
+
+    return subprocess.Popen(
+        "forked",
+        preexec_fn=instead_of_exec,
+        restore_signals=False,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Wait for something that only has to happen at some time."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.005)

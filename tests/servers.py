@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import multiprocessing
 import os
 import socket
 import subprocess
@@ -12,10 +13,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import psycopg2
+import psycopg2.extensions
 from psycopg2 import sql
 
 import export_restore as er
@@ -86,10 +89,12 @@ class Server:
             cursor.execute(query)
 
     @contextlib.contextmanager
-    def database(self, options: str = "") -> Iterator[Database]:
+    def database(self, options: str = "", name: str = "") -> Iterator[Database]:
         """Give a new database, dropped at the end."""
-        name = f"test_{os.getpid()}_{next(_numbers)}"
+        name = name or f"test_{os.getpid()}_{next(_numbers)}"
         ident = sql.Identifier(name)
+        # Half the work of copying it through the WAL.
+        options += " STRATEGY FILE_COPY"
         self.execute(sql.SQL("CREATE DATABASE {} " + options).format(ident))
         try:
             yield Database(self, name)
@@ -98,17 +103,22 @@ class Server:
 
 
 class Proxy:
-    """Passes bytes on to a server, late if wanted; counts round trips; cuts lines.
+    """Passes bytes on to a server; counts round trips; cuts lines.
 
     It falls silent once so many bytes went by after a client has said a `word`: lines
-    stay open, and are taken, but nothing goes through them.
+    stay open, and are taken, but nothing goes through them. With a `pace` it does not,
+    but every chunk takes so many seconds from then on.
     """
 
     def __init__(
-        self, port: int, delay: float = 0, word: str | None = None, size: int = 0
+        self,
+        port: int,
+        word: str | None = None,
+        size: int = 0,
+        pace: float = 0,
     ) -> None:
         self.target = port
-        self.delay = delay  # seconds, there and back
+        self.pace = pace
         self.round_trips = 0
         self.word = None if word is None else word.encode()
         self.size = size
@@ -142,11 +152,12 @@ class Proxy:
                 if source is client and self.last is not client:
                     self.round_trips += 1  # the client speaks after the server did
                 self.last = source
-                time.sleep(self.delay / 2)
                 if source is client or self.said:
                     self.fall_silent(chunk)
-                while self.silent.is_set():
-                    time.sleep(0.05)
+                if self.pace and self.said:
+                    time.sleep(self.pace)
+                while self.silent.is_set() and not self.pace:
+                    time.sleep(0.02)
                 sink.sendall(chunk)
         except OSError:  # the line was cut
             pass
@@ -163,7 +174,7 @@ class Proxy:
 
     def hear(self) -> None:
         """Pass on what comes from now on."""
-        self.word, self.said = None, False
+        self.word, self.said, self.pace = None, False, 0
         self.silent.clear()
 
     def cut(self) -> None:
@@ -220,30 +231,31 @@ class Database:
 
     def rows(self) -> dict[str, list[str]]:
         """Return every table's rows as text, sorted: the state cell by cell."""
-        tables = self.fetch(
-            "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables "
-            "WHERE schemaname NOT IN ('pg_catalog', 'information_schema')"
-        )
-        return {
-            name: [
-                row
-                for (row,) in self.fetch(
+        with contextlib.closing(self.connect()) as db, db.cursor() as cursor:
+            cursor.execute(
+                "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables "
+                "WHERE schemaname NOT IN ('pg_catalog', 'information_schema')"
+            )
+            found = {}
+            for (name,) in cursor.fetchall():
+                cursor.execute(
                     f'SELECT t::text FROM ONLY {name} AS t ORDER BY t::text COLLATE "C"'
                 )
-            ]
-            for (name,) in tables
-        }
+                found[name] = [row for (row,) in cursor.fetchall()]
+            return found
 
     def sequences(self) -> dict[str, tuple[Any, ...]]:
         """Return every sequence's last_value and is_called."""
-        names = self.fetch(
-            "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class AS c "
-            "JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.relkind = 'S'"
-        )
-        return {
-            name: self.fetch(f"SELECT last_value, is_called FROM {name}")[0]
-            for (name,) in names
-        }
+        with contextlib.closing(self.connect()) as db, db.cursor() as cursor:
+            cursor.execute(
+                "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class AS c JOIN "
+                "pg_namespace AS n ON n.oid = c.relnamespace WHERE c.relkind = 'S'"
+            )
+            found = {}
+            for (name,) in cursor.fetchall():
+                cursor.execute(f"SELECT last_value, is_called FROM {name}")
+                found[name] = cursor.fetchone()
+            return found
 
     def pg_dump(self, *options: str) -> str:
         """Return the schema as the newest pg_dump writes it."""
@@ -269,3 +281,42 @@ class Database:
     def state(self) -> tuple[Any, ...]:
         """Return all there is to compare: schema, rows, sequences."""
         return self.schema(), self.rows(), self.sequences()
+
+
+@contextlib.contextmanager
+def line(
+    database: Database, folder: Path, **silence: Any
+) -> Iterator[tuple[Proxy, Path]]:
+    """Give a line to a database, and the env file that leads over it."""
+    database.server.execute("ALTER ROLE postgres PASSWORD 'over the line'")
+    with contextlib.closing(Proxy(database.server.port, **silence)) as proxy:
+        place = {"DB_HOST": "127.0.0.1", "DB_PORT": str(proxy.port)}
+        way = dict(place, DB_PASSWORD="'over the line'")
+        yield proxy, database.env_file(folder, **way)
+
+
+@contextlib.contextmanager
+def meanwhile(database: Database, query: str) -> Iterator[BaseProcess]:
+    """Run a statement in another process, to its end or, if it loops, to ours.
+
+    Not in a thread: how psycopg2 waits is the whole process's.
+    """
+
+    def work() -> None:
+        psycopg2.extensions.set_wait_callback(None)
+        with contextlib.suppress(psycopg2.OperationalError):  # it is ended by others
+            database.execute(query)
+
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    try:
+        yield process
+    except BaseException:
+        process.kill()
+        raise
+    if "END LOOP" in query:
+        assert process.is_alive()
+        running = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        database.execute(f"{running} WHERE query = %s", [query])
+    process.join(60)
+    assert process.exitcode == 0

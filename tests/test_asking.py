@@ -6,23 +6,16 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pexpect
 import psycopg2
 import pytest
-from conftest import ROOT, Result
+from conftest import ROOT, Fail, Run, Succeed
 from servers import Database
 
 import export_restore as er
-
-Run = Callable[..., Result]
-Succeed = Callable[..., str]
-Fail = Callable[..., str]
-
-pytestmark = pytest.mark.parametrize("server", [18], indirect=True)
 
 
 @pytest.fixture
@@ -61,11 +54,15 @@ QUESTION = "Replace 3 tables in .*?\r\nTo go on, type the database's name, .*: "
 # ---- what is said --------------------------------------------------------------------
 
 
-def test_the_rows_now_and_then(changed: Database, work: Path, run: Run) -> None:
-    leads = changed.fetch("SELECT count(*) FROM leads")[0][0]
-    feedback = changed.fetch("SELECT count(*) FROM feedback")[0][0]
-    place = f"{changed.name} on {changed.server.host}"
-    result = run("restore", "--env-file", changed.env_file(work))
+def test_the_rows_now_and_then(
+    seeded: Database, work: Path, run: Run, succeed: Succeed
+) -> None:
+    succeed("export", "--env-file", seeded.env_file(work))
+    seeded.execute("DELETE FROM leads WHERE id = 1")
+    leads = seeded.fetch("SELECT count(*) FROM leads")[0][0]
+    feedback = seeded.fetch("SELECT count(*) FROM feedback")[0][0]
+    place = f"{seeded.name} on {seeded.server.host}"
+    result = run("restore", "--env-file", seeded.env_file(work))
     first, age, origin, third, *table, blank = result.err.splitlines()
     assert blank == ""
     assert first == f"restoring exports into {place}"

@@ -13,26 +13,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import psycopg2
 import pytest
-from conftest import ROOT, Result, run_process
-from servers import Server
+from conftest import ROOT, Fail, Succeed, run_process
 
 import export_restore as er
 import setup_db
-
-Succeed = Callable[..., str]
-Fail = Callable[..., str]
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def server(server18: Server) -> Server:
-    return server18
 
 
 @pytest.fixture(autouse=True)
@@ -129,7 +119,7 @@ def test_a_second_user_reaches_no_server_and_no_file(home: Path) -> None:
             psycopg2.connect(host="127.0.0.1", port=5432, user=er.SUPERUSER)
     finally:
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=20)
+        process.communicate(timeout=30)
     assert known_users() == users
 
 
@@ -328,7 +318,7 @@ def test_whoever_waits_for_the_server_can_be_interrupted(open_folder: Path) -> N
         time.sleep(1.5)
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=3)
+        process.communicate(timeout=30)
         assert process.returncode == 130
     finally:
         os.close(descriptor)

@@ -10,23 +10,18 @@ import socket
 import ssl
 import string
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psycopg2
 import pytest
 import trustme
-from conftest import Result
+from cases import forge_catalog
+from conftest import Fail, Run, Succeed, both_versions
 from servers import Database, Server
 from supabase import Project
-from test_folder import forge_catalog
 
 import export_restore as er
-
-Fail = Callable[..., str]
-Succeed = Callable[..., str]
-Run = Callable[..., Result]
 
 SSL_REQUEST = b"\x00\x00\x00\x08\x04\xd2\x16\x2f"
 
@@ -326,6 +321,7 @@ def test_too_many_connections(project: Project, work: Path, fail: Fail) -> None:
 # ---- A server that lets us in and then says no
 
 
+@both_versions
 def test_role_that_is_no_owner(exported: Database, work: Path, fail: Fail) -> None:
     before = exported.state()
     exported.execute("CREATE ROLE guest LOGIN; GRANT ALL ON SCHEMA public TO guest")
@@ -367,7 +363,6 @@ def test_schema_that_wants_more(
     assert hint in message.splitlines()[1]
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 @pytest.mark.parametrize("what", ["ROLE postgres IN DATABASE {}", "DATABASE {}"])
 def test_read_only_by_default(
     exported: Database, work: Path, fail: Fail, what: str

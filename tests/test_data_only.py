@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psycopg2
 import pytest
-from conftest import Result, run_process
+from conftest import Fail, Run, Succeed, fork_process, wait_until
 from servers import Database
 
 import export_restore as er
-
-Succeed = Callable[..., str]
-Fail = Callable[..., str]
-Run = Callable[..., Result]
-
-pytestmark = pytest.mark.parametrize("server", [18], indirect=True)
 
 
 def test_rows_and_sequences_are_replaced(
@@ -200,10 +192,8 @@ def test_who_adds_rows_meanwhile_meets_no_deadlock(
     with contextlib.closing(exported.connect()) as db, db.cursor() as cursor:
         cursor.execute("BEGIN")
         cursor.execute(add, ["a@example.org", None])
-        process = run_process("restore", "--env-file", env, "--data-only", "-q")
-        deadline = time.monotonic() + 30
-        while exported.fetch(waiting) == [(0,)] and time.monotonic() < deadline:
-            time.sleep(0.01)
+        process = fork_process("restore", "--env-file", env, "--data-only", "-q")
+        wait_until(lambda: exported.fetch(waiting) != [(0,)])
         cursor.execute(add, ["b@example.org", 1])
         cursor.execute("COMMIT")
     _, err = process.communicate(timeout=30)

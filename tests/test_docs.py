@@ -10,11 +10,10 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Result
+from conftest import ROOT, Run
 
 import setup_db
 
@@ -35,7 +34,7 @@ def output(text: str) -> str:
 
 
 def test_the_quick_start_shows_what_the_reader_sees(
-    work: Path, run: Callable[..., Result], capsys: pytest.CaptureFixture[str]
+    work: Path, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("schema.sql", ".env.example"):
         (work / name).write_bytes((ROOT / name).read_bytes())

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Result
-from servers import Database
+from conftest import Fail, Run, Succeed
+from servers import Database, Server
 
 import export_restore as er
-
-Succeed = Callable[..., str]
-Run = Callable[..., Result]
 
 SCHEMA = """
     CREATE SCHEMA app;
@@ -88,18 +85,24 @@ CHANGES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
+@pytest.fixture(scope="module")
+def made(server18: Server) -> Iterator[Database]:
+    """A database that is as schema.sql says."""
+    with server18.database() as database:
+        database.execute(SCHEMA)
+        yield database
+
+
 @pytest.mark.parametrize("change, named", CHANGES.values(), ids=CHANGES.keys())
 def test_each_kind_of_drift_is_named(
-    source: Database, target: Database, work: Path, run: Run, change: str, named: str
+    made: Database, target: Database, work: Path, run: Run, change: str, named: str
 ) -> None:
     """The source was changed by hand; its schema.sql was not."""
     (work / "schema.sql").write_text(SCHEMA)
-    source.execute(SCHEMA)
-    assert run("export", "--env-file", source.env_file(work)).status == 0
-    source.execute(change)
     options = ("--exclude", "b") if "TABLE b " in change else ()
-    assert run("export", "--env-file", source.env_file(work), *options).status == 0
+    with made.server.database(f"TEMPLATE {made.name}") as source:
+        source.execute(change)
+        assert run("export", "--env-file", source.env_file(work), *options).status == 0
     env = target.env_file(work)
     result = run("restore", "--env-file", env, "-q")
     assert result.status == 3
@@ -115,7 +118,6 @@ def test_each_kind_of_drift_is_named(
     assert accepted.status == 0, accepted.err
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_what_the_target_has_besides_is_no_drift(
     source: Database, target: Database, work: Path, succeed: Succeed
 ) -> None:
@@ -130,7 +132,6 @@ def test_what_the_target_has_besides_is_no_drift(
     succeed("restore", "--env-file", target.env_file(work))
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_what_others_alter_during_an_export_is_not_seen(
     source: Database, work: Path, succeed: Succeed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,9 +268,8 @@ NOTED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_whatever_was_made_is_named_at_export(
-    source: Database, work: Path, fail: Callable[..., str]
+    source: Database, work: Path, fail: Fail
 ) -> None:
     (work / "schema.sql").write_text(SCHEMA)
     source.execute(f"{SCHEMA}; {'; '.join(MADE)}")
@@ -278,7 +278,6 @@ def test_whatever_was_made_is_named_at_export(
     assert [each for each in MADE.values() if each not in message] == []
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_whatever_was_changed_stops_a_restore(
     source: Database, target: Database, work: Path, run: Run
 ) -> None:
@@ -290,7 +289,6 @@ def test_whatever_was_changed_stops_a_restore(
     assert [each for each in CHANGED.values() if each not in result.err] == []
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_a_name_that_has_its_default_in_it(
     source: Database, target: Database, work: Path, run: Run
 ) -> None:
@@ -304,7 +302,6 @@ def test_a_name_that_has_its_default_in_it(
     assert (result.status, "dropped by" in result.err) == (0, False), result.err
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_whatever_is_not_kept_is_noted(source: Database, work: Path, run: Run) -> None:
     """And what may be missing in schema.sql, for it need not be named there."""
     schema = (
@@ -320,7 +317,6 @@ def test_whatever_is_not_kept_is_noted(source: Database, work: Path, run: Run) -
     assert "rehearse tells" in result.err
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_what_a_script_makes_as_it_runs_can_be_exported(
     source: Database, target: Database, work: Path, run: Run
 ) -> None:

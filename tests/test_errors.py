@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from conftest import ROOT, Fail, both_versions
 from servers import Database, Server
-
-Fail = Callable[..., str]
 
 
 @pytest.fixture(autouse=True)
@@ -120,6 +119,7 @@ def stranger(exported: Database, server: Server) -> Iterator[str]:
     exported.execute("DROP OWNED BY stranger; DROP ROLE stranger")
 
 
+@both_versions
 def test_no_right_to_drop(
     exported: Database, stranger: str, work: Path, fail: Fail
 ) -> None:
@@ -130,6 +130,7 @@ def test_no_right_to_drop(
     assert "owner of the tables" in message
 
 
+@both_versions
 def test_no_right_to_create(
     exported: Database, stranger: str, work: Path, fail: Fail
 ) -> None:
@@ -141,6 +142,7 @@ def test_no_right_to_create(
     assert "schema.sql, line 1" in message
 
 
+@both_versions
 def test_no_right_to_read(
     exported: Database, stranger: str, work: Path, fail: Fail
 ) -> None:
@@ -167,6 +169,7 @@ def test_rows_hidden_by_policies(
         )
 
 
+@both_versions
 def test_rows_hidden_from_their_owner(
     exported: Database, stranger: str, work: Path, fail: Fail
 ) -> None:
@@ -228,6 +231,7 @@ def test_schema_file_empty_in_the_folder(
     assert "schema.sql holds no statement" in message
 
 
+@both_versions
 @pytest.mark.parametrize(
     "text, line, said",
     [
@@ -390,6 +394,7 @@ EDITS: dict[str, tuple[str, Callable[[list[str]], list[str]], str]] = {
 }
 
 
+@both_versions
 @pytest.mark.parametrize("name, change, said", EDITS.values(), ids=EDITS.keys())
 def test_edited_file(
     exported: Database,
@@ -439,8 +444,6 @@ def test_invalid_utf8(exported: Database, work: Path, fail: Fail, where: str) ->
 
 def test_usage_errors_exit_with_2(work: Path) -> None:
     import sys
-
-    from conftest import ROOT
 
     for argv in ([], ["exprot"], ["export", "--no-such-option"]):
         command = [sys.executable, str(ROOT / "export_restore.py"), *argv]

@@ -1,111 +1,258 @@
-"""Deaths in the middle: the client's, the server's. The target keeps what it had."""
+"""Deaths and interruptions at any moment: the old state or the new, nothing between."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import random
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import ROOT, run_process
-from servers import Database, Proxy, Server, hang_up
+from conftest import ROOT, Fail, Run, Succeed, both_versions, fork_process, wait_until
+from servers import Database, Proxy, Server, hang_up, line
 
 import export_restore as er
 
-Succeed = Callable[..., str]
+Process = subprocess.Popen[str]
 
 BLUEPRINT = """
     DROP TABLE IF EXISTS big, small CASCADE;
     CREATE TABLE small (id serial PRIMARY KEY, note text);
     CREATE TABLE big (id serial PRIMARY KEY, small_id int REFERENCES small, note text);
+    CREATE INDEX ON big (small_id);
+"""
+ROWS = """
+    INSERT INTO small (note) VALUES ('first');
+    INSERT INTO big (small_id, note)
+    SELECT 1, repeat('x', 50) FROM generate_series(1, {});
+"""
+LATER = """
+    DROP TABLE IF EXISTS big, small CASCADE;
+    CREATE TABLE small (id serial PRIMARY KEY, note text, later int DEFAULT 7);
+    CREATE TABLE big (id serial PRIMARY KEY, small_id int REFERENCES small, note text);
+    INSERT INTO small (note) SELECT 'since then' FROM generate_series(1, 20);
 """
 
 
-def big_snapshot(database: Database, work: Path, succeed: Succeed, rows: int) -> Path:
-    """Make a snapshot of `rows` rows, then give the database other contents."""
+def snapshot_of(database: Database, work: Path, succeed: Succeed, rows: int) -> Path:
+    """Export a database of so many rows; return its env file."""
     (work / "schema.sql").write_text(BLUEPRINT)
-    database.execute(BLUEPRINT)
-    database.execute(
-        "INSERT INTO small (note) VALUES ('first');"
-        "INSERT INTO big (small_id, note) SELECT 1, repeat('x', 50) "
-        f"FROM generate_series(1, {rows})"
-    )
+    database.execute(BLUEPRINT + ROWS.format(rows))
     env = database.env_file(work)
     succeed("export", "--env-file", env)
-    database.execute(
-        "DELETE FROM big WHERE id > 3; ALTER TABLE small ADD COLUMN later int;"
-        "INSERT INTO small (note) VALUES ('since then')"
-    )
     return env
 
 
-def wait_for_copy(database: Database) -> None:
-    """Wait until a COPY FROM has loaded rows."""
-    query = (
-        "SELECT FROM pg_stat_progress_copy WHERE command = 'COPY FROM' "
-        "AND datname = current_database() AND tuples_processed > 1000"
-    )
-    deadline = time.monotonic() + 30
-    with contextlib.closing(database.connect()) as db, db.cursor() as cursor:
-        while time.monotonic() < deadline:
-            cursor.execute(query)
-            if cursor.rowcount:
-                return
-    raise AssertionError("no COPY was seen")
+# ---- a restore that is struck
 
 
-def wait_for_calm(database: Database) -> None:
-    """Wait until no other connection is left in the database."""
-    query = (
-        "SELECT FROM pg_stat_activity WHERE datname = current_database() "
-        "AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
-    )
-    deadline = time.monotonic() + 30
-    while database.fetch(query) and time.monotonic() < deadline:
-        time.sleep(0.01)
+def state(database: Database) -> tuple[Any, ...]:
+    """Return what can be told apart."""
+    return database.rows(), database.sequences()
 
 
-def test_a_killed_client_leaves_the_target_as_it_was(
-    source: Database, work: Path, succeed: Succeed
-) -> None:
-    env = big_snapshot(source, work, succeed, rows=300_000)
-    before = source.state()
-    process = run_process("restore", "--env-file", env)
-    wait_for_copy(source)
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    wait_for_calm(source)
-    assert source.state() == before
+class Victim:
+    """A restore that is struck again and again, and the states of its target."""
 
+    def __init__(self, database: Database, work: Path, succeed: Succeed) -> None:
+        self.database = database
+        self.env = snapshot_of(database, work, succeed, rows=8000)
+        database.execute(LATER)
+        start = time.monotonic()
+        assert fork_process("restore", "--env-file", self.env).wait() == 0
+        self.seconds = time.monotonic() - start
+        self.new = state(database)
+        self.renew()
 
-def test_a_killed_server_leaves_the_target_as_it_was(
-    private_server: Server, work: Path, succeed: Succeed
-) -> None:
-    with private_server.database() as database:
-        env = big_snapshot(database, work, succeed, rows=300_000)
-        private_server.execute("CHECKPOINT")
-        before = database.state()
-        process = run_process("restore", "--env-file", env)
-        wait_for_copy(database)
-        private_server.stop("immediate")
-        out, err = process.communicate()
-        private_server.start()
-        assert process.returncode == 1
-        assert out == ""
-        assert err.splitlines()[-2].startswith("export_restore: error: ")
-        assert err.splitlines()[-1].startswith("hint: ")
+    def renew(self) -> None:
+        self.database.execute(LATER)
+        self.old = state(self.database)
+
+    def judge(self, process: Process, where: object) -> bool:
+        """See that status and target agree; tell whether the new state is there."""
+        _, err = process.communicate(timeout=60)
         assert "Traceback" not in err
-        assert database.state() == before
+        others = (
+            "SELECT FROM pg_stat_activity WHERE datname = current_database() "
+            "AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        )
+        wait_until(lambda: not self.database.fetch(others))
+        found = state(self.database)
+        assert found in (self.old, self.new), f"a mixture at {where}"
+        restored = found == self.new
+        assert restored or process.returncode != 0, f"{where}: confirmed, but not there"
+        if process.returncode in (1, 130, 143):
+            assert not restored, f"{where}: denied, but there: {err}"
+        if process.returncode == 1:
+            error, hint = err.splitlines()[-2:]
+            assert error.startswith("export_restore: error: "), err
+            assert hint.startswith("hint: "), err
+        if restored:
+            self.renew()
+        return restored
+
+    def endure(self, moments: int, strike: Callable[[Process], object]) -> None:
+        """Strike at moments spread over the restore; at some it came to nothing."""
+        met = set()
+        for step in range(moments):
+            process = fork_process("restore", "--env-file", self.env)
+            assert process.stderr and process.stderr.readline()  # it has begun
+            time.sleep(self.seconds * 0.85 * step / moments)
+            ended = process.poll()
+            strike(process)
+            met.add(self.judge(process, f"moment {step}"))
+            assert ended is None or process.returncode == 0
+        assert fork_process("restore", "--env-file", self.env).wait() == 0
+        assert state(self.database) == self.new
+        assert False in met
+
+    def strike_while_loading(
+        self, work: Path, strike: Callable[[Process, Proxy], object]
+    ) -> None:
+        """Strike when some of the rows have come."""
+        self.renew()
+        schema = self.database.schema()
+        with line(self.database, work, word="FROM STDIN", size=1 << 18) as (proxy, way):
+            process = fork_process("restore", "--env-file", way)
+            assert proxy.silent.wait(60)
+            strike(process, proxy)
+        assert not self.judge(process, "COPY")
+        assert self.database.schema() == schema
+
+
+@pytest.fixture
+def victim(source: Database, work: Path, succeed: Succeed) -> Victim:
+    return Victim(source, work, succeed)
+
+
+@pytest.fixture
+def private(
+    private_server: Server, work: Path, succeed: Succeed
+) -> Iterator[tuple[Server, Victim]]:
+    """A victim on a server that may be killed."""
+    with private_server.database() as database:
+        private_server.execute("CHECKPOINT")
+        yield private_server, Victim(database, work, succeed)
+
+
+def test_the_client_is_killed(victim: Victim, work: Path, moments: int) -> None:
+    victim.endure(moments or 30, lambda process: process.kill())
+    victim.strike_while_loading(work, lambda process, _: process.kill())
+
+
+def test_somebody_ends_it(victim: Victim, moments: int) -> None:
+    """By Ctrl-C, SIGTERM and SIGHUP in turn: each says what became of the target."""
+    ways = itertools.cycle([signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+    victim.endure(moments or 20, lambda process: process.send_signal(next(ways)))
+
+
+def test_the_server_stops_at_once(
+    private: tuple[Server, Victim], work: Path, moments: int
+) -> None:
+    """At any moment, while rows load, and in COMMIT: it starts again, and knows."""
+    server, victim = private
+
+    def strike(*_: object) -> None:
+        server.stop("immediate")
+        server.start()
+
+    victim.endure(moments or 20, strike)
+    victim.strike_while_loading(work, strike)
+    with line(victim.database, work, word="COMMIT\0", size=1) as (proxy, way):
+        process = fork_process("restore", "--env-file", way)
+        assert proxy.silent.wait(60)
+        server.stop("immediate")
+        proxy.hear()
+        server.start()
+        assert victim.judge(process, "COMMIT") == (process.returncode == 0)
+        assert process.returncode in (0, 1)
+
+
+def test_the_connection_is_cut(victim: Victim, work: Path, moments: int) -> None:
+    with line(victim.database, work) as (proxy, victim.env):
+        victim.endure(moments or 30, lambda _: proxy.cut())
+
+
+def test_signals_in_commit_and_after(victim: Victim, work: Path, moments: int) -> None:
+    """The server takes its time for either: what it does then is what is told."""
+    rng = random.Random(1)
+    for step in range(moments or 8):
+        word = ("COMMIT\0", "ANALYZE")[step % 2]
+        silence = {"word": word, "size": step // 2 % 2}
+        with line(victim.database, work, **silence) as (proxy, way):
+            process = fork_process("restore", "--env-file", way)
+            assert proxy.silent.wait(60)
+            time.sleep(rng.uniform(0, 0.2))
+            process.send_signal(rng.choice([signal.SIGINT, signal.SIGTERM]))
+            time.sleep(rng.uniform(0, 0.6))
+            proxy.hear()
+            assert victim.judge(process, word)
+        assert process.returncode == 0
+
+
+@pytest.mark.parametrize("reached", [False, True])
+def test_a_commit_that_is_cut(victim: Victim, work: Path, reached: bool) -> None:
+    """Another connection finds out what came of it."""
+    silence = {"word": "COMMIT\0", "size": int(reached)}
+    with line(victim.database, work, **silence) as (proxy, way):
+        process = fork_process("restore", "--env-file", way)
+        assert proxy.silent.wait(60)
+        time.sleep(0.3)
+        proxy.cut()
+        proxy.hear()
+        assert victim.judge(process, "COMMIT") == reached
+    assert process.returncode == (0 if reached else 1)
+
+
+def test_a_commit_that_nobody_knows_of(
+    victim: Victim, work: Path, server16: Server
+) -> None:
+    """Another server counts transactions, too."""
+    name = victim.database.name
+    server16.execute("ALTER ROLE postgres PASSWORD 'over the line'")
+    server16.execute(f"CREATE DATABASE {name}")
+    with line(victim.database, work, word="COMMIT\0", size=1) as (proxy, way):
+        process = fork_process("restore", "--env-file", way)
+        assert proxy.silent.wait(60)
+        proxy.target = server16.port
+        proxy.cut()
+        proxy.hear()
+        assert victim.judge(process, "COMMIT")
+    server16.execute(f"DROP DATABASE {name}")
+    assert process.returncode == er.EXIT_UNKNOWN
+
+
+def test_a_standby_that_is_away(private: tuple[Server, Victim]) -> None:
+    """COMMIT waits for it; Ctrl-C ends that, and what is committed is."""
+    server, victim = private
+    server.stop("fast")
+    with (server.data / "postgresql.conf").open("a") as file:
+        file.write("wal_level = replica\nmax_wal_senders = 1\n")
+        file.write("synchronous_standby_names = far\nsynchronous_commit = on\n")
+    server.start()
+    process = fork_process("restore", "--env-file", victim.env)
+    query = "SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+    wait_until(lambda: process.poll() is not None or victim.database.fetch(query))
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    server.execute("ALTER SYSTEM SET synchronous_standby_names = ''")
+    server.execute("SELECT pg_reload_conf()")
+    assert (process.returncode, state(victim.database)) == (0, victim.new)
+    assert "Restored into" in out
+    assert "has already committed locally" in err
 
 
 def test_a_bad_row_in_the_last_file_leaves_the_target_as_it_was(
-    exported: Database, work: Path, fail: Callable[..., str]
+    exported: Database, work: Path, fail: Fail
 ) -> None:
     exported.execute("DELETE FROM leads WHERE id < 5")
     before = exported.state()
@@ -118,40 +265,43 @@ def test_a_bad_row_in_the_last_file_leaves_the_target_as_it_was(
     assert exported.state() == before
 
 
-@pytest.mark.parametrize(
-    "trap",
-    [
-        "COMMIT;",
-        "COMMIT AND CHAIN;",
-        "END;",
-        "DO $$ BEGIN COMMIT; END $$;",
-        "DO $$ BEGIN ROLLBACK; END $$;",
-        "DO $$ BEGIN EXECUTE 'COMMIT'; END $$;",
-        "CREATE PROCEDURE p() LANGUAGE plpgsql AS 'BEGIN COMMIT; END'; CALL p();",
-        "ROLLBACK;",
-        "ABORT;",
-        "ROLLBACK; BEGIN;",
-        "PREPARE TRANSACTION 'x';",
-        "SAVEPOINT s; ROLLBACK TO s;",
-    ],
+TRAPS = (
+    "COMMIT;",
+    "COMMIT AND CHAIN;",
+    "END;",
+    "DO $$ BEGIN COMMIT; END $$;",
+    "DO $$ BEGIN ROLLBACK; END $$;",
+    "DO $$ BEGIN EXECUTE 'COMMIT'; END $$;",
+    "CREATE PROCEDURE p() LANGUAGE plpgsql AS 'BEGIN COMMIT; END'; CALL p();",
+    "ROLLBACK;",
+    "ABORT;",
+    "ROLLBACK; BEGIN;",
+    "PREPARE TRANSACTION 'x';",
+    "SAVEPOINT s; ROLLBACK TO s;",
 )
+
+
+@both_versions
 def test_a_blueprint_cannot_end_the_transaction(
-    trap: str, exported: Database, work: Path, run: Callable[..., object]
+    exported: Database, work: Path, run: Run
 ) -> None:
     """Even then a restore that fails later has changed nothing."""
     path = work / "exports/schema.sql"
-    path.write_text(path.read_text() + trap)
+    whole = path.read_text()
     (work / "exports/feedback.csv").write_text(
         "id,lead_id,rating,comment,created_at\nx\n"
     )
     before = exported.state()
     env = exported.env_file(work)
-    result = run("restore", "--env-file", env, "--accept-edits", "-q")
-    assert "sha256" not in result.err  # type: ignore[attr-defined]
-    assert result.status in (1, 2, 3)  # type: ignore[attr-defined]
-    assert exported.state() == before
+    for trap in TRAPS:
+        path.write_text(whole + trap)
+        result = run("restore", "--env-file", env, "--accept-edits", "-q")
+        assert "sha256" not in result.err
+        assert result.status in (1, 2, 3), trap
+        assert exported.state() == before, trap
 
 
+@both_versions
 def test_settings_of_a_blueprint_do_not_outlive_the_restore(
     source: Database, work: Path, succeed: Succeed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,152 +325,26 @@ def test_settings_of_a_blueprint_do_not_outlive_the_restore(
     assert left_behind == []
 
 
-def test_memory_stays_small_whatever_the_size(
-    source: Database, target: Database, work: Path, succeed: Succeed
-) -> None:
-    """A table of 1,000,000 rows: both commands stay under 80 MB."""
-    (work / "schema.sql").write_text(BLUEPRINT)
-    source.execute(BLUEPRINT)
-    source.execute(
-        "INSERT INTO small (note) VALUES ('first');"
-        "INSERT INTO big (small_id, note) SELECT 1, repeat('x', 60) "
-        "FROM generate_series(1, 1000000)"
-    )
-    for command, database in (("export", source), ("restore", target)):
-        peak = peak_memory(command, "--env-file", database.env_file(work))
-        assert 0 < peak < 80_000, f"{command}: {peak} kB"
-    assert target.fetch("SELECT count(*) FROM big") == [(1_000_000,)]
-
-
-def peak_memory(*argv: object, status: int = 0) -> int:
-    """Run a command line as a process; return its peak resident memory in kB."""
-    code = (
-        "import sys; sys.path.insert(0, sys.argv.pop(1)); import export_restore as er\n"
-        "status = int(sys.argv.pop()); assert er.main(sys.argv[1:]) == status\n"
-        "import resource, pathlib\n"
-        "status = pathlib.Path('/proc/self/status')\n"
-        # Where there is a /proc, ru_maxrss also counts what ran before exec.
-        "print(status.read_text().split('VmHWM:')[1].split()[0] if status.exists()\n"
-        "      else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
-    )
-    command = [sys.executable, "-c", code, str(ROOT), *map(str, argv), str(status)]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
-    return int(run.stdout.split()[-1])
-
-
-LOST = "the connection to the server was lost: "
-ENDED = f"{LOST}terminating connection due to administrator command\n"
-
-# The program, where its line falls silent, what the administrator does, and what the
-# program then says; a process that cannot send can give no reason.
-STRUCK = [
-    ("export_restore restore", "FROM STDIN", 1 << 20, "terminate", ENDED),
-    ("export_restore restore", "ADD CONSTRAINT", 0, "terminate", ENDED),
-    ("export_restore verify", "TO STDOUT", 1, "terminate", LOST),
-    ("export_restore export --jobs 1", "TO STDOUT", 1, "terminate", LOST),
-    ("export_restore export --jobs 2", "TO STDOUT", 1, "terminate", LOST),
-    ("setup_db --leads 20000 --feedback 0", "FROM STDIN", 1 << 20, "terminate", ENDED),
-    (
-        "export_restore restore",
-        "FROM STDIN",
-        1 << 20,
-        "cancel",
-        "error: big.csv, line ",
-    ),
-]
-
-
-@pytest.mark.parametrize("server", [18], indirect=True)
-@pytest.mark.parametrize("command, word, size, act, said", STRUCK)
-def test_the_administrator_ends_it(
-    source: Database,
-    work: Path,
-    succeed: Succeed,
-    command: str,
-    word: str,
-    size: int,
-    act: str,
-    said: str,
-) -> None:
-    """Two lines, with the true reason and no row; the file is not to blame."""
-    big_snapshot(source, work, succeed, rows=40_000)
-    (work / "schema.sql").write_bytes((ROOT / "schema.sql").read_bytes())
-    source.execute("ALTER ROLE postgres PASSWORD 'over the line'")
-    program, *options = command.split()
-    if "export" in options:
-        options += ["--dir", "new", "--schema-file", "exports/schema.sql"]
-        source.execute("ALTER TABLE small DROP COLUMN later")
-        source.execute("INSERT INTO big (note) SELECT repeat('x', 50)"
-                       " FROM generate_series(1, 40000)")  # fmt: skip
-    with contextlib.closing(Proxy(source.server.port, word=word, size=size)) as proxy:
-        place = {"DB_HOST": "127.0.0.1", "DB_PORT": str(proxy.port)}
-        env = source.env_file(work, **place, DB_PASSWORD="'over the line'")
-        line = [sys.executable, str(ROOT / f"{program}.py"), *options, "-q"]
-        line += ["--env-file", str(env)]
-        process = subprocess.Popen(
-            line, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        assert proxy.silent.wait(30)
-        time.sleep(0.3)
-        source.execute(
-            f"SELECT pg_{act}_backend(pid) FROM pg_stat_activity"
-            " WHERE application_name = 'export_restore'"
-        )
-        proxy.hear()
-        out, err = process.communicate(timeout=30)
-    assert (process.returncode, out, len(err.splitlines())) == (1, "", 2), err
-    assert err.startswith(f"{program}: error: ")
-    assert said in err
-    assert "xxx" not in err
-
-
-@pytest.mark.parametrize("server", [18], indirect=True)
-def test_jobs_end_with_the_connection_that_began(
-    source: Database, work: Path, succeed: Succeed
-) -> None:
-    """At once: without it what they copy is for nothing."""
-    big_snapshot(source, work, succeed, rows=40_000)
-    source.execute("ALTER TABLE small DROP COLUMN later")
-    source.execute("ALTER ROLE postgres PASSWORD 'over the line'")
-    with contextlib.closing(Proxy(source.server.port, word="TO STDOUT")) as proxy:
-        place = {"DB_HOST": "127.0.0.1", "DB_PORT": str(proxy.port)}
-        env = source.env_file(work, **place, DB_PASSWORD="'over the line'")
-        process = run_process("export", "-q", "--jobs", 2, "--env-file", env)
-        assert proxy.silent.wait(30)
-        time.sleep(0.5)
-        hang_up(proxy.sockets[1])  # the server's end of the first
-        start = time.monotonic()
-        _, err = process.communicate(timeout=30)
-    assert time.monotonic() - start < 2
-    assert (process.returncode, len(err.splitlines())) == (1, 2), err
-    assert "the connection to the server was lost: " in err
-
-
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_a_peer_that_is_gone_is_noticed(source: Database, work: Path) -> None:
     """Within two minutes, whether we wait for it or it for us."""
-    source.execute("ALTER ROLE postgres PASSWORD 'x'")
-    env = source.env_file(work, DB_HOST="127.0.0.1", DB_PASSWORD="x")
     with (
+        line(source, work) as (_, env),
         er.Database(er.read_settings(env)) as db,
         socket.fromfd(
             db.connection.fileno(), socket.AF_INET, socket.SOCK_STREAM
-        ) as line,
+        ) as ours,
     ):
         idle, interval, count, unconfirmed = (
-            line.getsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_{name}"))
+            ours.getsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_{name}"))
             for name in ("KEEPIDLE", "KEEPINTVL", "KEEPCNT", "USER_TIMEOUT")
         )
-        assert line.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
     assert idle + interval * count <= 120
     assert 0 < unconfirmed <= 120_000
 
 
 def test_a_lost_connection_is_told_in_two_lines(
-    seeded: Database,
-    work: Path,
-    fail: Callable[..., str],
-    monkeypatch: pytest.MonkeyPatch,
+    seeded: Database, work: Path, fail: Fail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server ends the session while the command talks to it."""
     fetch_catalog = er.Database.fetch_catalog
@@ -335,3 +359,306 @@ def test_a_lost_connection_is_told_in_two_lines(
     message = fail(1, "export", "--env-file", seeded.env_file(work))
     assert "the connection to the server was lost" in message
     assert not list((work / "exports").iterdir())
+
+
+# ---- commands that are ended
+
+# Rows are slow to load where the database says so.
+SLOW = """
+    DROP TABLE IF EXISTS t, u CASCADE; CREATE TABLE u (id int PRIMARY KEY);
+    CREATE OR REPLACE FUNCTION slow(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS
+    'BEGIN PERFORM pg_sleep(current_setting(''test.slow'', true)::float); RETURN $1;
+     END';
+    CREATE TABLE t (id int PRIMARY KEY, a text, CHECK (slow(id) = id));
+    CREATE INDEX ON t (a);
+"""
+SLOW_ROWS = """
+    DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET test.slow = 0.002',
+    current_database()); END $$
+"""
+SLOW_KEYS = """
+    CREATE FUNCTION sleep() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
+    IF current_query() ~ '^[^D].*ADD CONSTRAINT' THEN PERFORM pg_sleep(20); END IF;
+    END $$;
+    CREATE EVENT TRIGGER slow ON ddl_command_end EXECUTE FUNCTION sleep();
+"""
+FEW = """
+    INSERT INTO t SELECT i, repeat(md5(i::text), 8) FROM generate_series(1, 20000) i;
+    INSERT INTO u VALUES (1)
+"""
+ENDS = {
+    signal.SIGINT: (130, "interrupted"),
+    signal.SIGTERM: (143, "terminated"),
+    signal.SIGHUP: (143, "terminated"),  # the terminal is gone
+}
+
+
+@pytest.fixture(scope="module")
+def small(
+    server18: Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Database, Path]]:
+    """A database of some megabytes, and a folder with its snapshot."""
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "schema.sql").write_text(SLOW)
+    with server18.database() as database:
+        database.execute(SLOW + FEW)
+        server18.execute("ALTER ROLE postgres PASSWORD 'over the line'")
+        place = ["--dir", folder / "exports", "--schema-file", folder / "schema.sql"]
+        argv = ["export", "-q", "--env-file", database.env_file(folder), *place]
+        assert er.main(list(map(str, argv))) == 0
+        yield database, folder
+
+
+@pytest.fixture
+def used(small: tuple[Database, Path], work: Path) -> Iterator[Database]:
+    """The same without some rows, and the snapshot, to do with as one likes."""
+    template, folder = small
+    shutil.copytree(folder, work, dirs_exist_ok=True)
+    with template.server.database(f"TEMPLATE {template.name}") as database:
+        database.execute("DELETE FROM t WHERE id < 9")
+        yield database
+
+
+def end(process: Process, how: signal.Signals, presses: int = 1) -> None:
+    """End a command; it has to say so in one line, and soon."""
+    start = time.monotonic()
+    for _ in range(presses):
+        process.send_signal(how)
+        time.sleep(0.01 * (presses - 1))
+    out, err = process.communicate(timeout=60)
+    assert time.monotonic() - start < 2
+    status, word = ENDS[how]
+    assert (process.returncode, out) == (status, ""), err
+    assert err.splitlines()[-1] == f"export_restore: {word}"
+    assert err.count("export_restore:") == 1
+
+
+def left(database: Database, work: Path) -> tuple[Any, ...]:
+    """Return what a command that was ended must not have changed."""
+    files = {path.name: path.read_bytes() for path in (work / "exports").iterdir()}
+    return files, database.fetch("SELECT count(*), max(id) FROM t")
+
+
+@pytest.mark.parametrize("slow", [SLOW_ROWS, SLOW_KEYS])
+def test_a_restore_is_ended(used: Database, work: Path, slow: str) -> None:
+    used.execute(slow)
+    before = left(used, work)
+    words = "COPY" if slow == SLOW_ROWS else "ADD CONSTRAINT"
+    query = (
+        "SELECT FROM pg_stat_activity WHERE datname = current_database()"
+        f" AND wait_event = 'PgSleep' AND query LIKE '%{words}%'"
+    )
+    for how in ENDS:
+        process = fork_process("restore", "--env-file", used.env_file(work))
+        wait_until(lambda: used.fetch(query))
+        end(process, how)
+        assert left(used, work) == before
+
+
+def test_an_export_or_a_verification_is_ended(used: Database, work: Path) -> None:
+    """Once or twice, over a slow line."""
+    before = left(used, work)
+    for command, how, presses in (
+        ("export", signal.SIGINT, 1),
+        ("export", signal.SIGINT, 2),
+        ("export", signal.SIGTERM, 1),
+        ("export", signal.SIGTERM, 2),
+        ("verify", signal.SIGINT, 1),
+        ("verify", signal.SIGTERM, 1),
+    ):
+        with line(used, work, word="TO STDOUT", pace=0.05) as (proxy, way):
+            process = fork_process(command, "--env-file", way)
+            assert proxy.silent.wait(60)
+            end(process, how, presses)
+        assert left(used, work) == before
+
+
+def test_nohup(used: Database, work: Path) -> None:
+    """What shall outlive its terminal does."""
+    with line(used, work, word="TO STDOUT", pace=0.05) as (proxy, way):
+        ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        process = fork_process("verify", "--env-file", way)
+        signal.signal(signal.SIGHUP, ignored)
+        assert proxy.silent.wait(60)
+        process.send_signal(signal.SIGHUP)
+        proxy.hear()
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 3, err
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_wait_for_a_lock_is_ended(
+    used: Database, work: Path, how: signal.Signals
+) -> None:
+    """The server answers nothing, and libpq would not look up."""
+    waits = "SELECT FROM pg_locks WHERE NOT granted AND relation = 't'::regclass"
+    with contextlib.closing(used.connect()) as other, other.cursor() as cursor:
+        cursor.execute("BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
+        for command in ("export", "restore", "verify"):
+            process = fork_process(command, "--env-file", used.env_file(work))
+            wait_until(lambda: used.fetch(waits))
+            end(process, how)
+            wait_until(lambda: not used.fetch(waits))
+
+
+# ---- over a line that falls silent
+
+# The command, a word that it says, how many bytes later it falls silent; and how Ctrl-C
+# then ends the command.
+SILENCE = [
+    ("restore --yes", "", 0, 130),
+    ("restore --yes", "SCRAM-SHA-256", 0, 130),
+    ("restore --yes", "pg_control_system", 0, 130),
+    ("restore --yes", "DO ", 0, 130),
+    ("restore --yes", "FROM STDIN", 1 << 20, 130),
+    ("restore --yes", "ADD CONSTRAINT", 0, 130),
+    ("restore --yes", "COMMIT\0", 0, er.EXIT_UNKNOWN),
+    ("restore --yes", "COMMIT\0", 1, er.EXIT_UNKNOWN),
+    ("restore --yes", "ANALYZE", 0, 0),
+    ("export --dir new", "TO STDOUT", 1 << 20, 130),
+    ("export --dir newer --jobs 2", "TO STDOUT", 1 << 20, 130),
+    ("verify", "TO STDOUT", 1 << 20, 130),
+    ("schema --output -", "LOCK TABLE", 0, 130),
+    ("rehearse", "FROM STDIN", 1 << 20, 130),
+]
+LOST = "the connection to the server was lost: "
+ENDED = f"{LOST}terminating connection due to administrator command\n"
+# The same; what the administrator does, and what the program then says: a process that
+# cannot send can give no reason.
+STRUCK = [
+    ("restore --yes", "FROM STDIN", 1 << 20, "terminate", ENDED),
+    ("restore --yes", "ADD CONSTRAINT", 0, "terminate", ENDED),
+    ("verify", "TO STDOUT", 1, "terminate", LOST),
+    ("export --jobs 1 --dir one", "TO STDOUT", 1, "terminate", LOST),
+    ("export --jobs 2 --dir two", "TO STDOUT", 1, "terminate", LOST),
+    ("restore --yes", "FROM STDIN", 1 << 20, "cancel", "error: t.csv, line "),
+]
+
+
+class Silence:
+    """A command with a database of its own, over a line that falls silent."""
+
+    def __init__(self, database: Database, word: str, size: int) -> None:
+        self.database = database
+        self.proxy = Proxy(database.server.port, word=word, size=size)
+
+    def env_file(self, folder: Path) -> Path:
+        place = {"DB_HOST": "127.0.0.1", "DB_PORT": str(self.proxy.port)}
+        return self.database.env_file(folder, **place, DB_PASSWORD="'over the line'")
+
+    def begin(self, command: str, folder: Path) -> None:
+        env = self.env_file(folder)
+        self.process = fork_process(*command.split(), "--env-file", env)
+
+    def wait(self) -> None:
+        assert self.proxy.silent.wait(60), self.process.communicate(timeout=1)
+
+    def interrupt(self, presses: int) -> None:
+        """Press Ctrl-C until it is over; tell from the last one on how long it took."""
+        for _ in range(presses):
+            time.sleep(0.3)
+            self.process.send_signal(signal.SIGINT)
+            start = time.monotonic()
+        _, self.err = self.process.communicate(timeout=60)
+        self.seconds = time.monotonic() - start
+
+
+@contextlib.contextmanager
+def silences(
+    template: Database, *cases: tuple[str, int]
+) -> Iterator[tuple[Silence, ...]]:
+    """Give such commands for each word and size."""
+    with contextlib.ExitStack() as stack:
+        make = f"TEMPLATE {template.name}"
+        lines = tuple(
+            Silence(stack.enter_context(template.server.database(make)), *case)
+            for case in cases
+        )
+        try:
+            yield lines
+        finally:  # a process that cannot send lets drop no database
+            for each in lines:
+                each.proxy.close()
+
+
+def drop_scratch_databases(database: Database) -> None:
+    """Do what the next rehearsal would: where nothing is heard, one is left."""
+    query = "SELECT datname FROM pg_database WHERE starts_with(datname, %s)"
+    for (name,) in database.fetch(query, [er.SCRATCH_PREFIX]):
+        database.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_a_line_that_falls_silent(
+    small: tuple[Database, Path], monkeypatch: pytest.MonkeyPatch, presses: int
+) -> None:
+    """Ctrl-C ends it within three seconds all the same; a second one, at once."""
+    template, folder = small
+    monkeypatch.chdir(folder)
+    cases = [(word, size) for _, word, size, _ in SILENCE]
+    with ThreadPoolExecutor(len(cases)) as pool, silences(template, *cases) as lines:
+        for each, (command, *_) in zip(lines, SILENCE, strict=True):
+            each.begin(command, folder)
+        list(pool.map(Silence.wait, lines))
+        list(pool.map(lambda each: each.interrupt(presses), lines))
+    drop_scratch_databases(template)
+    for (*where, status), each in zip(SILENCE, lines, strict=True):
+        assert each.process.returncode == status, (where, each.err)
+        assert each.seconds < 3 / presses, where
+        assert "Traceback" not in each.err
+    assert not list(folder.glob("new*/.export-*"))
+
+
+def check_reason(program: str, process: Process, said: str) -> None:
+    """See that a command has told in two lines why it ended, and no row."""
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, len(err.splitlines())) == (1, "", 2), err
+    assert err.startswith(f"{program}: error: ")
+    assert said in err
+    assert "c4ca4238a0b92382" not in err  # the first row's
+
+
+def test_the_administrator_ends_it(small: tuple[Database, Path], work: Path) -> None:
+    """Two lines, with the true reason and no row; the file is not to blame."""
+    template, folder = small
+    shutil.copytree(folder, work, dirs_exist_ok=True)
+    silent = [(word, size) for _, word, size, _, _ in STRUCK]
+    with silences(template, *silent, ("FROM STDIN", 1 << 20)) as (*lines, setup):
+        for each, (command, *_) in zip(lines, STRUCK, strict=True):
+            each.begin(f"{command} -q", work)
+        for each in lines:
+            each.wait()
+        (work / "schema.sql").write_bytes((ROOT / "schema.sql").read_bytes())
+        program = [sys.executable, str(ROOT / "setup_db.py"), "--leads", "20000"]
+        argv = [*program, "-q", "--env-file", str(setup.env_file(work))]
+        setup.process = subprocess.Popen(
+            argv, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        setup.wait()
+        time.sleep(0.3)
+        cases = [(*case[3:], "export_restore") for case in STRUCK]
+        cases.append(("terminate", ENDED, "setup_db"))
+        for each, (act, said, name) in zip((*lines, setup), cases, strict=True):
+            each.database.execute(
+                f"SELECT pg_{act}_backend(pid) FROM pg_stat_activity WHERE datname ="
+                " current_database() AND application_name = 'export_restore'"
+            )
+            each.proxy.hear()
+            check_reason(name, each.process, said)
+
+
+def test_jobs_end_with_the_connection_that_began(
+    small: tuple[Database, Path], work: Path
+) -> None:
+    """At once: without it what they copy is for nothing."""
+    template, folder = small
+    shutil.copytree(folder, work, dirs_exist_ok=True)
+    with silences(template, ("TO STDOUT", 0)) as [each]:
+        each.begin("export -q --jobs 2", work)
+        each.wait()
+        wait_until(lambda: len(each.proxy.sockets) >= 4)
+        time.sleep(0.3)
+        hang_up(each.proxy.sockets[1])  # the server's end of the first
+        start = time.monotonic()
+        check_reason("export_restore", each.process, LOST)
+    assert time.monotonic() - start < 2

@@ -5,84 +5,31 @@ from __future__ import annotations
 import functools
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator
-from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import pytest
-from conftest import ROOT, Result, run_process
-from servers import Database
-from test_any_database import ALL_AT_ONCE
+from cases import (
+    ALL_AT_ONCE,
+    FILES,
+    HARM,
+    Damage,
+    drop_last_row,
+    flip,
+    forge,
+    swap,
+    validated,
+)
+from conftest import Fail, Run, Succeed, fork_process, wait_until
+from servers import Database, meanwhile
 
 import export_restore as er
-
-Succeed = Callable[..., str]
-Fail = Callable[..., str]
-Run = Callable[..., Result]
-
-pytestmark = pytest.mark.parametrize("server", [18], indirect=True)
-
-
-def rewrite(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change the manifest and give it a checksum that fits: a forger would, too."""
-    path = folder / er.MANIFEST_FILE
-    package = json.loads(path.read_text(encoding="utf-8"))
-    change(package)
-    package["postgresql"]["checksum"] = er.NO_CHECKSUM
-    text = json.dumps(package, indent=1, ensure_ascii=False) + "\n"
-    digest = sha256(text.encode()).hexdigest()
-    path.write_text(text.replace(er.NO_CHECKSUM, digest), encoding="utf-8")
-
-
-def flip(path: Path, place: int) -> None:
-    raw = bytearray(path.read_bytes())
-    raw[place] ^= 1
-    path.write_bytes(raw)
-
-
-def swap(one: Path, two: Path) -> None:
-    first = one.read_bytes()
-    one.write_bytes(two.read_bytes())
-    two.write_bytes(first)
-
-
-FILES = ("agents.csv", "leads.csv", "schema.sql", "catalog.txt", "datapackage.json")
-Damage = Callable[[Path], object]
-
-
-def link(path: Path) -> None:
-    shutil.move(path, path.parents[1] / path.name)
-    path.symlink_to(path.parents[1] / path.name)
-
-
-def become_folder(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
-
-
-def drop_last_row(path: Path) -> None:
-    path.write_text("\n".join(path.read_text().split("\n")[:-2]) + "\n")
-
-
-HARM: dict[str, Damage] = {
-    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-20]),
-    "emptied": lambda path: path.write_bytes(b""),
-    "first byte flipped": lambda path: flip(path, 0),
-    "middle byte flipped": lambda path: flip(path, 100),
-    "last byte flipped": lambda path: flip(path, -1),
-    "doubled": lambda path: path.write_bytes(path.read_bytes() * 2),
-    "a link": link,
-    "a folder": become_folder,
-    "in UTF-16": lambda path: path.write_bytes(path.read_text().encode("utf-16")),
-    "missing": lambda path: path.unlink(),
-}
 
 
 def harm(what: str, name: str, folder: Path) -> None:
@@ -101,28 +48,6 @@ DAMAGE |= {
     "a CSV too many": lambda f: (f / "more.csv").write_text("a\n"),
     "a row too few": lambda f: drop_last_row(f / "leads.csv"),
 }
-
-
-def forge(*keys: str | int, value: object) -> Damage:
-    """Return what sets a key of the manifest; the checksum will fit."""
-
-    def change(package: Any) -> None:
-        place = package
-        for key in keys[:-1]:
-            place = place[key]
-        place[keys[-1]] = value
-
-    return lambda folder: rewrite(folder, change)
-
-
-def forge_catalog(folder: Path, pattern: str, text: str) -> None:
-    """Replace something in catalog.txt; its checksum in the manifest will fit."""
-    path = folder / "catalog.txt"
-    old = path.read_text(encoding="utf-8")
-    assert pattern in old
-    path.write_text(old.replace(pattern, text), encoding="utf-8")
-    digest = sha256(path.read_bytes()).hexdigest()
-    forge("postgresql", "files", "catalog.txt", value=f"sha256:{digest}")(folder)
 
 
 FORGED: dict[str, Damage] = {
@@ -157,21 +82,24 @@ FORGED: dict[str, Damage] = {
 }
 
 
-@pytest.mark.parametrize(
-    "damage", [*DAMAGE.values(), *FORGED.values()], ids=[*DAMAGE, *FORGED]
-)
+@pytest.mark.parametrize("damages", [DAMAGE, FORGED], ids=["damaged", "forged"])
 def test_damaged_folders_change_nothing(
-    exported: Database, work: Path, run: Run, damage: Damage
+    exported: Database, work: Path, run: Run, damages: dict[str, Damage]
 ) -> None:
     exported.execute("DELETE FROM leads WHERE id < 5")
     before = exported.state()
-    damage(work / "exports")
-    result = run("restore", "--env-file", exported.env_file(work), "-q")
-    assert result.status in (2, 3), result
-    assert result.out == ""
-    first, *_, last = result.err.splitlines()
-    assert first.startswith("export_restore: error: ")
-    assert last.startswith("hint: ")
+    env = exported.env_file(work)
+    for what, damage in damages.items():
+        folder = work / what / "exports"
+        shutil.copytree(work / "exports", folder)
+        damage(folder)
+        result = run("restore", "--dir", folder, "--env-file", env, "-q")
+        assert result.status in (2, 3), (what, result)
+        assert result.out == ""
+        first, *_, last = result.err.splitlines()
+        assert first.startswith("export_restore: error: ")
+        assert last.startswith("hint: ")
+        assert exported.rows() == before[1], what
     assert exported.state() == before
 
 
@@ -248,20 +176,20 @@ def test_dry_run_does_all_and_changes_nothing(
 
 # ---- killed exports
 
-KILLER = """
-import os, signal, sys
-sys.path.insert(0, {root!r})
-import export_restore as er
-count = {count}
-def hook(event, arguments):
-    global count
-    if event in {events!r}:
-        count -= 1
-        if count == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-sys.addaudithook(hook)
-sys.exit(er.main(sys.argv[1:]))
-"""
+
+def kill_at(count: int, events: Collection[str]) -> Callable[[], None]:
+    """Return what lets a process die before so many of these calls are done."""
+
+    def hook(event: str, arguments: object) -> None:
+        nonlocal count
+        if event in events:
+            count -= 1
+            if count == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return lambda: sys.addaudithook(hook)
+
+
 EVENTS = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "fcntl.flock")
 
 
@@ -293,12 +221,9 @@ def test_killed_at_each_step_of_publishing(
     for count in range(1, 60):
         shutil.rmtree(work / "exports")
         shutil.copytree(work / "old", work / "exports")
-        code = KILLER.format(root=str(ROOT), count=count, events=EVENTS)
-        done = subprocess.run(
-            [sys.executable, "-c", code, "export", "-q", "--env-file", str(env)],
-            capture_output=True,
-            check=False,
-        )
+        hook = kill_at(count, EVENTS)
+        done = fork_process("export", "-q", "--env-file", env, first=hook)
+        done.communicate()
         found = state_of(work / "exports")
         assert found in (old, new), f"a mixture after step {count}"
         assert (work / "exports/notes.txt").read_text() == "mine"
@@ -312,9 +237,12 @@ def test_killed_at_each_step_of_publishing(
     assert count > 10
 
 
-def test_killed_at_any_moment(exported: Database, work: Path, succeed: Succeed) -> None:
+def test_killed_at_any_moment(
+    exported: Database, work: Path, succeed: Succeed, moments: int
+) -> None:
     """Spread over the whole run; each folder restores, to the old state or the new."""
     exported.execute("DELETE FROM leads WHERE id % 2 = 0; UPDATE agents SET phone = ''")
+    moments = moments or 80
     env = exported.env_file(work)
     shutil.copytree(work / "exports", work / "old")
     succeed("export", "--env-file", env, "--dir", "new")
@@ -324,12 +252,12 @@ def test_killed_at_any_moment(exported: Database, work: Path, succeed: Succeed) 
             succeed("restore", "--env-file", target.env_file(work), "--dir", folder)
             states[folder] = (state_of(work / folder), target.rows())
         start = time.monotonic()
-        run_process("export", "--env-file", env, "--dir", "timed").communicate()
+        fork_process("export", "--env-file", env, "--dir", "timed").communicate()
         whole = time.monotonic() - start
         found = set()
-        for step in range(MOMENTS):
-            process = run_process("export", "--env-file", env)
-            time.sleep(whole * step / MOMENTS)
+        for step in range(moments):
+            process = fork_process("export", "--env-file", env)
+            time.sleep(whole * step / moments)
             process.kill()
             process.communicate()
             state = state_of(work / "exports")
@@ -338,7 +266,7 @@ def test_killed_at_any_moment(exported: Database, work: Path, succeed: Succeed) 
                 succeed("restore", "--env-file", target.env_file(work))
                 assert target.rows() == states[name][1]
             found.add(name)
-            if name == "new" and step < MOMENTS * 0.9:
+            if name == "new" and step < moments * 0.9:
                 shutil.rmtree(work / "exports")
                 shutil.copytree(work / "old", work / "exports")
     for stage in (work / "exports").glob(".export-*"):
@@ -348,34 +276,26 @@ def test_killed_at_any_moment(exported: Database, work: Path, succeed: Succeed) 
     assert not list((work / "exports").glob(".[er]*"))
 
 
-MOMENTS = 200
-
-
 def test_two_exports_at_once_do_not_mix(
     seeded: Database, work: Path, succeed: Succeed
 ) -> None:
     """Each changes every row of all tables; readers see one whole snapshot."""
     env = seeded.env_file(work)
     succeed("export", "--env-file", env)
-    stop = threading.Event()
-
-    def mark() -> None:
-        number = 0
-        while not stop.is_set():
-            number += 1
-            seeded.execute(
-                "BEGIN; UPDATE agents SET region = %(n)s;"
-                "UPDATE leads SET company = %(n)s;"
-                "UPDATE feedback SET comment = %(n)s; COMMIT",
-                {"n": f"mark {number}"},
-            )
-
-    marker = threading.Thread(target=mark)
-    marker.start()
-    time.sleep(0.2)
-    try:
+    mark = """
+        DO $$ BEGIN FOR n IN 1..1000000 LOOP
+            UPDATE agents SET region = 'mark ' || n;
+            UPDATE leads SET company = 'mark ' || n;
+            UPDATE feedback SET comment = 'mark ' || n;
+            COMMIT; PERFORM pg_sleep(0.002);
+        END LOOP; END $$
+    """
+    with meanwhile(seeded, mark):
+        wait_until(
+            lambda: not seeded.fetch("SELECT FROM agents WHERE region !~ 'mark'")
+        )
         for _ in range(6):
-            exports = [run_process("export", "--env-file", env) for _ in "12"]
+            exports = [fork_process("export", "--env-file", env) for _ in "12"]
             for process in exports:
                 process.communicate()
                 assert process.returncode == 0
@@ -387,9 +307,6 @@ def test_two_exports_at_once_do_not_mix(
                 part.split(",")[0].split("\n")[0] for part in text.split("mark ")[1:]
             }
             assert len(marks) == 1, marks
-    finally:
-        stop.set()
-        marker.join()
 
 
 def test_an_export_waits_for_readers(
@@ -399,7 +316,7 @@ def test_an_export_waits_for_readers(
     _, env = changing
     old = state_of(work / "exports")
     with er.Folder(work / "exports").opened():
-        process = run_process("export", "--env-file", env)
+        process = fork_process("export", "--env-file", env)
         time.sleep(1.5)
         assert process.poll() is None
         names = {path.name for path in (work / "exports").glob("*.csv")}
@@ -413,19 +330,16 @@ def test_disk_full(exported: Database, work: Path) -> None:
     """The old snapshot stays whole, and the message says why."""
     before = state_of(work / "exports")
     exported.execute("UPDATE leads SET notes = repeat('x', 100000)")
-    code = (
-        "import resource, signal, sys; sys.path.insert(0, sys.argv.pop(1))\n"
-        "import export_restore as er\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
-        "sys.exit(er.main(sys.argv[1:]))"
-    )
-    env = exported.env_file(work)
-    arguments = ["export", "-q", "--env-file", str(env)]
-    command = [sys.executable, "-c", code, str(ROOT), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+
+    argv = ("export", "-q", "--env-file", exported.env_file(work))
+    done = fork_process(*argv, first=limit)
+    _, err = done.communicate()
     assert done.returncode == 1
-    assert done.stderr.splitlines() == [
+    assert err.splitlines() == [
         "export_restore: error: exports cannot be written: File too large",
         "hint: make room, make it writable and close what has its files open, or name"
         " another folder with --dir",
@@ -481,10 +395,9 @@ def test_rules_for_git_in_a_new_folder_whose_export_was_killed(
     exported: Database, work: Path, moved: int
 ) -> None:
     """It died when so many files had been moved into place; the next one goes on."""
-    code = KILLER.format(root=str(ROOT), count=moved + 1, events=("os.rename",))
     export = ("export", "-q", "--env-file", exported.env_file(work), "--dir", "new")
-    done = subprocess.run([sys.executable, "-c", code, *export], check=False)
-    assert done.returncode == -signal.SIGKILL
+    done = fork_process(*export, first=kill_at(moved + 1, ("os.rename",)))
+    assert done.wait() == -signal.SIGKILL
     for stage in (work / "new").glob(".export-*"):
         os.utime(stage, (0, 0))
     assert er.main([*map(str, export)]) == 0
@@ -623,18 +536,6 @@ def test_every_feature_in_a_data_package(
         # A row of nothing but NULLs is an empty line to others.
         if (work / "exports" / each.path).read_bytes().split(b"\n")[0].count(b","):
             assert counted_by_duckdb(work / "exports" / each.path) == each.rows, each
-
-
-def validated(folder: Path, faults: Collection[str] = ()) -> list[Any]:
-    """Return what frictionless checked; all it may blame is columns' blank names."""
-    import frictionless
-
-    report = frictionless.validate(str(folder / "datapackage.json"))
-    assert not report.errors
-    found = report.flatten(["type", "name", "fieldName", "rowNumber", "message"])
-    assert [each[2] for each in found if each[0] == "blank-label"] == list(faults)
-    assert len(found) == len(faults), found
-    return list(report.tasks)
 
 
 def counted_by_duckdb(path: Path) -> int:

@@ -22,18 +22,11 @@ from random import Random
 from typing import Any
 
 import pytest
-from conftest import ROOT, Result
-from servers import Database, Server
-from test_folder import rewrite
+from cases import rewrite
+from conftest import ROOT, Result, Run
+from servers import Database
 
 import export_restore as er
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def server(server18: Server) -> Server:
-    return server18
 
 
 @pytest.fixture

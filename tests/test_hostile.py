@@ -6,27 +6,17 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import OLD_AND_NEW, Result
-from servers import Database, Server
-from test_folder import FILES, HARM, Damage, forge
+from cases import FILES, HARM, Damage, forge
+from conftest import Fail, Run, Succeed, old_and_new
+from servers import Database
 
 import export_restore as er
-
-Succeed = Callable[..., str]
-Fail = Callable[..., str]
-Run = Callable[..., Result]
-
-
-@pytest.fixture(params=[18])
-def server(request: pytest.FixtureRequest) -> Server:
-    found: Server = request.getfixturevalue(f"server{request.param}")
-    return found
 
 
 @pytest.fixture
@@ -217,7 +207,7 @@ def test_a_damaged_publication(
         assert run("verify", "--env-file", env).status == 0
 
 
-@pytest.mark.parametrize("server", OLD_AND_NEW, indirect=True)
+@old_and_new
 def test_rows_behind_the_end_of_data_are_missed(
     exported: Database, work: Path, fail: Fail, succeed: Succeed
 ) -> None:

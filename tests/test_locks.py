@@ -10,16 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Result, run_process
-from servers import Database
+from conftest import Fail, Run, Succeed, run_process, wait_until
+from servers import Database, meanwhile
 
 import export_restore as er
-
-Run = Callable[..., Result]
-Succeed = Callable[..., str]
-Fail = Callable[..., str]
-
-pytestmark = pytest.mark.parametrize("server", [18], indirect=True)
 
 BLUEPRINT = """
     SET lock_timeout = 0;
@@ -59,11 +53,6 @@ def later(seconds: float, act: Callable[..., object], *arguments: object) -> Non
     threading.Timer(seconds, act, arguments).start()
 
 
-def let_go(db: Any) -> None:
-    with db.cursor() as cursor:
-        cursor.execute("ROLLBACK")
-
-
 READ = "SELECT count(*) FROM t"
 LOCK = "LOCK TABLE t IN ACCESS EXCLUSIVE MODE"
 
@@ -81,9 +70,9 @@ def test_the_holder_is_named(
 ) -> None:
     statement = READ if command == "restore" else LOCK
     with holding(source, statement) as db:
-        later(1.2, let_go, db)
-        result = run(command, "--env-file", env)
         before, after = held_by(db, statement)
+        later(1.2, db.close)
+        result = run(command, "--env-file", env)
     said = [line for line in result.err.splitlines() if "lock" in line]
     assert len(said) == 1, result.err
     assert said[0].startswith("waiting for a lock, " + before)
@@ -100,9 +89,10 @@ def test_through_a_pooler_the_process_is_unknown(
     with holding(source, READ) as db, contextlib.closing(source.connect()) as other:
         way = er.way_of(other)
         later(1, lambda: seen.append(er.ask(way, er.LIST_HOLDERS, values)))
-        later(1.5, let_go, db)
+        pid = db.info.backend_pid
+        later(1.5, db.close)
         assert run("restore", "--env-file", env).status == 0
-        assert [er.Holder(*each).pid for each in seen[0]] == [db.info.backend_pid]
+        assert [er.Holder(*each).pid for each in seen[0]] == [pid]
 
 
 @pytest.mark.parametrize("command", ["restore", "export"])
@@ -149,7 +139,7 @@ def test_no_second_connection(
     try:
         alone = source.env_file(work, DB_USER="lonely")
         with holding(source, READ) as db:
-            later(0.8, let_go, db)
+            later(0.8, db.close)
             result = run("restore", "--env-file", alone)
     finally:
         source.execute("DROP OWNED BY lonely; DROP ROLE lonely")
@@ -165,7 +155,7 @@ def test_ctrl_c_ends_a_wait_that_was_told_of(source: Database, env: Path) -> Non
         while "waiting for a lock" not in process.stderr.readline():
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=10)
+        _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (130, "export_restore: interrupted\n")
 
 
@@ -186,11 +176,10 @@ def test_rows_that_come_while_a_drop_waits(
     env = source.env_file(work)
     succeed("export", "--env-file", env)
     source.execute("CREATE TABLE late (a int)")
-    with contextlib.closing(source.connect()) as other, other.cursor() as cursor:
-        cursor.execute("BEGIN; INSERT INTO late SELECT generate_series(1, 500)")
-        waiter = threading.Timer(1.5, lambda: cursor.execute("COMMIT"))
-        waiter.start()
+    rows = "INSERT INTO late SELECT generate_series(1, 500)"
+    sleeps = "SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+    with meanwhile(source, f"BEGIN; {rows}; SELECT pg_sleep(1.5); COMMIT"):
+        wait_until(lambda: source.fetch(sleeps))
         message = fail(3, "restore", "--env-file", env)
-        waiter.join()
     assert "schema.sql drops late; the snapshot lacks those rows" in message
     assert source.fetch("SELECT count(*) FROM late") == [(500,)]

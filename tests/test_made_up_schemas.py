@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from conftest import Succeed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg2 import sql
 from servers import Database
-
-Succeed = Callable[..., str]
 
 TAKEN = {"id_", "ref_0", "ref_1", "ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"}
 NAMES = st.text(
@@ -100,6 +98,7 @@ def schema_of(tables: list[MadeUp]) -> sql.Composable:
 
 def fill(database: Database, tables: list[MadeUp]) -> None:
     """Insert the rows, then let each refer to the first row of the other table."""
+    parts: list[sql.Composable] = []
     for table in tables:
         for row in table.rows:
             names = ["id_", *(name for name, _ in table.columns)]
@@ -108,7 +107,7 @@ def fill(database: Database, tables: list[MadeUp]) -> None:
                 sql.SQL("CAST({} AS {})").format(sql.Literal(value), sql.SQL(kind))
                 for value, (_, kind) in zip(row, table.columns, strict=True)
             ]
-            database.execute(
+            parts.append(
                 sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
                     ident(table.name),
                     sql.SQL(", ").join(map(sql.Identifier, names)),
@@ -120,11 +119,13 @@ def fill(database: Database, tables: list[MadeUp]) -> None:
             first = sql.SQL("(SELECT min(id_) FROM {})").format(
                 ident(tables[other].name)
             )
-            database.execute(
+            parts.append(
                 sql.SQL("UPDATE {} SET {} = {} WHERE id_ % 2 = 0").format(
                     ident(table.name), sql.Identifier(f"ref_{n}"), first
                 )
             )
+    if parts:
+        database.execute(sql.SQL(";\n").join(parts))
 
 
 @settings(

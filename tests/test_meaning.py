@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import OLD_AND_NEW, Result
+from cases import forge_catalog
+from conftest import OLD_AND_NEW, Run, Succeed, old_and_new
 from servers import Database, Server
-from test_folder import forge_catalog
-
-Succeed = Callable[..., str]
-Run = Callable[..., Result]
 
 BASE = """
     CREATE TABLE base (id int PRIMARY KEY, s varchar, n int);
@@ -84,7 +81,7 @@ def script(statements: dict[str, str]) -> str:
     return BASE + ";\n".join(statements.values())
 
 
-@pytest.mark.parametrize("server", OLD_AND_NEW, indirect=True)
+@old_and_new
 def test_the_same_meaning(
     source: Database, target: Database, work: Path, succeed: Succeed
 ) -> None:
@@ -97,7 +94,7 @@ def test_the_same_meaning(
     succeed("rehearse", "--env-file", target.env_file(work))
 
 
-@pytest.mark.parametrize("server", OLD_AND_NEW, indirect=True)
+@old_and_new
 def test_another_meaning(
     source: Database, target: Database, work: Path, succeed: Succeed, run: Run
 ) -> None:
@@ -168,7 +165,6 @@ def differing(
     return target
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_a_server_that_cannot_be_asked(
     differing: Database, server: Server, work: Path, run: Run
 ) -> None:
@@ -191,7 +187,6 @@ def test_a_server_that_cannot_be_asked(
         differing.execute("DROP OWNED BY only_reads; DROP ROLE only_reads")
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_nothing_in_catalog_txt_is_run(
     differing: Database, work: Path, run: Run
 ) -> None:
@@ -206,7 +201,6 @@ def test_nothing_in_catalog_txt_is_run(
     assert differing.fetch("SELECT to_regclass('evil')") == [(None,)]
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_a_refusal_comes_before_the_rows(
     source: Database, target: Database, work: Path, succeed: Succeed, run: Run
 ) -> None:
@@ -223,7 +217,6 @@ def test_a_refusal_comes_before_the_rows(
         assert line in result.err.replace("public.", "")
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_ends_of_lines_in_a_body(
     source: Database, target: Database, work: Path, succeed: Succeed, run: Run
 ) -> None:

@@ -11,26 +11,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psycopg2
 import pytest
-from conftest import ROOT, Result, run_process
-from servers import Database, Server
-from test_folder import forge
+from cases import forge
+from conftest import ROOT, Build, Fail, Run, Succeed, run_process
+from servers import Database
 
 import export_restore as er
-
-Succeed = Callable[..., str]
-Fail = Callable[..., str]
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def server(server18: Server) -> Server:
-    return server18
 
 
 @contextlib.contextmanager
@@ -131,7 +122,7 @@ def test_a_manifest_with_wrong_types(
 
 
 def test_short_rows_of_a_table_without_a_key(
-    build: Callable[..., Path], work: Path, succeed: Succeed, run: Run
+    build: Build, work: Path, succeed: Succeed, run: Run
 ) -> None:
     env = build("CREATE TABLE t (a int, b int); CREATE TABLE k (a int PRIMARY KEY)",
                 "INSERT INTO t VALUES (1, 2); INSERT INTO k VALUES (1)")  # fmt: skip
@@ -181,7 +172,7 @@ def test_little_memory(exported: Database, work: Path) -> None:
 
 
 def test_file_names_are_utf8_in_every_locale(
-    build: Callable[..., Path], work: Path, succeed: Succeed
+    build: Build, work: Path, succeed: Succeed
 ) -> None:
     """A snapshot travels."""
     env = build('DROP TABLE IF EXISTS "größe"; CREATE TABLE "größe" (a int)')

@@ -6,26 +6,21 @@ import argparse
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Result
+from conftest import Run, Succeed
 from servers import Database
 
 import export_restore as er
-
-Succeed = Callable[..., str]
-
-on_18 = pytest.mark.parametrize("server", [18], indirect=True)
 
 
 def csvs(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("*.csv")}
 
 
-@on_18
 @pytest.mark.parametrize("options", [[], ["--gzip"]])
 def test_files_are_created_binary(
     seeded: Database,
@@ -53,7 +48,6 @@ def test_files_are_created_binary(
     assert all(binary for _, binary in created)
 
 
-@on_18
 def test_without_flock(
     seeded: Database, work: Path, succeed: Succeed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,11 +64,10 @@ def test_without_flock(
     assert left == [f"{er.STAGING_PREFIX}used"]
 
 
-@on_18
 def test_jobs_are_spawned(
     seeded: Database,
     work: Path,
-    run: Callable[..., Result],
+    run: Run,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Elsewhere than on Linux a job is a new Python, which has to be told all."""
@@ -87,7 +80,6 @@ def test_jobs_are_spawned(
     assert csvs(work / "one") == csvs(work / "two")
 
 
-@on_18
 def test_waiting_wakes_up(
     source: Database, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,7 +113,6 @@ def case_does_not_count(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-@on_18
 @pytest.mark.usefixtures("case_does_not_count")
 def test_a_new_file_whose_old_name_had_another_case(
     source: Database, work: Path, succeed: Succeed, monkeypatch: pytest.MonkeyPatch

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import OLD_AND_NEW, Result
+from conftest import Run, Succeed, old_and_new
 from servers import Database
-
-Succeed = Callable[..., str]
-Run = Callable[..., Result]
-
-old_and_new = pytest.mark.parametrize("server", OLD_AND_NEW, indirect=True)
 
 DROPS = """
 DROP MATERIALIZED VIEW IF EXISTS filled; DROP VIEW IF EXISTS shown, asked;
@@ -112,7 +107,6 @@ def test_what_runs_as_its_owner_stops_the_restore(
         assert f"note: public.{name} belongs to boss, not app\n" in result.err
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_it_may_be_lost_on_purpose(
     owned: Database, work: Path, succeed: Succeed, run: Run
 ) -> None:

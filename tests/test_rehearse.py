@@ -8,19 +8,24 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from conftest import OLD_AND_NEW, Result, run_process
+from conftest import (
+    OLD_AND_NEW,
+    Fail,
+    Run,
+    Succeed,
+    both_versions,
+    fork_process,
+    run_process,
+    wait_until,
+)
 from servers import Database, Server
 
 import export_restore as er
-
-Succeed = Callable[..., str]
-Fail = Callable[..., str]
-Run = Callable[..., Result]
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +50,6 @@ def databases(server: Server) -> set[tuple[str]]:
         }
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_on_a_private_server(exported: Database, work: Path, run: Run) -> None:
     before = private_folders()
     result = run("rehearse")
@@ -62,6 +66,7 @@ def test_on_a_private_server(exported: Database, work: Path, run: Run) -> None:
     assert private_folders() == before
 
 
+@both_versions
 def test_on_a_server_of_ones_own(
     exported: Database, target: Database, work: Path, run: Run
 ) -> None:
@@ -74,7 +79,6 @@ def test_on_a_server_of_ones_own(
     assert (target.state(), databases(target.server)) == before
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_what_does_not_come_back_is_told(
     exported: Database, target: Database, work: Path, fail: Fail
 ) -> None:
@@ -89,7 +93,6 @@ def test_what_does_not_come_back_is_told(
     assert (databases(target.server), private_folders()) == before
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_roles_of_the_blueprint_are_made_up(
     source: Database, work: Path, run: Run
 ) -> None:
@@ -185,7 +188,6 @@ def test_a_folder_without_a_manifest(exported: Database, work: Path, run: Run) -
     assert "no manifest" in result.err
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_a_role_that_may_not_create_databases(
     exported: Database, work: Path, fail: Fail
 ) -> None:
@@ -199,7 +201,6 @@ def test_a_role_that_may_not_create_databases(
         exported.server.execute("DROP ROLE small_role")
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_the_next_one_cleans_up_behind_one_that_was_killed(
     exported: Database, work: Path, succeed: Succeed
 ) -> None:
@@ -216,7 +217,6 @@ def test_the_next_one_cleans_up_behind_one_that_was_killed(
     assert is_dead(server)
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_so_it_does_on_a_server_of_ones_own(
     exported: Database, work: Path, succeed: Succeed
 ) -> None:
@@ -231,9 +231,7 @@ def test_so_it_does_on_a_server_of_ones_own(
     with contextlib.closing(inside), contextlib.closing(sign):
         sign.cursor().execute(f"SET application_name = {used[1]}")
         process = run_process("rehearse", "--env-file", env)
-        deadline = time.monotonic() + 30
-        while len(exported.fetch(names, [er.SCRATCH_PREFIX])) < 3:
-            assert time.monotonic() < deadline
+        wait_until(lambda: len(exported.fetch(names, [er.SCRATCH_PREFIX])) == 3)
         process.kill()
         process.communicate()
         succeed("rehearse", "--env-file", env)
@@ -243,7 +241,6 @@ def test_so_it_does_on_a_server_of_ones_own(
     assert databases(exported.server) == before
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_folders_of_others_stay(
     exported: Database, own_temp: Path, succeed: Succeed
 ) -> None:
@@ -253,6 +250,45 @@ def test_folders_of_others_stay(
         os.utime(own_temp / name, (0, 0))
     succeed("rehearse")
     assert len(list(own_temp.glob("*/precious.txt"))) == 2
+
+
+ENDS = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_it_is_ended(exported: Database, work: Path, how: signal.Signals) -> None:
+    """Neither a private server nor a scratch database is left."""
+    process = run_process("rehearse")
+    server = wait_for_private_server(set(), process)
+    time.sleep(0.3)
+    for _ in range(2):  # the second hastens it, but leaves nothing, either
+        process.send_signal(how)
+        time.sleep(0.01)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == ENDS[how], err
+    assert private_folders() == set()
+    assert is_dead(server)
+    names = "SELECT datname FROM pg_database WHERE starts_with(datname, %s)"
+    process = fork_process("rehearse", "--env-file", exported.env_file(work))
+    wait_until(lambda: exported.fetch(names, [er.SCRATCH_PREFIX]))
+    process.send_signal(how)
+    process.communicate(timeout=60)
+    assert process.returncode == ENDS[how]
+    assert exported.fetch(names, [er.SCRATCH_PREFIX]) == []
+
+
+@pytest.mark.usefixtures("exported")
+def test_it_is_ended_at_any_moment() -> None:
+    """While its server starts, works and stops."""
+    for step, how in enumerate([*ENDS] * 4):
+        process = fork_process("rehearse")
+        assert process.stderr and process.stderr.readline()
+        time.sleep(step * 0.3)
+        process.send_signal(how)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode in (ENDS[how], 0), err
+        assert process.returncode != 0 or step > 3
+        assert private_folders() == set(), step
 
 
 def is_dead(pid: int) -> bool:

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import OLD_AND_NEW, Result
+from conftest import OLD_AND_NEW, Fail, Run, old_and_new
 from servers import Database, Server
 
 import export_restore as er
-
-Succeed = Callable[..., str]
-Fail = Callable[..., str]
-Run = Callable[..., Result]
-Build = Callable[..., Path]
-
-old_and_new = pytest.mark.parametrize("server", OLD_AND_NEW, indirect=True)
-on_18 = pytest.mark.parametrize("server", [18], indirect=True)
 
 
 def quiet(run: Run, *argv: object) -> str:
@@ -66,7 +57,6 @@ def test_what_a_dump_takes_apart(
         assert each.state() == before
 
 
-@on_18
 def test_what_is_called_alike_is_not_dropped_instead(
     source: Database, work: Path, fail: Fail
 ) -> None:
@@ -207,7 +197,6 @@ def change_settings(folder: Path, **changes: str | None) -> None:
     path.write_text(text.replace(old, er.checksum(text, old)))
 
 
-@on_18
 def test_settings_that_the_target_does_not_know(
     source: Database, target: Database, work: Path, run: Run
 ) -> None:

@@ -16,9 +16,9 @@ from typing import Any
 import pexpect
 import pyte
 import pytest
+from cases import rewrite
 from conftest import ROOT, Result, run_process
 from servers import Database, Server
-from test_folder import rewrite
 
 import export_restore as er
 

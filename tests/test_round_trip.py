@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import threading
-from collections.abc import Callable
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
-from servers import Database, Server
+from conftest import ROOT, Succeed, both_versions, wait_until
+from servers import Database, Server, meanwhile
 
 import export_restore as er
 import setup_db
 
-Succeed = Callable[..., str]
 
-
+@both_versions
 def test_the_check_of_the_brief(
     exported: Database, work: Path, succeed: Succeed
 ) -> None:
@@ -169,6 +165,7 @@ def test_a_blank_cell_typed_by_hand_is_null(
     assert source.fetch("INSERT INTO notes DEFAULT VALUES RETURNING id") == [(8,)]
 
 
+@both_versions
 def test_foreign_keys_in_any_shape(
     source: Database, target: Database, work: Path, succeed: Succeed
 ) -> None:
@@ -194,6 +191,7 @@ def test_foreign_keys_in_any_shape(
     assert target.state() == source.state()
 
 
+@both_versions
 def test_triggers_rest_while_rows_load(
     source: Database, target: Database, work: Path, succeed: Succeed
 ) -> None:
@@ -236,28 +234,18 @@ def test_writers_at_work_never_tear_a_snapshot(
     seeded: Database, work: Path, succeed: Succeed
 ) -> None:
     """While another connection writes to all three tables, no key dangles."""
-    code = "import sys, psycopg2; db = psycopg2.connect(sys.argv[1]); "
-    code += "db.autocommit = True; db.cursor().execute(sys.argv[2])"
-    dsn = f"{seeded.connect().dsn} application_name=writer"
-    writer = subprocess.Popen([sys.executable, "-c", code, dsn, WRITE])
 
     def written() -> int:
         [(last,)] = seeded.fetch("SELECT max(id) FROM agents")
         return int(last)
 
-    try:
-        while written() <= 1000:
-            assert writer.poll() is None
+    with meanwhile(seeded, WRITE):
+        wait_until(lambda: written() > 1000)
         for _ in range(15):
             before = written()
             succeed("export", "--env-file", seeded.env_file(work))
             assert written() > before, "the writer stood still"
             check_references(work / "exports")
-    finally:
-        writer.kill()
-        writer.wait()
-        seeded.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                       " WHERE application_name = 'writer'")  # fmt: skip
 
 
 def test_truncate_by_others_does_not_empty_a_snapshot(
@@ -268,20 +256,18 @@ def test_truncate_by_others_does_not_empty_a_snapshot(
     (work / "schema.sql").write_text(schema)
     source.execute(schema + "; INSERT INTO z SELECT generate_series(1, 1000)")
     copy_out = er.Database.copy_out
-    others: list[threading.Thread] = []
+    waiting = "SELECT FROM pg_locks WHERE NOT granted AND relation = 'z'::regclass"
+    with contextlib.ExitStack() as stack:
 
-    def meanwhile(*arguments: Any) -> int:
-        if not others:
-            query = "TRUNCATE z; INSERT INTO z VALUES (1)"
-            others.append(threading.Thread(target=source.execute, args=(query,)))
-            others[0].start()
-            others[0].join(0.5)
-            assert others[0].is_alive()
-        return copy_out(*arguments)
+        def truncate_first(*arguments: Any) -> int:
+            if not source.fetch(waiting):
+                query = "TRUNCATE z; INSERT INTO z VALUES (1)"
+                stack.enter_context(meanwhile(source, query))
+                wait_until(lambda: source.fetch(waiting))
+            return copy_out(*arguments)
 
-    monkeypatch.setattr(er.Database, "copy_out", meanwhile)
-    succeed("export", "--env-file", source.env_file(work))
-    others[0].join()
+        monkeypatch.setattr(er.Database, "copy_out", truncate_first)
+        succeed("export", "--env-file", source.env_file(work))
     assert len((work / "exports/z.csv").read_text().splitlines()) == 1001
     assert source.fetch("SELECT count(*) FROM z") == [(1,)]
 
@@ -303,7 +289,6 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(lines))
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_env_file_by_password_and_url(
     exported: Database,
     server: Server,

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import OLD_AND_NEW, Result
+from conftest import OLD_AND_NEW, Build, Fail, Run, Succeed, both_versions
 from servers import Database
 
 import export_restore as er
-
-Succeed = Callable[..., str]
-Fail = Callable[..., str]
-Run = Callable[..., Result]
-Build = Callable[..., Path]
 
 
 @pytest.fixture
@@ -34,7 +28,6 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.usefixtures("tiny_is_large")
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_nulls_under_not_null(
     source: Database, target: Database, work: Path, run: Run, succeed: Succeed
 ) -> None:
@@ -108,6 +101,7 @@ def test_parts_that_are_not_the_whole(
     assert files(work / "exports")["big.csv"].count(b"\n") == 5101
 
 
+@both_versions
 def test_rows_with_null_for_a_key_are_compared_whole(
     nulls_in_a_key: Path, source: Database, run: Run, succeed: Succeed
 ) -> None:
@@ -286,6 +280,7 @@ NAMED = """
 """
 
 
+@both_versions
 def test_names_of_objects_come_back(
     build: Build, source: Database, target: Database, work: Path, succeed: Succeed
 ) -> None:
@@ -328,7 +323,6 @@ BEYOND = """
 BEYOND_ROWS = "INSERT INTO customers VALUES (1); INSERT INTO a VALUES (1)"
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 @pytest.mark.parametrize(
     ("table", "function"),
     [
@@ -349,7 +343,6 @@ def test_a_check_of_other_tables(
     assert "NOT VALID there and in schema.sql" in message
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_a_check_of_other_tables_that_rests(
     build: Build, source: Database, target: Database, work: Path, succeed: Succeed
 ) -> None:

@@ -10,23 +10,26 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import OLD_AND_NEW, Result, run_process
+from cases import CASES, CONTRIB, compare
+from conftest import (
+    OLD_AND_NEW,
+    Fail,
+    Run,
+    Succeed,
+    both_versions,
+    old_and_new,
+    run_process,
+    wait_until,
+)
 from servers import PASSWORD, Database, Server, binaries
 from supabase import give, make_certificates
-from test_any_database import CASES, CONTRIB, compare
 
 import export_restore as er
-
-Succeed = Callable[..., str]
-Fail = Callable[..., str]
-Run = Callable[..., Result]
-
-on_18 = pytest.mark.parametrize("server", [18], indirect=True)
 
 
 def come_back(source: Database, target: Database, work: Path, succeed: Succeed) -> None:
@@ -40,6 +43,7 @@ def come_back(source: Database, target: Database, work: Path, succeed: Succeed) 
     compare(source, target)
 
 
+@both_versions
 def test_the_sample_comes_back(
     seeded: Database, target: Database, work: Path, succeed: Succeed
 ) -> None:
@@ -181,7 +185,7 @@ CREATE TABLE made (a int, b int GENERATED ALWAYS AS (four_times(a)) STORED);
 """
 
 
-@pytest.mark.parametrize("server", OLD_AND_NEW, indirect=True)
+@old_and_new
 def test_what_would_not_restore_is_said(source: Database, work: Path, run: Run) -> None:
     """The server takes the function's body into the column, under no search_path."""
     source.execute(INLINED)
@@ -208,7 +212,6 @@ def test_what_would_not_restore_is_said(source: Database, work: Path, run: Run) 
     assert run("restore", "--env-file", env).status == 0
 
 
-@on_18
 @pytest.mark.parametrize(
     "lack", ["server", "schema", "extension", "version", "superuser"]
 )
@@ -252,7 +255,6 @@ def test_what_the_private_server_cannot_tell_is_not_said(
 # ---- the file
 
 
-@on_18
 def test_an_existing_file_is_replaced_on_demand_alone(
     seeded: Database, work: Path, succeed: Succeed, fail: Fail
 ) -> None:
@@ -271,7 +273,6 @@ def test_an_existing_file_is_replaced_on_demand_alone(
     assert "no folder" in fail(2, "schema", "--env-file", env, "--output", "no/x.sql")
 
 
-@on_18
 def test_the_file_is_for_everybody_that_umask_allows(
     seeded: Database, work: Path, succeed: Succeed
 ) -> None:
@@ -285,7 +286,6 @@ def test_the_file_is_for_everybody_that_umask_allows(
     assert names == {"new.sql", "schema.sql", f"{seeded.name}.env"}
 
 
-@on_18
 def test_a_failure_leaves_no_file(
     seeded: Database, work: Path, fail: Fail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -326,9 +326,7 @@ def waiting(
             for name in ("HOSTADDR", "OPTIONS", "SSLMODE", "SERVICE", "DATABASE"):
                 shell.setenv(f"PG{name}", "nonsense")
             process = run_process("schema", "--env-file", env, "--output", "new.sql")
-        deadline = time.monotonic() + 30
-        while not locking(seeded):
-            assert time.monotonic() < deadline
+        wait_until(lambda: locking(seeded))
         yield process
         assert not locking(seeded)
     assert list((work / "tmp").iterdir()) == []
@@ -342,7 +340,6 @@ def locking(database: Database) -> list[tuple[Any, ...]]:
     )
 
 
-@on_18
 @pytest.mark.parametrize("how, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted(
     seeded: Database,
@@ -361,13 +358,12 @@ def test_interrupted(
     assert own["PGPASSWORD"] == PASSWORD
     start = time.monotonic()
     waiting.send_signal(how)
-    out, err = waiting.communicate(timeout=20)
+    out, err = waiting.communicate(timeout=30)
     assert time.monotonic() - start < 2
     assert (waiting.returncode, out) == (status, "")
     assert len(err.splitlines()) == 1
     assert not child.is_running()
-    while locking(seeded):  # the server needs a moment to notice
-        assert time.monotonic() - start < 5
+    wait_until(lambda: not locking(seeded))  # the server needs a moment to notice
 
 
 # ---- what belongs to others
@@ -406,7 +402,6 @@ def tenant(server: Server) -> Iterator[Database]:
     server.execute("DROP ROLE tenant; DROP ROLE supabase_admin")
 
 
-@on_18
 def test_what_others_own_is_left_out(
     tenant: Database, work: Path, run: Run, succeed: Succeed
 ) -> None:
@@ -432,7 +427,6 @@ def test_what_others_own_is_left_out(
     succeed("restore", "--env-file", env)
 
 
-@on_18
 def test_the_provider_s_extensions_are_not_what_the_user_chose(
     tenant: Database, work: Path, succeed: Succeed
 ) -> None:
@@ -492,7 +486,6 @@ def test_wheels_and_usual_folders_are_searched(
     )
 
 
-@on_18
 @pytest.mark.parametrize("by_uv", [False, True])
 def test_none_fits(
     seeded: Database,

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Result
+from conftest import Fail, Run, Succeed, both_versions
 from servers import Database, Server
 
 import export_restore as er
-
-Succeed = Callable[..., str]
-Fail = Callable[..., str]
-Run = Callable[..., Result]
 
 SCHEMA = """
     CREATE SCHEMA sales; CREATE SCHEMA "my.shop";
@@ -50,7 +46,6 @@ def exported(work: Path) -> set[str]:
         (["--tables", "*", "--exclude", "lead_*"], {"leads"}),
     ],
 )
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_patterns(
     shop: Database, work: Path, succeed: Succeed, options: list[str], expected: set[str]
 ) -> None:
@@ -58,7 +53,6 @@ def test_patterns(
     assert exported(work) == {f"{name}.csv" for name in expected}
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_pattern_that_matches_nothing(shop: Database, work: Path, fail: Fail) -> None:
     env = shop.env_file(work)
     for option in ("--tables", "--exclude"):
@@ -67,7 +61,6 @@ def test_pattern_that_matches_nothing(shop: Database, work: Path, fail: Fail) ->
         )
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_what_is_left_out_is_said(shop: Database, work: Path, run: Run) -> None:
     env = shop.env_file(work)
     result = run("export", "--env-file", env, "--exclude", "sales.*")
@@ -76,6 +69,7 @@ def test_what_is_left_out_is_said(shop: Database, work: Path, run: Run) -> None:
     assert run("restore", "--env-file", env, "-q").status == 1  # no DROP statements
 
 
+@both_versions
 def test_excluded_tables_come_back_empty(
     shop: Database, target: Database, work: Path, succeed: Succeed
 ) -> None:
@@ -92,7 +86,6 @@ def test_excluded_tables_come_back_empty(
     assert states["sales.orders_id_seq"] == (1, False)
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_reference_to_a_table_left_out(shop: Database, work: Path, fail: Fail) -> None:
     env = shop.env_file(work)
     message = fail(2, "export", "--env-file", env, "--exclude", "leads")
@@ -138,6 +131,7 @@ def test_schemas_of_a_provider(shop: Database, work: Path, run: Run) -> None:
     assert not {name for name in exported(work) if name.startswith(("auth", "storage"))}
 
 
+@both_versions
 def test_own_schemas_of_such_names(
     source: Database, target: Database, work: Path, succeed: Succeed
 ) -> None:

@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import concurrent.futures.process
+import contextlib
 import gzip
 import json
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import psycopg2
 import pytest
-from conftest import Result, run_process
+from cases import ALL_AT_ONCE, CASES, compare, validated
+from conftest import Build, Fail, Run, Succeed, both_versions, fork_process, wait_until
 from psycopg2 import sql
-from servers import Database, Server
-from test_any_database import ALL_AT_ONCE, CASES, compare
-from test_folder import validated
+from servers import Database, Server, line, meanwhile
 
 import export_restore as er
-
-Succeed = Callable[..., str]
-Fail = Callable[..., str]
-Run = Callable[..., Result]
-Build = Callable[..., Path]
 
 
 @pytest.fixture
@@ -60,7 +54,6 @@ def test_jobs_write_the_same_bytes(
 
 
 @pytest.mark.usefixtures("tiny_is_large")
-@pytest.mark.parametrize("server", [18], indirect=True)
 @pytest.mark.parametrize("ids", ["i", "i * i - 500000", "i + 9223372036854000000"])
 def test_a_large_table_in_parts_is_one_ordered_file(
     build: Build,
@@ -116,7 +109,6 @@ def test_jobs_read_one_transaction_snapshot(
 
 
 @pytest.mark.usefixtures("tiny_is_large")
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_without_more_connections_one_does(
     seeded: Database, work: Path, run: Run, succeed: Succeed
 ) -> None:
@@ -135,26 +127,22 @@ def test_without_more_connections_one_does(
 
 
 @pytest.mark.usefixtures("tiny_is_large")
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_jobs_do_not_wait_behind_who_waits_for_the_first(
     seeded: Database, work: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server would not see that deadlock: its other half is our own process."""
     copy_in_processes = er.Jobs.copy_in_processes
-    with seeded.connect() as other, other.cursor() as cursor:
-        pid = other.info.backend_pid
-        lock = "LOCK TABLE leads IN ACCESS EXCLUSIVE MODE"
-        waiter = threading.Thread(target=cursor.execute, args=[f"BEGIN; {lock}"])
+    waiting = "SELECT FROM pg_locks WHERE NOT granted AND relation = 'leads'::regclass"
+    with contextlib.ExitStack() as stack:
 
         def queue_up_first(*arguments: Any) -> None:
-            waiter.start()
-            while not seeded.fetch("SELECT pg_blocking_pids(%s) <> '{}'", [pid])[0][0]:
-                time.sleep(0.01)
+            lock = "BEGIN; LOCK TABLE leads IN ACCESS EXCLUSIVE MODE; ROLLBACK"
+            stack.enter_context(meanwhile(seeded, lock))
+            wait_until(lambda: seeded.fetch(waiting))
             copy_in_processes(*arguments)
 
         monkeypatch.setattr(er.Jobs, "copy_in_processes", queue_up_first)
         result = run("export", "--env-file", seeded.env_file(work), "--jobs", "2")
-        waiter.join(timeout=30)
     assert result.status == 0, result.err
     assert "no connection or lock to be had: going on with one job" in result.err
 
@@ -176,7 +164,6 @@ def test_a_server_that_exports_no_snapshot(
     assert run("verify", "--env-file", env).status == 0
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_an_error_in_a_job_is_told_in_two_lines(
     build: Build, work: Path, fail: Fail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,30 +183,25 @@ def test_an_error_in_a_job_is_told_in_two_lines(
     assert list((work / "exports").iterdir()) == []
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT])
 def test_jobs_die_with_their_parent(
-    source: Database, work: Path, blow: signal.Signals
+    source: Database, build: Build, work: Path, blow: signal.Signals
 ) -> None:
     """No process goes on writing when the export was killed or interrupted."""
-    schema = "CREATE TABLE t (id int PRIMARY KEY, a text); CREATE TABLE u (a text)"
-    (work / "schema.sql").write_text(schema)
-    source.execute(schema)
-    for table in "tu":
-        columns = "i, repeat('x', 60)" if table == "t" else "repeat('x', 60)"
-        source.execute(
-            f"INSERT INTO {table} SELECT {columns} FROM generate_series(1, 600000) AS i"
-        )
-    process = run_process("export", "--env-file", source.env_file(work), "--jobs", "2")
-    parent = psutil.Process(process.pid)
-    deadline = time.monotonic() + 30
-    while len(children := parent.children()) < 2 and time.monotonic() < deadline:
-        time.sleep(0.005)
-    assert len(children) == 2
-    process.send_signal(blow)
-    start = time.monotonic()
-    _, err = process.communicate(timeout=30)
-    gone, alive = psutil.wait_procs(children, timeout=10)
+    build(
+        "CREATE TABLE t (id int PRIMARY KEY, a text); CREATE TABLE u (a text)",
+        "INSERT INTO t SELECT i, repeat('x', 600) FROM generate_series(1, 20000) AS i;"
+        "INSERT INTO u SELECT a FROM t",
+    )
+    with line(source, work, word="TO STDOUT", pace=0.1) as (proxy, env):
+        process = fork_process("export", "--env-file", env, "--jobs", "2")
+        parent = psutil.Process(process.pid)
+        wait_until(lambda: len(parent.children()) == 2 and proxy.silent.is_set())
+        children = parent.children()
+        process.send_signal(blow)
+        start = time.monotonic()
+        _, err = process.communicate(timeout=60)
+        gone, alive = psutil.wait_procs(children, timeout=60)
     assert (len(gone), alive) == (2, [])
     if blow == signal.SIGINT:
         assert time.monotonic() - start < 2
@@ -229,7 +211,6 @@ def test_jobs_die_with_their_parent(
 
 
 @pytest.mark.usefixtures("tiny_is_large")
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_ctrl_c_while_jobs_start(
     seeded: Database, work: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -298,7 +279,6 @@ def test_gzip_comes_back(
     (work / "exports/datapackage.json").unlink()
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_gzip_in_the_manifest(exported: Database, work: Path, succeed: Succeed) -> None:
     """Others read the folder; plain files of an export before it go."""
     env = exported.env_file(work)
@@ -326,7 +306,6 @@ def test_gzip_in_the_manifest(exported: Database, work: Path, succeed: Succeed) 
     assert exported.fetch("SELECT count(*) FROM feedback") == [(90,)]
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 @pytest.mark.parametrize("harm", ["cut", "flipped", "no gzip"])
 def test_damaged_gzip_changes_nothing(
     exported: Database, work: Path, fail: Fail, succeed: Succeed, harm: str
@@ -359,6 +338,7 @@ def all_aside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(er, "LARGE_FILE", 0)
 
 
+@both_versions
 @pytest.mark.usefixtures("all_aside")
 def test_everything_set_aside_comes_back(
     everything: Path, source: Database, target: Database, work: Path, succeed: Succeed
@@ -372,6 +352,7 @@ def test_everything_set_aside_comes_back(
         succeed("verify", "--env-file", env)
 
 
+@both_versions
 def test_what_is_set_aside(source: Database) -> None:
     """All but what something else depends on, or what SQL cannot tell."""
     schema, _ = CASES["indexes of every kind"]
@@ -409,7 +390,6 @@ def settings_of(database: Database) -> er.Settings:
 
 
 @pytest.mark.usefixtures("all_aside")
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_a_failure_in_any_step_of_the_rebuild_changes_nothing(
     source: Database,
     build: Build,
@@ -462,7 +442,6 @@ def test_a_duplicate_key_is_told_after_the_load(
 
 
 @pytest.mark.usefixtures("all_aside")
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_without_the_right_to_make_indexes_they_stay(
     exported: Database, server: Server, work: Path, succeed: Succeed
 ) -> None:
@@ -511,6 +490,7 @@ TRICKY = {
 }
 
 
+@both_versions
 @pytest.mark.usefixtures("all_aside")
 @pytest.mark.parametrize(("schema", "rows"), TRICKY.values(), ids=TRICKY)
 def test_tricky_indexes_come_back(
@@ -523,7 +503,6 @@ def test_tricky_indexes_come_back(
     assert source.state() == before
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_a_job_that_is_killed_is_told_in_two_lines(
     seeded: Database, work: Path, fail: Fail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -542,7 +521,6 @@ def test_a_job_that_is_killed_is_told_in_two_lines(
     assert list((work / "exports").iterdir()) == []
 
 
-@pytest.mark.parametrize("server", [18], indirect=True)
 def test_a_stranger_in_the_folder_is_named(
     exported: Database, work: Path, run: Run
 ) -> None:
@@ -554,3 +532,29 @@ def test_a_stranger_in_the_folder_is_named(
     assert "agents.csv" not in result.err
     assert not (work / "exports/agents.csv").exists()
     assert (work / "exports/mine.csv").exists()
+
+
+# ---- round trips
+
+TABLES = 100
+
+
+def test_few_round_trips_a_table(
+    source: Database, target: Database, build: Build, work: Path, succeed: Succeed
+) -> None:
+    """100 tables with 300 rows: at most 5 round trips a table."""
+    build(
+        "".join(
+            f"DROP TABLE IF EXISTS t{n} CASCADE;\n"
+            f"CREATE TABLE t{n} "
+            f"(id serial PRIMARY KEY, up int REFERENCES t{max(n - 1, 0)});\n"
+            f"CREATE INDEX ON t{n} (up);\n"
+            for n in range(TABLES)
+        ),
+        "".join(f"INSERT INTO t{n} (up) VALUES (1), (1), (2);" for n in range(TABLES)),
+    )
+    for command, database in (("export", source), ("restore", target)):
+        with line(database, work) as (proxy, env):
+            succeed(command, "--env-file", env)
+            assert TABLES < proxy.round_trips <= 5 * TABLES
+    assert target.state() == source.state()

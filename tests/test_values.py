@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Succeed, both_versions
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from servers import Database
-
-Succeed = Callable[..., str]
 
 TEXTS = st.one_of(
     st.sampled_from(
@@ -110,6 +108,7 @@ def hostile(
     return source, target, work
 
 
+@both_versions
 @settings(
     max_examples=30,
     deadline=None,
@@ -136,6 +135,7 @@ def test_hostile_values_come_back(
     assert target.fetch(query) == source.fetch(query)
 
 
+@both_versions
 def test_settings_of_role_and_database_do_not_matter(
     source: Database, target: Database, work: Path, succeed: Succeed
 ) -> None:
