@@ -2368,10 +2368,12 @@ IS_MANAGED = """
 """
 USER_SCHEMA = f"{ANY_SCHEMA} AND NOT ({IS_MANAGED})"
 
+# An extension's composite type is its member as a type, not as a relation.
 NOT_OF_AN_EXTENSION = """
     NOT EXISTS (SELECT FROM pg_depend AS d
-                WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
-                  AND d.deptype = 'e')
+                WHERE d.deptype = 'e'
+                  AND (d.classid, d.objid) IN (('pg_class'::regclass, c.oid),
+                                               ('pg_type'::regclass, c.reltype)))
 """
 
 # Since 18 a column may be NOT NULL over rows that are NULL: NOT NULL … NOT VALID.
@@ -2970,8 +2972,14 @@ LIST_LINES = f"""
                   WHERE k.conrelid = a.attrelid AND k.contype = 'n'
                     AND k.conkey = ARRAY[a.attnum] AND k.connoinherit)
                   THEN ' no inherit' ELSE '' END
-           || CASE a.attidentity WHEN 'a' THEN ' identity always'
-                                 WHEN 'd' THEN ' identity by default' ELSE '' END
+           || CASE WHEN relispartition AND EXISTS (
+                  SELECT FROM pg_inherits AS h
+                  JOIN pg_attribute AS p ON p.attrelid = h.inhparent
+                  WHERE h.inhrelid = a.attrelid AND p.attname = a.attname
+                    AND p.attidentity <> '')
+                  THEN ''  -- since 17 a partition has its parent's
+                  WHEN a.attidentity = 'a' THEN ' identity always'
+                  WHEN a.attidentity = 'd' THEN ' identity by default' ELSE '' END
            || CASE a.attgenerated WHEN 's' THEN ' stored' WHEN 'v' THEN ' virtual'
                                   ELSE '' END
            || coalesce(' default ' || pg_get_expr(f.adbin, f.adrelid), '')

@@ -381,7 +381,7 @@ CONTRIB = {
     "extensions": (
         """
         CREATE EXTENSION hstore; CREATE EXTENSION citext; CREATE EXTENSION ltree;
-        CREATE EXTENSION btree_gist;
+        CREATE EXTENSION btree_gist; CREATE EXTENSION tablefunc;
         CREATE TABLE extended (a citext PRIMARY KEY, b hstore, c ltree, d xml, e xml[]);
         CREATE TABLE booked (room int, during tsrange,
             EXCLUDE USING gist (room WITH =, during WITH &&));
