@@ -1294,6 +1294,8 @@ DUMP_HEAD = re.compile(
 )
 DUMP_TAIL = re.compile(r"\n\\unrestrict .*\Z")
 ONLY_SINCE_17 = "\nSET transaction_timeout = 0;"  # which is what it is anyway
+# pg_dump 18, of a column that a child inherits.
+LONE_NOT_NULL = re.compile(r"^    NOT NULL (.+?),?\n", re.MULTILINE)
 DUMP_TITLE = re.compile(r"--\n-- Name: .*\n--\n\n\Z")
 SEMICOLON = re.compile(r";\n*")
 
@@ -1306,11 +1308,12 @@ def without_versions(dump: str) -> str:
 
 
 def amended(
-    dump: str, others: Iterable[OthersObject], used: Collection[Relation]
+    dump: str, major: int, others: Iterable[OthersObject], used: Collection[Relation]
 ) -> str:
     """Return a dump without the statements about what belongs to other roles.
 
-    It drops what they use together with what depends on it.
+    It drops what they use together with what depends on it, and a server of that
+    version can read it.
     """
     unwanted = {(each.kind, each.name) for each in others}
     parts: list[str] = []
@@ -1324,7 +1327,22 @@ def amended(
         elif dropped_by_dump(statement) in used:
             parts.append(f"{dump[position:end]} CASCADE")
             position = end
+        elif major < 18 and "INHERITS" in statement.words:
+            parts.append(dump[position:start] + with_old_not_null(statement))
+            position = end
     return "".join(parts) + dump[position:]
+
+
+def with_old_not_null(statement: Statement) -> str:
+    """Return a CREATE TABLE … INHERITS in words that servers before 18 read."""
+    columns = LONE_NOT_NULL.findall(statement.text)
+    table = re.sub(r"(?s).*?TABLE (.*?) \(\n.*", r"\1", statement.text)
+    parts = [LONE_NOT_NULL.sub("", statement.text).replace(",\n)", "\n)")]
+    parts += [
+        f"ALTER TABLE ONLY {table} ALTER COLUMN {column} SET NOT NULL"
+        for column in columns
+    ]
+    return ";\n\n".join(parts)
 
 
 def with_hooks(dump: str, hooks: Iterable[str]) -> str:
@@ -3186,7 +3204,7 @@ LIST_OTHER_LINES = f"""
                           f.pktable, CASE WHEN f.pktable > 0 THEN e.value::oid END, 0)
                       AS named ON e.value <> '0' AND f.pktable IS NOT NULL
                WHERE e.key !~ '(^oid|name|namespace|owner|acl|bin|version)$'
-                 AND e.value NOT IN ('0', '-', 'false')),
+                 AND e.key <> 'collencoding' AND e.value NOT IN ('0', '-', 'false')),
            NULL
     FROM object AS o, pg_identify_object(o.class::regclass, o.id, 0) AS i
     WHERE o.id >= {FIRST_OID_OF_USERS}
@@ -4151,9 +4169,13 @@ PRINT_RULE = """
     FROM pg_rewrite WHERE ev_class = 'pg_temp.export_restore_probe'::regclass
       AND rulename <> '_RETURN'
 """
+# It may have its own name, if that stands before its arguments; it was made last.
 PRINT_ROUTINE = """
-    SELECT split_part(pg_get_functiondef(oid), '."export_restore_probe"', 2)
-    FROM pg_proc WHERE proname = 'export_restore_probe'
+    SELECT substr(pg_get_functiondef(p.oid), 1 + length(format(
+        'CREATE OR REPLACE %s %I.%I',
+        CASE prokind WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END, nspname, proname)))
+    FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = pronamespace
+    WHERE prokind <> 'a' ORDER BY age(p.xmin) LIMIT 1
 """
 
 
@@ -4985,7 +5007,9 @@ class Database:
             )
             show = PRINT_RULE
         elif line.kind in ("function", "procedure"):
-            make = f"CREATE {line.kind} pg_temp.export_restore_probe"
+            own = quoted_when_needed(line.name or "")
+            name = own if f"{own}." in body else "export_restore_probe"
+            make = f"CREATE {line.kind} pg_temp.{name}"
             show = PRINT_ROUTINE
         elif line.kind not in ("view", "materialized view"):
             source = relation or f"(SELECT NULL::{domain_of(line.key)} AS value) AS d"
@@ -8592,7 +8616,7 @@ def take_blueprint(settings: Settings, report: Report) -> Blueprint:
     not_ours = [called for _, called, _, may_make in hooks if not may_make]
     if not_ours:
         report.note(f"not in it: {render_left_out('what others may make', not_ours)}")
-    text = with_hooks(amended(without_versions(dump), others, used), ours)
+    text = with_hooks(amended(without_versions(dump), major, others, used), ours)
     report.doing("replaying it on a private server")
     return Blueprint(text, str(program), others, find_flaw(text, major))
 

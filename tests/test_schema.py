@@ -252,6 +252,32 @@ def test_what_the_private_server_cannot_tell_is_not_said(
     assert (result.status, result.err.count("note")) == (0, 0), result.err
 
 
+@pytest.mark.parametrize("server", OLD_AND_NEW, indirect=True)
+def test_what_pg_dump_writes_in_other_words(
+    source: Database, target: Database, work: Path, succeed: Succeed
+) -> None:
+    """NOT NULL that older servers cannot read, an encoding, what IN becomes."""
+    source.execute(
+        """
+        CREATE TABLE parent (a int, "b c" text);
+        CREATE TABLE keyed (PRIMARY KEY (a)) INHERITS (parent);
+        CREATE UNLOGGED TABLE "both" (x int, CHECK (x > 0)) INHERITS (parent);
+        ALTER TABLE "both" ALTER a SET NOT NULL, ALTER "b c" SET NOT NULL;
+        CREATE TABLE bare () INHERITS (parent);
+        ALTER TABLE bare ALTER "b c" SET NOT NULL;
+        CREATE COLLATION copied FROM "C";
+        CREATE FUNCTION named(a int) RETURNS bigint LANGUAGE sql BEGIN ATOMIC
+            SELECT count(*) FROM parent
+            WHERE parent.a = named.a AND "b c"::varchar IN ('x', 'y'); END;
+        """
+    )
+    env = source.env_file(work)
+    succeed("schema", "--env-file", env)
+    succeed("export", "--env-file", env)
+    succeed("restore", "--env-file", target.env_file(work))
+    succeed("verify", "--env-file", target.env_file(work))
+
+
 # ---- the file
 
 
