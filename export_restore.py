@@ -1906,10 +1906,9 @@ def parse_manifest(text: str, name: str) -> Manifest:
     except (
         ValueError, LookupError, TypeError, AttributeError, RecursionError
     ) as error:  # fmt: skip
-        raise SnapshotError(
+        raise damaged(
             f"{name} is no manifest of a snapshot: {excerpt(reason(error))}",
-            hint="export again, or delete it to restore without what it knows",
-            code=EXIT_DAMAGED,
+            "export again, or delete it to restore without what it knows",
         ) from error
     return manifest
 
@@ -1961,10 +1960,9 @@ def parsed_origin(entry: Mapping[str, Any]) -> Origin:
 def check_format(version: int, name: str) -> None:
     """Raise if a newer version of this program wrote the snapshot."""
     if version > FORMAT_VERSION:
-        raise SnapshotError(
+        raise damaged(
             f"{name} is of format {version}; this program knows {FORMAT_VERSION}",
-            hint="restore with the newer export_restore.py that wrote it",
-            code=EXIT_DAMAGED,
+            "restore with the newer export_restore.py that wrote it",
         )
 
 
@@ -2280,10 +2278,9 @@ def split_records(lines: Iterable[bytes], name: str) -> Iterator[bytes]:
             held.clear()
             size = 0
         elif size > LONGEST_RECORD:
-            raise SnapshotError(
+            raise damaged(
                 f"{name}, line {number + 1}: a record of more than {size:,} bytes",
-                hint="is a quote open there? correct the file, or export again",
-                code=EXIT_DAMAGED,
+                "is a quote open there? correct the file, or export again",
             )
     if held:
         yield b"".join(held)
@@ -5223,7 +5220,7 @@ class Database:
             return SnapshotError(f"{where}: {plain}", hint=lost)
         if asked := self.find_function_asked(error, place["within"]):
             hint = LOOKS_BEYOND.format(asked)
-        return SnapshotError(f"{where}: {plain}", hint=hint, code=EXIT_DAMAGED)
+        return damaged(f"{where}: {plain}", hint)
 
     def find_function_asked(self, error: psycopg2.Error, within: str) -> str | None:
         """Return the function of the user's that refused a row, or made it refused."""
@@ -5309,11 +5306,10 @@ class Database:
         try:
             self.execute_all(steps)
         except psycopg2.IntegrityError as error:
-            raise SnapshotError(
+            raise damaged(
                 str(database_failure(error)),
-                hint="correct the files, or bring the rows that others refer to there "
+                "correct the files, or bring the rows that others refer to there "
                 "first; the target was not changed",
-                code=EXIT_DAMAGED,
             ) from error
 
     def bring_back(self, tie: Tie) -> None:
@@ -5323,11 +5319,10 @@ class Database:
             self.execute(sql.SQL(tie.statement))
         except psycopg2.Error as error:
             self.execute("ROLLBACK TO tie")
-            raise SnapshotError(
+            raise damaged(
                 f"{SCHEMA_FILE} takes the {tie.name}, which cannot be brought back: "
                 f"{database_failure(error)}",
-                hint=f"drop less in {SCHEMA_FILE}, or lose it with --accept-drift",
-                code=EXIT_DAMAGED,
+                f"drop less in {SCHEMA_FILE}, or lose it with --accept-drift",
             ) from error
 
     def give_rights(self, changes: Collection[tuple[Rights, Rights]]) -> None:
@@ -6124,16 +6119,14 @@ def find_schema_file(given: Path | None) -> Path:
 def check_output(path: Path, *, force: bool) -> None:
     """Raise SnapshotError if a file must not, or cannot, be written there."""
     if path.exists() and not (force and path.is_file()):
-        raise SnapshotError(
+        raise usage_error(
             f"{path} is there already" if path.is_file() else f"{path} is no file",
-            hint="replace it with --force, or name another file with --output",
-            code=EXIT_USAGE,
+            "replace it with --force, or name another file with --output",
         )
     if not path.parent.is_dir():
-        raise SnapshotError(
+        raise usage_error(
             f"there is no folder {path.parent}",
-            hint="make it, or name another file with --output",
-            code=EXIT_USAGE,
+            "make it, or name another file with --output",
         )
 
 
@@ -6161,10 +6154,9 @@ def read_script(path: Path) -> Script:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise SnapshotError(
+        raise usage_error(
             f"the schema file {path} cannot be read: {reason(error)}",
-            hint="name yours with --schema-file (export_restore.py schema writes one)",
-            code=EXIT_USAGE,
+            "name yours with --schema-file (export_restore.py schema writes one)",
         ) from error
     return parse_script(raw, str(path))
 
@@ -6174,21 +6166,18 @@ def read_manifest(path: Path) -> Manifest | None:
     try:
         raw = read_plain(path)
         if b"\r\n" in raw:  # JSON has \r\n for those in its texts
-            raise SnapshotError(
-                f"{path} {OTHER_LINE_ENDS}",
-                hint=Folder(path.parent).line_ends_hint(),
-                code=EXIT_DAMAGED,
+            raise damaged(
+                f"{path} {OTHER_LINE_ENDS}", Folder(path.parent).line_ends_hint()
             )
         return parse_manifest(raw.decode(), str(path))
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise SnapshotError(
+        raise damaged(
             f"{path} cannot be read: {reason(error)}",
-            hint="run the command as its owner, or let this user read it"
+            "run the command as its owner, or let this user read it"
             if isinstance(error, PermissionError)
             else "put the folder right, or export again",
-            code=EXIT_DAMAGED,
         ) from error
 
 
@@ -6213,10 +6202,9 @@ def decoded(raw: bytes, path: Path) -> str:
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
-        raise SnapshotError(
+        raise damaged(
             f"{path}, line {raw.count(10, 0, error.start) + 1}: not UTF-8 text",
-            hint="save the file as UTF-8, or export again",
-            code=EXIT_DAMAGED,
+            "save the file as UTF-8, or export again",
         ) from error
 
 
@@ -6229,10 +6217,9 @@ def read_checked(path: Path, found: Mapping[str, str]) -> bytes:
 
 
 def exchanged(name: str) -> SnapshotError:
-    return SnapshotError(
+    return damaged(
         f"{name} was changed while it was read; nothing was changed in the database",
-        hint="run the command again when nobody writes to the folder",
-        code=EXIT_DAMAGED,
+        "run the command again when nobody writes to the folder",
     )
 
 
@@ -6277,10 +6264,9 @@ def read_csv_header(path: Path, resource: TableFile | None, sha256: str) -> CsvF
             text = text_size(path)
             return CsvFile(path, size, text, tuple(header), sha256, rows, digest)
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
-        raise SnapshotError(
+        raise damaged(
             f"{path.name}, line 1: the column names cannot be read: {reason(error)}",
-            hint="save the file as CSV in UTF-8, or export again",
-            code=EXIT_DAMAGED,
+            "save the file as CSV in UTF-8, or export again",
         ) from error
 
 
@@ -6302,12 +6288,11 @@ def check_line_ends(path: Path) -> None:
         for number, line in enumerate(file, start=1):
             inside ^= bool(line.count(b'"') % 2)
             if inside and line.endswith(b"\r\n"):
-                raise SnapshotError(
+                raise damaged(
                     f"{path.name}, line {number}: CRLF in a value, as at the ends of "
                     "lines: git or an editor may have made both",
-                    hint="save the file with LF at the ends of lines, and in the value "
+                    "save the file with LF at the ends of lines, and in the value "
                     "what belongs there",
-                    code=EXIT_DAMAGED,
                 )
 
 
@@ -6407,11 +6392,10 @@ class CsvReader(io.RawIOBase):
         self.check_unchanged()
         sent = max(0, self.records - 1)  # the first one is the header
         if rows != sent:
-            raise SnapshotError(
+            raise damaged(
                 f"{self.file.path.name} has {sent:,} rows, of which {rows:,} came",
-                hint="is there a line \\. in it, which ends the data? write it in "
+                "is there a line \\. in it, which ends the data? write it in "
                 'quotes: "\\."; the target was not changed',
-                code=EXIT_DAMAGED,
             )
 
     def close(self) -> None:
@@ -6619,9 +6603,7 @@ def make_folder(folder: Path) -> None:
     if folder.is_dir():
         return
     if folder.exists():
-        raise SnapshotError(
-            f"{folder} is no folder", hint="name another one", code=EXIT_USAGE
-        )
+        raise usage_error(f"{folder} is no folder", "name another one")
     make_folder(folder.parent)
     with contextlib.suppress(FileExistsError):
         folder.mkdir()
@@ -6669,12 +6651,11 @@ class Folder:
         were changed since the export are none.
         """
         if not self.path.is_dir():
-            raise SnapshotError(
+            raise usage_error(
                 f"{self.path} is no folder"
                 if self.path.exists()
                 else f"there is no snapshot folder {self.path}",
-                hint="export first, or name the folder with --dir",
-                code=EXIT_USAGE,
+                "export first, or name the folder with --dir",
             )
         with lockable(self.path) as lock:
             lock("LOCK_SH")
@@ -6689,11 +6670,10 @@ class Folder:
         manifest = read_manifest(self.path / MANIFEST_FILE)
         paths = self.csv_paths()
         if not paths or not kind_of(self.path / SCHEMA_FILE):
-            raise SnapshotError(
+            raise damaged(
                 f"{self.path} holds no snapshot: it has no "
                 f"{SCHEMA_FILE if paths else 'CSV files'}",
-                hint="export first, or name another folder with --dir",
-                code=EXIT_DAMAGED,
+                "export first, or name another folder with --dir",
             )
         found = self.check_files(manifest, paths, accept_edits=accept_edits)
         resources = manifest.files if manifest else ()
@@ -6759,7 +6739,7 @@ class Folder:
             translated = any(fault.endswith(OTHER_LINE_ENDS) for fault in faults)
             hint = self.line_ends_hint() if translated else EDITS_HINT
         if faults:
-            raise SnapshotError("; ".join(faults), hint=hint, code=EXIT_DAMAGED)
+            raise damaged("; ".join(faults), hint)
         return found
 
     def render_edits(self, hashes: Mapping[str, str]) -> list[str]:
@@ -6804,12 +6784,11 @@ class Folder:
             for each in (there, *there.parents)
         )
         if inside or Folder(there).made_by_us():
-            raise SnapshotError(
+            raise usage_error(
                 f"{self.path} is part of the snapshot that is to be restored"
                 if inside
                 else f"{self.path} holds a snapshot, which would be lost",
-                hint="name a new folder with --keep",
-                code=EXIT_USAGE,
+                "name a new folder with --keep",
             )
 
     @contextlib.contextmanager
@@ -6894,10 +6873,9 @@ class Folder:
             or (kind and not unknown and name.casefold() not in ours)
         )
         if taken:
-            raise SnapshotError(
+            raise usage_error(
                 f"{self.path} holds {', '.join(taken)}, which no export has made",
-                hint="move what is there away, or name another folder",
-                code=EXIT_USAGE,
+                "move what is there away, or name another folder",
             )
 
     def csv_paths(self) -> list[Path]:
@@ -6943,11 +6921,10 @@ class Folder:
                 raise self.damaged(f"holds {path.name}, {kind_of(path)}")
 
     def damaged(self, what: str) -> SnapshotError:
-        return SnapshotError(
+        return damaged(
             f"{self.ready} {what}: no export left it so",
-            hint="it is a snapshot that waits to be published: move it away, or export "
+            "it is a snapshot that waits to be published: move it away, or export "
             "again, to another folder if this one will not do",
-            code=EXIT_DAMAGED,
         )
 
 
@@ -7847,13 +7824,12 @@ class Restore:
         taken = [line for line in lost if not line.is_named_in(named)]
         if taken and not self.options.accept_drift:
             each = [render_lost(line, drops) for line in taken]
-            raise SnapshotError(
+            raise damaged(
                 each[0]
                 if len(each) == 1
                 else f"{SCHEMA_FILE} takes what nothing brings back",
-                lines=each if len(each) > 1 else (),
-                hint=f"add it to {SCHEMA_FILE}, or lose it with --accept-drift",
-                code=EXIT_DAMAGED,
+                f"add it to {SCHEMA_FILE}, or lose it with --accept-drift",
+                each if len(each) > 1 else (),
             )
         if lost:
             names = ", ".join(shown(line.key) for line in lost)
@@ -7890,11 +7866,10 @@ class Restore:
         )
         lines = without_column_order(lines, self.report)
         if lines:
-            raise SnapshotError(
+            raise damaged(
                 f"{SCHEMA_FILE} does not make the database that was exported",
-                lines=[*lines, *uncompared(problem)],
-                hint="bring schema.sql up to date and export again, or --accept-drift",
-                code=EXIT_DAMAGED,
+                "bring schema.sql up to date and export again, or --accept-drift",
+                [*lines, *uncompared(problem)],
             )
 
     def rights_to_give(
@@ -7961,10 +7936,9 @@ class Restore:
         loads = [Load(table, files[name]) for table, name in planned if name in files]
         faults += [fault for load in loads for fault in header_faults(load)]
         if faults:
-            raise SnapshotError(
+            raise damaged(
                 "; ".join(faults),
-                hint="correct the files or export again; the target was not changed",
-                code=EXIT_DAMAGED,
+                "correct the files or export again; the target was not changed",
             )
         if not self.options.tables:
             return loads
@@ -8037,11 +8011,7 @@ class Restore:
             if expected[each.relation] not in (None, each.rows)
         ]
         if faults:
-            raise SnapshotError(
-                "; ".join(faults),
-                hint="export again; the target was not changed",
-                code=EXIT_DAMAGED,
-            )
+            raise damaged("; ".join(faults), "export again; the target was not changed")
 
     def set_sequences(self) -> None:
         """Set the sequences of the loaded tables; unless some were chosen, the rest."""
@@ -8055,10 +8025,9 @@ class Restore:
         there = {sequence.relation: sequence for sequence in self.catalog.sequences}
         absent = sorted(states.keys() - there.keys())
         if absent:
-            raise SnapshotError(
+            raise damaged(
                 f"there is no sequence {', '.join(map(str, absent))} to set",
-                hint=f"bring {SCHEMA_FILE} up to date and export again",
-                code=EXIT_DAMAGED,
+                f"bring {SCHEMA_FILE} up to date and export again",
             )
         sequences = [there[name] for name in sorted(used | states.keys())]
         self.db.set_sequences(sequences, states, self.known)
@@ -8097,11 +8066,9 @@ class Restore:
             ]
         differing = [render_differences(each) for each in compared if not each.same]
         if differing:
-            raise SnapshotError(
+            raise damaged(
                 f"the rows are not those of the snapshot: {'; '.join(differing)}",
-                hint="see whether something changes rows as they come; nothing was "
-                "changed",
-                code=EXIT_DAMAGED,
+                "see whether something changes rows as they come; nothing was changed",
             )
 
     def check_unaltered(self) -> None:
@@ -8122,11 +8089,10 @@ class Restore:
         )
         lines, problem = self.db.fetch_differences([line.text for line in then], now)
         if lines:
-            raise SnapshotError(
+            raise damaged(
                 "the tables would not be what they were",
-                lines=[*lines, *uncompared(problem)],
-                hint="see what alters them as rows are replaced, or --accept-drift",
-                code=EXIT_DAMAGED,
+                "see what alters them as rows are replaced, or --accept-drift",
+                [*lines, *uncompared(problem)],
             )
 
 
@@ -8275,11 +8241,10 @@ def check_kept(replayed: Replayed) -> None:
         and not replayed.outlived(table.relation)
     ]
     if gone:
-        raise SnapshotError(
+        raise damaged(
             f"{SCHEMA_FILE} drops {', '.join(gone)}; the snapshot lacks those rows",
-            hint=f"export them, too, or take them out of {SCHEMA_FILE}; "
+            f"export them, too, or take them out of {SCHEMA_FILE}; "
             "--accept-drift loses them",
-            code=EXIT_DAMAGED,
         )
 
 
@@ -8329,11 +8294,10 @@ def shown(key: str) -> str:
 
 def acts_as_another(fact: str, owner: str) -> SnapshotError:
     """Return the error for what would run with other rights than it did."""
-    return SnapshotError(
+    return damaged(
         f"{fact}, and runs as its owner",
-        hint=f"restore as a superuser, or as a member of {owner} that may CREATE in "
+        f"restore as a superuser, or as a member of {owner} that may CREATE in "
         "the schema; or lose its owner with --accept-drift",
-        code=EXIT_DAMAGED,
     )
 
 
@@ -8374,10 +8338,9 @@ class Comparison:
     def __init__(self, db: Database, snapshot: Snapshot, report: Report) -> None:
         self.db, self.snapshot, self.report = db, snapshot, report
         if snapshot.manifest is None:
-            raise SnapshotError(
+            raise damaged(
                 f"{snapshot.folder} has no manifest ({MANIFEST_FILE}) to compare with",
-                hint="export again; restore brings such a folder back, unchecked",
-                code=EXIT_DAMAGED,
+                "export again; restore brings such a folder back, unchecked",
             )
         self.manifest = snapshot.manifest
 
@@ -8582,11 +8545,10 @@ def private_lack(error: Exception) -> SnapshotError | None:
 def check_equal(verification: Verification, folder: Path) -> None:
     """Raise if a restored snapshot is not the database that was exported."""
     if not verification.equal:
-        raise SnapshotError(
+        raise damaged(
             f"{folder} does not come back as it was",
-            lines=render_verification(verification),
-            hint="see what changes it as it is restored, and export again",
-            code=EXIT_DAMAGED,
+            "see what changes it as it is restored, and export again",
+            render_verification(verification),
         )
 
 
@@ -8664,10 +8626,9 @@ def check_session(settings: Settings) -> None:
     """Raise if the host is a pooler of transactions: pg_dump needs a session."""
     supabase = settings.port == 6543 and "supabase" in settings.host
     if supabase or (".neon." in settings.host and "-pooler." in settings.host):
-        raise SnapshotError(
+        raise usage_error(
             f"pg_dump needs a session of its own; {settings} is a transaction pooler",
-            hint="set DB_PORT=5432" if supabase else "take -pooler out of DB_HOST",
-            code=EXIT_USAGE,
+            "set DB_PORT=5432" if supabase else "take -pooler out of DB_HOST",
         )
 
 
@@ -9144,16 +9105,14 @@ def command_restore(options: Options, report: Report) -> int:
     report.record(database=settings, folder=str(options.dir.absolute()))
     report.note(f"restoring {options.dir} into {settings}")
     if options.keep_schema_file and not options.keep:
-        raise SnapshotError(
+        raise usage_error(
             "--keep-schema-file goes with --keep",
-            hint="say with --keep where the present state goes",
-            code=EXIT_USAGE,
+            "say with --keep where the present state goes",
         )
     if options.tables and not options.data_only:
-        raise SnapshotError(
+        raise usage_error(
             "--tables goes with --data-only: a blueprint is replayed as a whole",
-            hint="add --data-only, or leave out --tables",
-            code=EXIT_USAGE,
+            "add --data-only, or leave out --tables",
         )
     report.record(dry_run=options.dry_run)
     copied = restore(settings, options, report)
@@ -9371,7 +9330,7 @@ class Parser(argparse.ArgumentParser):
     """Reads the command line; what is wrong with it is an error like any other."""
 
     def error(self, message: str) -> NoReturn:
-        raise SnapshotError(message, hint=f"see {self.prog} --help", code=EXIT_USAGE)
+        raise usage_error(message, f"see {self.prog} --help")
 
 
 def seconds(text: str) -> float:
