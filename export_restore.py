@@ -515,6 +515,18 @@ class Table:
         return (self.relation, *self.partitions)
 
     @property
+    def key_in_file(self) -> tuple[str, ...]:
+        """Its key; a CSV without generated columns may lack a part of it."""
+        stored = {column.name for column in self.stored_columns}
+        return self.key if set(self.key) <= stored else ()
+
+    @property
+    def numbered(self) -> bool:
+        """Tell whether integers come first in its key."""
+        kinds = [each.type for each in self.columns if each.name in self.key[:1]]
+        return kinds in (["smallint"], ["integer"], ["bigint"])
+
+    @property
     def stored_columns(self) -> tuple[Column, ...]:
         """The columns that a CSV holds: COPY neither gives nor takes generated ones."""
         return tuple(column for column in self.columns if not column.generated)
@@ -551,6 +563,11 @@ class Index:
     safe: bool  # nothing else is lost when it is dropped, and we may build it
     drop: str
     build: tuple[str, ...]
+
+    @property
+    def serves(self) -> bool:
+        """Tell whether it is a constraint that goes with it."""
+        return self.drop.startswith("ALTER TABLE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -650,6 +667,14 @@ class Rights:
     def holders(self) -> set[str]:
         return {whom.removesuffix(" WITH GRANT OPTION") for _, whom in self.grants}
 
+    def gets_owner(self, then: Rights) -> bool:
+        """Tell whether it is ours for no other reason than that we made it."""
+        return self.ours and self.owner != then.owner and then.givable
+
+    def gets_grants(self, then: Rights) -> bool:
+        """Tell whether it has the default privileges and had others."""
+        return self.grants == self.usual and self.grants != then.grants
+
 
 @dataclass(frozen=True, slots=True)
 class Tie:
@@ -678,6 +703,10 @@ class CopyTask:
     size: int  # bytes that the server keeps it in
     compressed: bool
     rows: KeyRange | None = None
+
+    @property
+    def large(self) -> bool:
+        return self.size >= LARGE_TABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -713,6 +742,27 @@ class Origin:
     port: int
     database: str
     system: str | None  # the server's system identifier; None: it does not say
+
+    @classmethod
+    def parsed(cls, entry: Mapping[str, Any]) -> Origin:
+        """Return what a manifest says of the source."""
+        system = entry["system_identifier"]
+        return cls(
+            worded(entry["host"]),
+            whole(entry["port"]),
+            worded(entry["database"]),
+            None if system is None else worded(system),
+        )
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """What the manifest says of it."""
+        return {
+            "host": self.host,
+            "port": self.port,
+            "database": self.database,
+            "system_identifier": self.system,
+        }
 
     def is_same(self, other: Origin) -> bool:
         """Tell whether both are one database, as far as anybody can know."""
@@ -1731,7 +1781,7 @@ def render_manifest(manifest: Manifest, catalog: Catalog) -> str:
             "tool": manifest.tool_version,
             "server": manifest.server_version,
             "database": manifest.database,
-            **({"origin": origin_entry(manifest.origin)} if manifest.origin else {}),
+            **({"origin": manifest.origin.entry} if manifest.origin else {}),
             "sequences": [
                 {**relation_entry(name), "last_value": state.last_value,
                  "is_called": state.is_called}
@@ -1755,15 +1805,6 @@ def render_manifest(manifest: Manifest, catalog: Catalog) -> str:
 def checksum(text: str, present: str) -> str:
     """Return the checksum that a manifest should have where it has the present one."""
     return hashlib.sha256(text.replace(present, NO_CHECKSUM).encode()).hexdigest()
-
-
-def origin_entry(origin: Origin) -> dict[str, Any]:
-    return {
-        "host": origin.host,
-        "port": origin.port,
-        "database": origin.database,
-        "system_identifier": origin.system,
-    }
 
 
 def relation_entry(relation: Relation) -> dict[str, Any]:
@@ -1922,7 +1963,7 @@ def parsed_manifest(package: Mapping[str, Any]) -> Manifest:
         tool_version=worded(server["tool"]),
         server_version=worded(server["server"]),
         database=worded(server["database"]),
-        origin=parsed_origin(server["origin"]) if "origin" in server else None,
+        origin=Origin.parsed(server["origin"]) if "origin" in server else None,
         files=tuple(map(parsed_file, package["resources"])),
         sequences={
             parsed_relation(each): SequenceState(
@@ -1944,16 +1985,6 @@ def parsed_manifest(package: Mapping[str, Any]) -> Manifest:
             for name, value in server.get("settings", {}).items()
             if name in SCRIPT_SETTINGS
         },
-    )
-
-
-def parsed_origin(entry: Mapping[str, Any]) -> Origin:
-    system = entry["system_identifier"]
-    return Origin(
-        host=worded(entry["host"]),
-        port=whole(entry["port"]),
-        database=worded(entry["database"]),
-        system=None if system is None else worded(system),
     )
 
 
@@ -2109,16 +2140,6 @@ def domain_of(key: str) -> str:
     """Return the domain that a line's key names, for SQL."""
     names = NAME_IN_KEY.findall(key.removeprefix("domain "))
     return ".".join(names[names[0] == "constraint" :][:2])
-
-
-def same_but_for_expressions(line: str, other: str) -> bool:
-    """Tell whether two lines have as many expressions, and all else alike."""
-    return EXPRESSION.sub("‹›", line) == EXPRESSION.sub("‹›", other)
-
-
-def render_catalog(lines: Iterable[CatalogLine]) -> bytes:
-    """Return catalog.txt."""
-    return "".join(f"{line.text}\n" for line in lines).encode()
 
 
 def drift(expected: Iterable[str], found: Iterable[str]) -> list[str]:
@@ -4263,13 +4284,11 @@ BLOCK_STATEMENTS = 100
 SKIPPED = "export_restore.skipped"  # where a block leaves what it skipped
 
 
+LOCK_TIMEOUTS = (
+    "SET LOCK_TIMEOUT", "SET LOCAL LOCK_TIMEOUT", "SET SESSION LOCK_TIMEOUT",
+)  # fmt: skip
 # As pg_dump begins: whatever it names itself, it qualifies; but functions do not.
 EMPTIES_PATH = re.compile(r"SELECT pg_catalog\.set_config\('search_path', '', false\)")
-
-
-def sets_lock_timeout(statement: Statement) -> bool:
-    names = ("SET LOCK_TIMEOUT", "SET LOCAL LOCK_TIMEOUT", "SET SESSION LOCK_TIMEOUT")
-    return statement.begins(*names)
 
 
 def brings_rows(statement: Statement) -> bool:
@@ -4420,13 +4439,9 @@ def indexes_to_build(indexes: Iterable[Index], tables: Iterable[Table]) -> list[
         if not index.safe
         or index.table not in names
         # An index cannot take a partition's constraint with it.
-        or is_constraint(index) != is_constraint(tops[index.top])
+        or index.serves != tops[index.top].serves
     }
     return [index for index in known if index.top not in unsafe]
-
-
-def is_constraint(index: Index) -> bool:
-    return index.drop.startswith("ALTER TABLE")
 
 
 def render_rights(changes: Collection[tuple[Rights, Rights]]) -> Iterator[str]:
@@ -4435,24 +4450,14 @@ def render_rights(changes: Collection[tuple[Rights, Rights]]) -> Iterator[str]:
     others = [change for change in changes if change[0].kind != "SCHEMA"]
     for part in (schemas, others):
         for now, then in part:
-            if gets_owner(now, then):
+            if now.gets_owner(then):
                 yield f"ALTER {now.kind} {now.name} OWNER TO {then.owner}"
         for now, then in part:
-            if gets_grants(now, then):
+            if now.gets_grants(then):
                 holders = ", ".join(sorted(now.holders | {then.owner}))
                 yield f"REVOKE ALL ON {now.kind} {now.name} FROM {holders}"
                 for what, whom in sorted(then.grants):
                     yield f"GRANT {what} ON {now.kind} {now.name} TO {whom}"
-
-
-def gets_owner(now: Rights, then: Rights) -> bool:
-    """Tell whether an object is ours for no other reason than that we made it."""
-    return now.ours and now.owner != then.owner and then.givable
-
-
-def gets_grants(now: Rights, then: Rights) -> bool:
-    """Tell whether an object has the default privileges and had others."""
-    return now.grants == now.usual and now.grants != then.grants
 
 
 class Database:
@@ -4933,7 +4938,8 @@ class Database:
             (text, extra[key_of(text)])
             for text in sorted(wanted - there.keys())
             if key_of(text) in extra
-            and same_but_for_expressions(text, extra[key_of(text)].text)
+            and EXPRESSION.sub("‹›", text)
+            == EXPRESSION.sub("‹›", extra[key_of(text)].text)
         ]
         same, problem = self.fetch_same(pairs)
         return drift(
@@ -7046,11 +7052,12 @@ class Export:
         self, origin: Origin, settings: Mapping[str, str], written: Iterable[Written]
     ) -> None:
         """Write the files that tell what the CSVs are."""
+        catalog = "".join(f"{line.text}\n" for line in self.lines)
         hashes = {
             name: self.stage.write_file(name, content)
             for name, content in (
                 (SCHEMA_FILE, self.script.raw),
-                (CATALOG_FILE, render_catalog(self.lines)),
+                (CATALOG_FILE, catalog.encode()),
             )
         }
         sequences = chosen_sequences(self.catalog, self.tables, partial=False)
@@ -7064,7 +7071,7 @@ class Export:
             files=tuple(
                 TableFile(
                     table.relation, name, each.rows, each.size, each.sha256,
-                    each.text_sha256, key_in_file(table),
+                    each.text_sha256, table.key_in_file,
                 )
                 for (table, name), each in zip(self.files, written, strict=True)
             ),
@@ -7227,12 +7234,8 @@ def plan_files(
 
 def sensible_jobs(tasks: Iterable[CopyTask]) -> int:
     """Return how many connections pay: one for each large table or part of one."""
-    worth = sum(max(1, task.size // LARGE_TABLE) for task in tasks if is_large(task))
+    worth = sum(max(1, each.size // LARGE_TABLE) for each in tasks if each.large)
     return max(1, min(os.cpu_count() or 1, MOST_JOBS, worth))
-
-
-def is_large(task: CopyTask) -> bool:
-    return task.size >= LARGE_TABLE
 
 
 def plan_parts(tasks: Iterable[CopyTask], jobs: int) -> Iterator[tuple[CopyTask, int]]:
@@ -7243,19 +7246,13 @@ def plan_parts(tasks: Iterable[CopyTask], jobs: int) -> Iterator[tuple[CopyTask,
     every = list(tasks)
     share = sum(task.size for task in every) / jobs
     for task in every:
-        numbered = bool(task.table.key) and is_integer(task.table, task.table.key[0])
         splits = (
-            is_large(task)
-            and numbered
+            task.large
+            and task.table.numbered
             and not task.compressed  # a gzip file is one stream
             and task.size > 1.2 * share
         )
         yield task, min(jobs, round(task.size / share) + 1) if splits else 1
-
-
-def is_integer(table: Table, name: str) -> bool:
-    [kind] = [column.type for column in table.columns if column.name == name]
-    return kind in ("smallint", "integer", "bigint")
 
 
 def copy_to_file(
@@ -7274,12 +7271,6 @@ def copy_to_file(
         rows = db.copy_out(task.table, stream, task.rows)
     seconds = time.monotonic() - start
     return Written(rows, raw.sha256, file.size, file.sha256, seconds, raw.size)
-
-
-def key_in_file(table: Table) -> tuple[str, ...]:
-    """Return a table's key; a CSV without generated columns may lack a part of it."""
-    stored = {column.name for column in table.stored_columns}
-    return table.key if set(table.key) <= stored else ()
 
 
 # ---- Jobs — processes that copy beside this one --------------------------------------
@@ -7783,7 +7774,7 @@ class Restore:
             db.make_setval_transactional(self.before.sequences)
         statements, skipped = plan_statements(script.statements)
         if db.lock_timeout:  # a dump turns it off
-            statements = [each for each in statements if not sets_lock_timeout(each)]
+            statements = [s for s in statements if not s.begins(*LOCK_TIMEOUTS)]
         unknown = db.use_settings_of_source(settings_of_script(self.snapshot))
         file = f"{self.snapshot.folder / SCHEMA_FILE}"
         rest = [each for each in statements if not EMPTIES_PATH.match(each.text)]
@@ -7894,7 +7885,7 @@ class Restore:
                 f"note: the grants of {SCHEMA_FILE} hold on {', '.join(said)}"
             )
         for now, then in anew:
-            if now.ours and now.owner != then.owner and not gets_owner(now, then):
+            if now.ours and now.owner != then.owner and not now.gets_owner(then):
                 fact = f"{now.name} belongs to {now.owner}, not {then.owner}"
                 if now.acts and not self.options.accept_drift:
                     raise acts_as_another(fact, then.owner)
