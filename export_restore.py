@@ -496,7 +496,7 @@ class Column:
     required: bool  # no row is NULL there
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Table:
     oid: int
     relation: Relation
@@ -532,7 +532,7 @@ class Table:
         return tuple(column for column in self.columns if not column.generated)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ForeignKey:
     name: str
     table: Relation
@@ -542,7 +542,7 @@ class ForeignKey:
     referenced: tuple[str, ...] = ()  # empty: not every row is known to obey
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Resting:
     """What acts on rows, or stands in their way, and so is away while they load."""
 
@@ -553,7 +553,7 @@ class Resting:
     create: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Index:
     """An index, or the constraint that it serves, and how to drop and build it."""
 
@@ -570,7 +570,7 @@ class Index:
         return self.drop.startswith("ALTER TABLE")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Sequence:
     oid: int
     relation: Relation
@@ -582,7 +582,7 @@ class Sequence:
     uses: tuple[tuple[Relation, str], ...]  # integer columns that it numbers
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SequenceState:
     """What the next value depends on; never called, last_value itself comes next."""
 
@@ -590,7 +590,7 @@ class SequenceState:
     is_called: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class MaterializedView:
     oid: int
     relation: Relation
@@ -598,7 +598,7 @@ class MaterializedView:
     needs: tuple[Relation, ...]  # other ones that it reads, through views, too
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Catalog:
     tables: tuple[Table, ...]
     foreign_keys: tuple[ForeignKey, ...]
@@ -649,7 +649,7 @@ class CatalogLine:
         return kind_of_line(self.text)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rights:
     """Who owns an object, and who may do what with it."""
 
@@ -676,7 +676,7 @@ class Rights:
         return self.grants == self.usual and self.grants != then.grants
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Tie:
     """What goes with a table, schema or function though it is no part of one."""
 
@@ -686,7 +686,7 @@ class Tie:
     statement: str  # what makes it
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class KeyRange:
     """Rows whose first key column, an integer, lies beyond `after` and up to `upto`."""
 
@@ -694,7 +694,7 @@ class KeyRange:
     upto: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CopyTask:
     """A table, or a range of its rows, on its way into a file."""
 
@@ -709,7 +709,7 @@ class CopyTask:
         return self.size >= LARGE_TABLE
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Written:
     """A CSV that was written."""
 
@@ -721,7 +721,7 @@ class Written:
     text_size: int  # bytes without compression
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TableFile:
     """A table's file, as the manifest tells of it."""
 
@@ -734,7 +734,7 @@ class TableFile:
     key: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Origin:
     """Which database: how it is reached, and what its server calls itself."""
 
@@ -778,7 +778,7 @@ class Origin:
         return called(self.database, self.host, self.port)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Manifest:
     """What a snapshot holds; see render_manifest for how it is written."""
 
@@ -796,7 +796,7 @@ class Manifest:
     settings: Mapping[str, str]  # under which schema.sql means what it says
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CsvFile:
     path: Path
     size: int  # bytes
@@ -808,7 +808,7 @@ class CsvFile:
     text_sha256: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Snapshot:
     folder: Path
     script: Script
@@ -818,7 +818,7 @@ class Snapshot:
     catalog: tuple[str, ...] | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RowCount:
     """How many rows a table has; of many only about how many."""
 
@@ -831,7 +831,7 @@ class RowCount:
         return f"{'about' if self.rows > COUNTED_ROWS else 'over'} {self.rows:,}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Replaced:
     """A table of the target that a restore empties or drops."""
 
@@ -840,7 +840,7 @@ class Replaced:
     file: CsvFile | None  # None: the snapshot does not bring it back
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Holder:
     """Who holds a lock that we wait for; what we may not see is None."""
 
@@ -861,7 +861,7 @@ class Holder:
         return f"process {self.pid}{f' ({known})' if known else ''}{query}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RowName:
     """What a row is called: the cells of its key, or all of them."""
 
@@ -877,7 +877,7 @@ class RowName:
         return excerpt(shown) + (f": {columns}" if columns else "")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RowDifferences:
     """Rows of one kind that differ: how many, and what the first of them are called."""
 
@@ -885,7 +885,7 @@ class RowDifferences:
     first: tuple[RowName, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Compared:
     """A table of the snapshot beside the one in the database."""
 
@@ -902,7 +902,7 @@ class Compared:
         return not self.obstacle and not any(kind.count for kind in kinds)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Verification:
     """What a comparison of a database with a snapshot found."""
 
@@ -919,7 +919,7 @@ class Verification:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Copied:
     """One table that went out or came in."""
 
@@ -930,7 +930,7 @@ class Copied:
     file: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rehearsal:
     """What was restored to prove that it can be, and on which server."""
 
@@ -939,7 +939,7 @@ class Rehearsal:
     compared: bool  # with the manifest
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, order=True)
 class OthersObject:
     """What a dump leaves out, for others own it or keep it to themselves."""
 
@@ -952,7 +952,7 @@ class OthersObject:
         return f"{self.kind.lower()} {relation}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Blueprint:
     """The schema script of a live database, and what wrote it."""
 
@@ -962,7 +962,7 @@ class Blueprint:
     flaw: str  # why it would not restore as it stands; empty: none is known
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Settings:
     """How to reach a database, as the env file says; the password never shows."""
 
@@ -1166,7 +1166,7 @@ class Statement:
         return self.line + self.text.count("\n", 0, max(position - 1, 0))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ScriptText:
     """The text of a schema script, and what errors call it."""
 
@@ -1291,7 +1291,7 @@ def is_one_statement(text: str) -> bool:
         return False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Script:
     name: str  # what errors call it
     raw: bytes
@@ -1480,7 +1480,7 @@ TO_ROLES = ("TO", "FROM", "ROLE", "USER", "AUTHORIZATION")
 NO_ROLE = re.compile(r"pg_|(public|none|current_user|session_user|current_role)\Z")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Skip:
     line: int
     reason: str
@@ -4015,7 +4015,7 @@ def ask_about(connection: Any, query: str) -> list[Any]:
     return ask(way_of(connection), query, values)
 
 
-@dataclass(slots=True)
+@dataclass
 class LockWatch:
     """What to do while the server waits for a lock."""
 
@@ -5450,7 +5450,7 @@ def is_open(folder: Path) -> bool:
     return all(each.stat().st_mode & stat.S_IXOTH for each in (path, *path.parents))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class OwnServer:
     """A PostgreSQL of ours, in a folder that its user alone can enter."""
 
@@ -5913,7 +5913,7 @@ INSTALL = {
 }
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, order=True)
 class PgDump:
     version: tuple[int, int]
     path: str
@@ -5973,7 +5973,7 @@ def find_version(path: Path) -> tuple[int, int] | None:
     return (int(match[1]), int(match[2] or 0)) if match else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class DumpPlan:
     """What pg_dump has to know of a database."""
 
@@ -7505,7 +7505,7 @@ def run_job(task: CopyTask) -> Written | None:
 # ---- Restore — the order of the job; no SQL, no open() -------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Load:
     """A CSV on its way into a table."""
 
@@ -8097,7 +8097,7 @@ class KeptExport(Export):
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Former:
     """What the target was before the blueprint ran."""
 
@@ -8138,7 +8138,7 @@ def fetch_former(db: Database, catalog: Catalog) -> Former:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Replayed:
     """What the blueprint made of the target's catalog."""
 
@@ -8474,7 +8474,7 @@ class Comparison:
         return [*lines, *uncompared(problem)] if lines else []
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RecordSink:
     """What COPY writes to; each write is a record."""
 
