@@ -340,6 +340,9 @@ HINTS = (
     (CONNECTED, r"unsafe use of new value '?(?P<name>\S+)",
      "put {name} into the CREATE TYPE of schema.sql instead of ALTER TYPE … ADD VALUE: "
      "PostgreSQL uses such a value after a commit alone"),
+    (CONNECTED, r"permission denied for schema (?P<name>\S+)",
+     "as its owner: GRANT USAGE, CREATE ON SCHEMA {name} TO the role of DB_USER (since "
+     "15 not everybody may CREATE in public)"),
     (CONNECTED, f"{NO_RIGHT}$", "connect as the owner of the tables (DB_USER)"),
     (CONNECTED, "42P07$", DROP_FIRST),
     (CONNECTED, "42710$", DROP_FIRST),
@@ -3602,6 +3605,13 @@ PREPARE_BUILDS = """
 
 
 REQUIRED_KEYS = ("DB_HOST", "DB_NAME", "DB_USER", "DB_PASSWORD")
+# What others call them: libpq, and the image of PostgreSQL for Docker.
+OTHER_NAMES = {
+    "DB_HOST": ("PGHOST",),
+    "DB_NAME": ("PGDATABASE", "POSTGRES_DB"),
+    "DB_USER": ("PGUSER", "POSTGRES_USER"),
+    "DB_PASSWORD": ("PGPASSWORD", "POSTGRES_PASSWORD"),
+}
 
 
 def read_settings(env_file: Path) -> Settings:
@@ -3636,7 +3646,13 @@ def read_env_file(env_file: Path) -> dict[str, str]:
     from dotenv.parser import parse_stream
 
     try:
-        text = env_file.read_text(encoding="utf-8-sig")
+        raw = env_file.read_bytes()
+        if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise usage_error(
+                f"the env file {env_file} is UTF-16, as PowerShell's > writes it",
+                "save it as UTF-8 (Out-File -Encoding utf8)",
+            )
+        text = raw.decode("utf-8-sig")
     except FileNotFoundError as error:
         hint = "cp .env.example .env, or name another with --env-file"
         raise usage_error(f"there is no env file {env_file}", hint) from error
@@ -3700,15 +3716,26 @@ def parse_database_url(url: str, env_file: Path) -> dict[str, str]:
 
 
 def check_keys(values: Mapping[str, str], env_file: Path) -> None:
-    """Raise SnapshotError naming every key that is missing, empty or binary."""
+    """Raise SnapshotError naming every key that is missing, empty or binary.
+
+    A password that is there and empty is one: the server asks for none.
+    """
     by_socket = values.get("DB_HOST", "").startswith(("/", "@"))
-    required = REQUIRED_KEYS[:-1] if by_socket else REQUIRED_KEYS
+    given = by_socket or "DB_PASSWORD" in values
+    required = REQUIRED_KEYS[:-1] if given else REQUIRED_KEYS
     missing = [key for key in required if not values.get(key)]
     missing += [key for key in values if "\0" in values[key]]  # %00 in a URL
     if missing:
+        others = [
+            f"{other} {key}"
+            for key in missing
+            for other in OTHER_NAMES.get(key, ())
+            if other in values
+        ]
+        hint = "fill them in (see .env.example), or give DATABASE_URL instead"
         raise usage_error(
             f"missing or empty in {env_file}: {', '.join(missing)}",
-            "fill them in (see .env.example), or give DATABASE_URL instead",
+            f"call {', '.join(others)}" if others else hint,
         )
 
 
@@ -3745,6 +3772,7 @@ def libpq_options(settings: Settings) -> dict[str, Any]:
         "dbname": settings.dbname,
         "user": settings.user,
         "password": settings.password or None,
+        "passfile": os.devnull,  # the env file alone decides
         "sslmode": settings.sslmode,
         "sslrootcert": settings.sslrootcert or None,
         "client_encoding": "UTF8",

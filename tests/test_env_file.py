@@ -32,6 +32,8 @@ PARTS = "DB_HOST=db.example.com\nDB_NAME=sales\nDB_USER=me\n"
         ("export DB_PASSWORD=x", "x"),
         ("DB_PASSWORD=ünï", "ünï"),
         ("DB_PASSWORD=x # a remark", "x"),
+        ("DB_PASSWORD=", ""),
+        ("DB_PASSWORD=''", ""),
     ],
 )
 def test_passwords_are_literal(tmp_path: Path, line: str, password: str) -> None:

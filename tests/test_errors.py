@@ -37,6 +37,33 @@ def test_all_missing_keys_are_named_at_once(work: Path, fail: Fail) -> None:
     assert "missing or empty in a.env: DB_NAME, DB_USER, DB_PASSWORD" in message
 
 
+def test_other_names_for_the_keys(work: Path, fail: Fail) -> None:
+    """Of libpq, and of the image for Docker."""
+    text = "PGHOST=localhost\nPOSTGRES_DB=sales\nPGUSER=me\nDB_PASSWORD=\n"
+    (work / "a.env").write_text(text)
+    message = fail(2, "export", "--env-file", "a.env")
+    assert "missing or empty in a.env: DB_HOST, DB_NAME, DB_USER\n" in message
+    assert "hint: call PGHOST DB_HOST, POSTGRES_DB DB_NAME, PGUSER DB_USER" in message
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_an_env_file_in_utf_16(work: Path, fail: Fail, encoding: str) -> None:
+    (work / "a.env").write_bytes("\ufeffDB_HOST=localhost\n".encode(encoding))
+    message = fail(2, "export", "--env-file", "a.env")
+    assert "a.env is UTF-16, as PowerShell's > writes it" in message
+
+
+def test_no_password_is_looked_up_elsewhere(
+    exported: Database, work: Path, fail: Fail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported.execute("ALTER ROLE postgres PASSWORD 'kept'")
+    (work / ".pgpass").write_text("*:*:*:*:kept\n")
+    (work / ".pgpass").chmod(0o600)
+    monkeypatch.setenv("HOME", str(work))
+    env = exported.env_file(work, DB_HOST="127.0.0.1", DB_PASSWORD="")
+    assert "no password supplied" in fail(1, "export", "--env-file", env)
+
+
 @pytest.mark.parametrize("port", ["five", "0", "70000", "-1", "5432x", "٥"])
 def test_port_is_no_number(
     exported: Database, work: Path, fail: Fail, port: str
@@ -140,6 +167,7 @@ def test_no_right_to_create(
     message = fail(1, "restore", "--accept-edits", "--env-file", env)
     assert "permission denied for schema public" in message
     assert "schema.sql, line 1" in message
+    assert "GRANT USAGE, CREATE ON SCHEMA public TO" in message
 
 
 @both_versions
