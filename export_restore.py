@@ -120,8 +120,9 @@ GZIP_SUFFIX = ".gz"
 # gzip's own choice, 103 MB/s, and both take only 7 % less.
 GZIP_LEVEL = 1
 CATALOG_FILE = "catalog.txt"
-# What git is to leave as it is; it would give the files other line ends.
-GIT_FILE, GIT_RULE = ".gitattributes", b"* -text\n"
+# In a folder of ours git is to leave the files as they are, with their line ends, and
+# first of all where they are: they hold personal data.
+GIT_FILES = {".gitattributes": b"* -text\n", ".gitignore": b"*\n"}
 STAGING_PREFIX = ".export-"
 STAGE_GRACE = 60  # seconds that a new stage has to be locked by its export
 LOCKLESS_GRACE = 86_400  # where nobody can see whether an export still works on it
@@ -3772,7 +3773,7 @@ def libpq_options(settings: Settings) -> dict[str, Any]:
         "dbname": settings.dbname,
         "user": settings.user,
         "password": settings.password or None,
-        "passfile": os.devnull,  # the env file alone decides
+        "passfile": f"{os.devnull}/none",  # the env file alone decides
         "sslmode": settings.sslmode,
         "sslrootcert": settings.sslrootcert or None,
         "client_encoding": "UTF8",
@@ -6666,7 +6667,7 @@ def files_of(manifest: Manifest | None) -> set[str]:
 OUR_MANIFEST = re.compile(r'"postgresql":\s*\{\s*"format":')
 NAMED_FILE = re.compile(r'"path":\s*"([^/\\."][^/\\"]*\.csv(?:\.gz)?)"')
 SNAPSHOT_FILE = re.compile(
-    r".+\.csv(\.gz)?|schema\.sql|catalog\.txt|datapackage\.json|\.gitattributes"
+    r".+\.csv(\.gz)?|schema\.sql|catalog\.txt|datapackage\.json|\.git\w+"
 )
 
 
@@ -6735,7 +6736,7 @@ class Folder:
     def line_ends_hint(self) -> str:
         """Return how to get the files back as they were exported."""
         return (
-            f'put "{GIT_RULE.decode().strip()}" into {self.path / GIT_FILE}, delete '
+            f'put "* -text" into {self.path / ".gitattributes"}, delete '
             "the other files there, and have git check them out again"
         )
 
@@ -6804,7 +6805,8 @@ class Folder:
             with lockable(made) as claim, contextlib.closing(Stage(made)) as stage:
                 claim("LOCK_EX")
                 if new:
-                    stage.write_file(GIT_FILE, GIT_RULE)
+                    for name, rule in GIT_FILES.items():
+                        stage.write_file(name, rule)
                 yield stage
                 stage.settle()
                 lock("LOCK_EX")
@@ -6877,8 +6879,8 @@ class Folder:
             return
         if names := files_of(read_manifest(ready / MANIFEST_FILE)):
             waiting = {path.name for path in ready.iterdir()}
-            if not waiting <= names | {GIT_FILE}:
-                raise self.damaged(f"holds {min(waiting - names - {GIT_FILE})}")
+            if strange := waiting - names - GIT_FILES.keys():
+                raise self.damaged(f"holds {min(strange)}")
             # Where case does not count, an old name may by now be that of a new file.
             moved = set(map(str.casefold, names)) - set(map(str.casefold, waiting))
             for name in sorted(self.made_by_us() - names):

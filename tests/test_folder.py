@@ -375,11 +375,17 @@ def by_git(folder: Path) -> None:
     """Put a snapshot into git and take it out as git for Windows does."""
     git = ["git", "-C", str(folder), "-c", "core.autocrlf=true", "-c", "core.eol=crlf"]
     subprocess.run([*git, "init", "-q"], check=True)
-    subprocess.run([*git, "add", "."], check=True, capture_output=True)
+    subprocess.run([*git, "add", "-f", "."], check=True, capture_output=True)
     for path in filter(Path.is_file, list(folder.iterdir())):
         path.unlink()
     subprocess.run([*git, "checkout-index", "-a"], check=True)
     shutil.rmtree(folder / ".git")
+
+
+def test_git_takes_no_snapshot_unasked(exported: Database, work: Path) -> None:
+    subprocess.run(["git", "init", "-q"], check=True)
+    status = ["git", "status", "--porcelain", "-uall", "exports"]
+    assert subprocess.run(status, check=True, capture_output=True).stdout == b""
 
 
 def test_git_leaves_a_snapshot_as_it_is(exported: Database, work: Path) -> None:
@@ -402,6 +408,7 @@ def test_rules_for_git_in_a_new_folder_whose_export_was_killed(
         os.utime(stage, (0, 0))
     assert er.main([*map(str, export)]) == 0
     assert (work / "new/.gitattributes").read_bytes() == b"* -text\n"
+    assert (work / "new/.gitignore").read_bytes() == b"*\n"
     assert not list((work / "new").glob(".[er]*"))
 
 

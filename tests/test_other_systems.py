@@ -43,7 +43,7 @@ def test_files_are_created_binary(
     succeed("export", "--env-file", seeded.env_file(work), *options)
     assert {name.removesuffix(".gz") for name, _ in created} == {
         *("agents.csv", "leads.csv", "feedback.csv"),
-        *(er.SCHEMA_FILE, er.CATALOG_FILE, er.MANIFEST_FILE, er.GIT_FILE),
+        *(er.SCHEMA_FILE, er.CATALOG_FILE, er.MANIFEST_FILE, *er.GIT_FILES),
     }
     assert all(binary for _, binary in created)
 

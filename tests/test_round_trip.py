@@ -63,6 +63,7 @@ def test_files_are_private_and_nothing_is_left_behind(
     names = sorted(path.name for path in (work / "exports").iterdir())
     assert names == [
         ".gitattributes",
+        ".gitignore",
         "agents.csv",
         "catalog.txt",
         "datapackage.json",
@@ -88,6 +89,7 @@ def test_export_over_an_older_snapshot(
         names = sorted(path.name for path in (work / "exports").iterdir())
         assert names == [
             ".gitattributes",
+            ".gitignore",
             "agents.csv",
             "catalog.txt",
             "datapackage.json",

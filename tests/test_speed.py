@@ -83,7 +83,8 @@ def test_a_large_table_in_parts_is_one_ordered_file(
     assert len(ranges) == 3
     assert csvs(work / "one") == csvs(work / "many")
     assert sorted(path.name for path in (work / "many").iterdir()) == [
-        ".gitattributes", "catalog.txt", "datapackage.json", "schema.sql", "t.csv",
+        ".gitattributes", ".gitignore", "catalog.txt", "datapackage.json",
+        "schema.sql", "t.csv",
         "u.csv",
     ]  # fmt: skip
     succeed("verify", "--env-file", env, "--dir", "many")
@@ -285,7 +286,8 @@ def test_gzip_in_the_manifest(exported: Database, work: Path, succeed: Succeed) 
     succeed("export", "--env-file", env, "--gzip")
     names = sorted(path.name for path in (work / "exports").iterdir())
     assert names == [
-        ".gitattributes", "agents.csv.gz", "catalog.txt", "datapackage.json",
+        ".gitattributes", ".gitignore", "agents.csv.gz", "catalog.txt",
+        "datapackage.json",
         "feedback.csv.gz", "leads.csv.gz", "schema.sql",
     ]  # fmt: skip
     assert len(validated(work / "exports")) == 3
