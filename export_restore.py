@@ -9350,8 +9350,19 @@ examples:
 class Parser(argparse.ArgumentParser):
     """Reads the command line; what is wrong with it is an error like any other."""
 
+    def __init__(self, **settings: Any) -> None:
+        plain = argparse.RawDescriptionHelpFormatter
+        super().__init__(formatter_class=plain, allow_abbrev=False, **settings)
+
     def error(self, message: str) -> NoReturn:
-        raise usage_error(message, f"see {self.prog} --help")
+        import difflib
+
+        wrong = re.search(r"(?:invalid choice: '?|arguments: )([\w-]+)", message)
+        options = " ".join([*(text for _, text in COMMANDS.values()), OUTPUT])
+        known = [*COMMANDS, *re.findall(r"--[a-z-]+", options)]
+        near = difflib.get_close_matches(wrong[1], known, 1) if wrong else []
+        meant = f"did you mean {near[0]}? " if near else ""
+        raise usage_error(message, f"{meant}see {self.prog} --help")
 
 
 def seconds(text: str) -> float:
@@ -9387,7 +9398,6 @@ def build_parser() -> argparse.ArgumentParser:
         description="Take a PostgreSQL database to a folder of plain files, and bring "
         "it back.",
         epilog=EXAMPLES + EXIT_STATUS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     version = f"export_restore {VERSION}"
     parser.add_argument("--version", action="version", version=version)
@@ -9402,7 +9412,6 @@ def build_parser() -> argparse.ArgumentParser:
             help=summary,
             description=f"{summary[0].upper()}{summary[1:]}.",
             epilog=examples + EXIT_STATUS,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
             argument_default=argparse.SUPPRESS,
             add_help=False,
         )
@@ -9523,9 +9532,10 @@ def become_program() -> None:
 
 def main(argv: Seq[str] | None = None) -> int:
     """Run the command line `argv` (default: sys.argv) and return the exit status."""
+    words = sys.argv[1:] if argv is None else argv
     report = Report()
-    report.options.json = "--json" in (sys.argv[1:] if argv is None else argv)
-    return run_command(report, build_parser(), argv)
+    report.options.json = "--json" in words
+    return run_command(report, build_parser(), argv if words else ["--help"])
 
 
 if __name__ == "__main__":

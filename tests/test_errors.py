@@ -11,6 +11,8 @@ import pytest
 from conftest import ROOT, Fail, both_versions
 from servers import Database, Server
 
+import export_restore as er
+
 
 @pytest.fixture(autouse=True)
 def untouched(exported: Database) -> Iterator[None]:
@@ -19,6 +21,36 @@ def untouched(exported: Database) -> Iterator[None]:
     before = exported.state()
     yield
     assert exported.state() == before
+
+
+# ---- command lines
+
+
+@pytest.mark.parametrize(
+    "line, meant",
+    [
+        ("exprot", "did you mean export? "),
+        ("restore --dryrun", "did you mean --dry-run? "),
+        ("restore --chekcsum --yes", "did you mean --checksum? "),
+        ("export --compress", ""),
+        # No option may be shortened.
+        ("restore --accept-edit", "did you mean --accept-edits? "),
+        ("restore --y", ""),
+    ],
+)
+def test_a_mistyped_command_line(fail: Fail, line: str, meant: str) -> None:
+    message = fail(2, *line.split())
+    assert f"hint: {meant}see python export_restore.py" in message
+
+
+def test_no_command_line_is_a_question(capsys: pytest.CaptureFixture[str]) -> None:
+    texts = []
+    for line in ([], ["--help"]):
+        with pytest.raises(SystemExit, match=r"^0$"):
+            er.main(line)
+        texts.append(capsys.readouterr())
+    assert texts[0] == texts[1]
+    assert texts[0].out.startswith("usage: python export_restore.py COMMAND")
 
 
 # ---- env files
@@ -473,7 +505,7 @@ def test_invalid_utf8(exported: Database, work: Path, fail: Fail, where: str) ->
 def test_usage_errors_exit_with_2(work: Path) -> None:
     import sys
 
-    for argv in ([], ["exprot"], ["export", "--no-such-option"]):
+    for argv in (["exprot"], ["export", "--no-such-option"]):
         command = [sys.executable, str(ROOT / "export_restore.py"), *argv]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 2

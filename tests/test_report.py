@@ -440,7 +440,7 @@ def test_json_of_errors(exported: Database, work: Path, run: Run) -> None:
         ("export", "--jobs", "0"): 2,
         ("verify", "--nonsense"): 2,
         ("nonsense",): 2,
-        (): 2,
+        ("--nonsense",): 2,
     }.items():
         plain, found = run(*argv), run(*argv, "--json")
         assert plain.status == found.status == status, argv
