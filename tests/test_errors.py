@@ -35,7 +35,7 @@ def untouched(exported: Database) -> Iterator[None]:
         ("export --compress", ""),
         # No option may be shortened.
         ("restore --accept-edit", "did you mean --accept-edits? "),
-        ("restore --y", ""),
+        ("restore --y", "did you mean --yes? "),
     ],
 )
 def test_a_mistyped_command_line(fail: Fail, line: str, meant: str) -> None:
