@@ -2980,14 +2980,22 @@ LIST_LINES = f"""
                  WHERE p.partrelid = relation.oid AND p.partexprs IS NOT NULL)
     FROM relation WHERE relkind IN ('r', 'p', 'f', 'c')
     UNION ALL
-    -- Columns that are inherited stand where a parent has them.
+    -- Columns that are inherited stand where a parent has them; the order of those in a
+    -- type of values decides what the values mean.
     SELECT relation.oid, nspname, relname, NULL,
-           format('column order of %%s: %%s', called,
+           format('%%s %%s: %%s', CASE WHEN relkind = 'c' OR EXISTS (
+                      SELECT FROM pg_type AS t
+                      JOIN pg_depend AS d ON d.refclassid = 'pg_type'::regclass
+                                         AND d.refobjid IN (t.oid, t.typarray)
+                                         AND d.classid = 'pg_class'::regclass
+                      JOIN pg_class AS c ON c.oid = d.objid AND c.relkind IN ('r', 'p')
+                      WHERE t.typrelid = relation.oid AND d.objsubid > 0)
+                  THEN 'attributes' ELSE 'column order of' END, called,
                   string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum)), NULL
     FROM relation JOIN pg_attribute AS a ON a.attrelid = relation.oid
     WHERE relkind IN ('r', 'p', 'f', 'c') AND a.attnum > 0 AND NOT a.attisdropped
       AND (a.attinhcount = 0 OR relispartition)
-    GROUP BY relation.oid, nspname, relname, called
+    GROUP BY relation.oid, nspname, relname, relkind, called
     UNION ALL
     SELECT oid, nspname, relname, NULL, format('%%s of %%s', what, called), NULL
     FROM relation,
@@ -3226,7 +3234,9 @@ LIST_OTHER_LINES = f"""
                           f.pktable, CASE WHEN f.pktable > 0 THEN e.value::oid END, 0)
                       AS named ON e.value <> '0' AND f.pktable IS NOT NULL
                WHERE e.key !~ '(^oid|name|namespace|owner|acl|bin|version)$'
-                 AND e.key <> 'collencoding' AND e.value NOT IN ('0', '-', 'false')),
+                 AND e.key <> 'collencoding'
+                 AND (e.key ~ '(initval|^typdefault)$'
+                      OR e.value NOT IN ('0', '-', 'false'))),
            NULL
     FROM object AS o, pg_identify_object(o.class::regclass, o.id, 0) AS i
     WHERE o.id >= {FIRST_OID_OF_USERS}

@@ -35,6 +35,10 @@ CHANGES = {
     "schema": ("CREATE SCHEMA more", "schema more"),
     "enum": ("ALTER TYPE mood ADD VALUE 'fine'", "enum public.mood"),
     "composite": ("ALTER TYPE pair ADD ATTRIBUTE c int", "column public.pair.c"),
+    "attributes": (
+        "DROP TYPE pair; CREATE TYPE pair AS (b int, a int)",
+        "attributes public.pair",
+    ),
     "domain": ("ALTER DOMAIN positive SET NOT NULL", "domain public.positive"),
     "domain check": (
         "ALTER DOMAIN positive ADD CHECK (VALUE < 9)", "domain constraint public.positive",
@@ -67,6 +71,10 @@ CHANGES = {
         " AS 'BEGIN RETURN NULL; END'", "function public.f()",
     ),
     "aggregate": ("DROP AGGREGATE agg (int)", "-aggregate public.agg(integer)"),
+    "aggregate's start": (
+        "DROP AGGREGATE agg (int); CREATE AGGREGATE agg (int) (sfunc = int4pl, stype = int)",
+        "aggregate public.agg(integer)",
+    ),
     "trigger": ("DROP TRIGGER tr ON t", "-trigger public.t.tr"),
     "trigger state": ("ALTER TABLE t DISABLE TRIGGER tr", "enabled D"),
     "policy": ("ALTER POLICY p ON t USING (a > 1)", "policy public.t.p"),
