@@ -664,6 +664,7 @@ class Rights:
     ours: bool  # we own it, and not only together with a table
     givable: bool  # we may make it its owner's
     acts: bool  # as its owner, whoever uses it: a view, a rule, a definer's function
+    closed: bool  # there are fewer grants than a new one has without default privileges
     grants: frozenset[tuple[str, str]]  # a privilege, and to whom; for SQL
     usual: frozenset[tuple[str, str]]  # what a new one gets from default privileges
 
@@ -1758,7 +1759,7 @@ def distinct_stem(relation: Relation, stem: str, *, alone: bool) -> str:
 
 # ---- Manifest and catalog.txt — pure: to and from text -------------------------------
 
-FORMAT_VERSION = 2  # 1 had other lines in catalog.txt
+FORMAT_VERSION = 3  # older ones had other lines in catalog.txt
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 # Stands where the manifest's own checksum goes while that is computed.
 NO_CHECKSUM = "0" * 64
@@ -3020,6 +3021,8 @@ LIST_LINES = f"""
                   WHERE k.conrelid = a.attrelid AND k.contype = 'n'
                     AND k.conkey = ARRAY[a.attnum] AND k.connoinherit)
                   THEN ' no inherit' ELSE '' END
+           || CASE WHEN a.attislocal AND a.attinhcount > 0 AND NOT relispartition
+                   THEN ' local' ELSE '' END
            || CASE WHEN relispartition AND EXISTS (
                   SELECT FROM pg_inherits AS h
                   JOIN pg_attribute AS p ON p.attrelid = h.inhparent
@@ -3403,6 +3406,7 @@ LIST_RIGHTS = f"""
            AND (o.schema = 0 OR has_schema_privilege(o.owner, o.schema, 'CREATE')
                 OR (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)),
            o.acts,
+           EXISTS (SELECT FROM unnest(d.inborn) AS item WHERE NOT o.acl @> item),
            {GRANTS.format("coalesce(o.acl, d.inborn)")} || (
                SELECT array_agg(ARRAY[
                           format('%%s (%%I)', a.privilege_type, c.attname),
@@ -7152,7 +7156,9 @@ class Export:
                 "one transaction: put the value into CREATE TYPE"
             )
         rights = self.db.fetch_rights().values()
-        closed = [each.name for each in rights if each.usual - each.grants]
+        closed = [
+            each.name for each in rights if each.closed or each.usual - each.grants
+        ]
         if closed and "revoke" not in self.script.names:
             advice = render_left_out("add REVOKE to schema.sql for", closed)
             notes.append(
@@ -7192,12 +7198,20 @@ class Export:
                 f"{script.name} does not mention {', '.join(missing)}",
                 hint=self.hint,
             )
+        if not (whole or script.dynamic):  # it will not make what it never names
+            self.lines = [line for line in self.lines if not lacks(script.names, line)]
         unnamed = missing + unnamed_in_script(lines, script.names)
         if unnamed:
             self.report.note(
                 f"note: {script.name} does not mention {enumeration(unnamed)}; whether "
                 "it makes them, python export_restore.py rehearse tells"
             )
+
+
+def lacks(names: Collection[str], line: CatalogLine) -> bool:
+    """Tell whether a line is about what has none of the names, or a part of that."""
+    own = (line.name, line.relation and line.relation.name)
+    return any(name and name not in names for name in own)
 
 
 def is_mentioned(name: str, names: Collection[str]) -> bool:
