@@ -5289,6 +5289,17 @@ class Database:
         filled = self.probe("EXISTS (SELECT FROM {table})", tables)
         return [table for table in tables if filled[table.oid]]
 
+    def fetch_storage(self, tables: Iterable[Table]) -> dict[int, list[int]]:
+        """Return what holds the rows of tables, by oid: DROP and TRUNCATE let it go."""
+        query = """
+            SELECT t.oid::bigint, array_agg(relfilenode::bigint ORDER BY c.oid)
+            FROM unnest(%s::oid[]) AS t(oid), LATERAL (
+                SELECT t.oid UNION SELECT relid FROM pg_partition_tree(t.oid)
+            ) AS part(oid) JOIN pg_class AS c ON c.oid = part.oid
+            GROUP BY t.oid
+        """
+        return dict(self.fetch(query, [[table.oid for table in tables]]))
+
     def fetch_changed_rows(self, tables: Iterable[Table]) -> dict[int, int]:
         """Return how many rows this transaction deleted or updated, by table's oid."""
         query = """
@@ -7786,18 +7797,24 @@ class Restore:
     def replay_under_locks(self) -> Former:
         """Replay the blueprint; return what was there before.
 
-        A table that goes may get rows from others until it is locked, and which ones go
-        is known after a replay. So begin again until nothing goes that nobody had
-        locked.
+        A table that goes or is emptied may get rows from others until it is locked, and
+        which ones do is known after a replay. So begin again until nothing goes that
+        nobody had locked.
         """
         locked: list[Table] = []
         while True:
             former = fetch_former(self.db, self.before)
+            storage = self.db.fetch_storage(self.before.tables)
             self.report.doing(f"replaying {SCHEMA_FILE}")
             notes = self.replay()
             self.catalog = self.db.fetch_catalog()
-            gone = self.going(self.catalog) - self.coming()
-            going = [table for table in self.before.tables if table.relation in gone]
+            kept, coming = self.db.fetch_storage(self.before.tables), self.coming()
+            going = [
+                table
+                for table in self.before.tables
+                if kept.get(table.oid) != storage.get(table.oid)
+                and table.relation not in coming
+            ]
             if names_of(going) <= names_of(locked):
                 for note in notes:
                     self.report.note(note)
@@ -7884,14 +7901,16 @@ class Restore:
         """Name the tables besides the snapshot whose rows the blueprint has changed."""
         besides = [
             table
-            for table in replayed.former.filled
+            for table in replayed.former.catalog.tables
             if table.relation not in replayed.loaded
             and replayed.outlived(table.relation)
         ]
         changed = self.db.fetch_changed_rows(besides)
-        left = {table.oid for table in self.db.fetch_filled(besides)}
+        filled = [each for each in replayed.former.filled if each.oid in changed]
+        left = {table.oid for table in self.db.fetch_filled(filled)}
+        emptied = {table.oid for table in filled} - left
         for table in besides:
-            rows = f"{changed[table.oid]:,}" if table.oid in left else "all"
+            rows = "all" if table.oid in emptied else f"{changed[table.oid]:,}"
             if rows != "0":
                 self.report.note(
                     f"note: {SCHEMA_FILE} changes {rows} rows of {table.relation}"

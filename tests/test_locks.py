@@ -183,3 +183,26 @@ def test_rows_that_come_while_a_drop_waits(
         message = fail(3, "restore", "--env-file", env)
     assert "schema.sql drops late; the snapshot lacks those rows" in message
     assert source.fetch("SELECT count(*) FROM late") == [(500,)]
+
+
+def test_rows_that_come_while_the_blueprint_waits_are_missed(
+    source: Database, work: Path, succeed: Succeed, run: Run
+) -> None:
+    """What it empties or deletes is named, though it was empty when looked at."""
+    (work / "schema.sql").write_text(
+        "DROP TABLE IF EXISTS t; CREATE TABLE t (a int); TRUNCATE late; "
+        "DELETE FROM later"
+    )
+    source.execute("CREATE TABLE t (a int)")
+    env = source.env_file(work)
+    source.execute("CREATE TABLE late (a int); CREATE TABLE later (a int)")
+    succeed("export", "--env-file", env, "--tables", "t")
+    rows = "SELECT generate_series(1, 500)"
+    inserts = f"INSERT INTO late {rows}; INSERT INTO later {rows}"
+    sleeps = "SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+    with meanwhile(source, f"BEGIN; {inserts}; SELECT pg_sleep(1.5); COMMIT"):
+        wait_until(lambda: source.fetch(sleeps))
+        result = run("restore", "--env-file", env, "--yes")
+    assert result.status == 0, result.err
+    assert "note: schema.sql changes all rows of late\n" in result.err
+    assert "note: schema.sql changes all rows of later\n" in result.err
