@@ -8954,7 +8954,8 @@ class Report:
                     self.record(status=status, seconds=seconds, notes=self._notes)
                     print(json.dumps(self._facts, indent=2, default=as_data))
         except SnapshotError as error:
-            return status or self.failed(error)
+            untold = self.failed(error)
+            return status or untold
         return status
 
     def _say(self, text: str, end: str = "\n") -> None:
@@ -9521,8 +9522,9 @@ def outcome(
         report.record(command=options.command)
         with report.working():
             return options.run(options, report)
-    except SystemExit:  # here: --help waits for no psycopg2
-        raise
+    except SystemExit as shown:  # --help and --version, whatever else is there
+        report.options.json = False
+        return int(shown.code or 0)
     except Exception as error:
         ENDING.check()  # what was ended may fail with another error
         return report.failed(error)

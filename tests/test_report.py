@@ -528,6 +528,27 @@ def test_nobody_takes_the_result(
     assert exported.fetch("SELECT count(*) FROM feedback") == [(90,)]
 
 
+@pytest.mark.parametrize(
+    "command, status",
+    [("--help", 1), ("--version", 1), ("export --help", 1), ("verify --json", 3)],
+)
+def test_nobody_takes_what_is_no_result(
+    exported: Database, work: Path, command: str, status: int
+) -> None:
+    """Help, and the differences for a program: that they are lost is said."""
+    exported.execute("DELETE FROM feedback")
+    line = [sys.executable, ROOT / "export_restore.py", *command.split(), "-q"]
+    line += ["--env-file", exported.env_file(work)]
+    for shell in ('"$@" > /dev/full', 'exec "$@" >&-'):
+        ended = subprocess.run(
+            ["env", "-u", "PYTHONUNBUFFERED", "sh", "-c", shell, "sh", *map(str, line)],
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert (ended.returncode, ended.stdout) == (status, "")
+        assert "the result cannot be told: " in ended.stderr
+        assert ended.stderr.count("\n") == 2
+
+
 def test_notes_do_not_go_to_stdout(exported: Database, work: Path) -> None:
     """Not where stderr is closed or full, either."""
     script = ROOT / "export_restore.py"
@@ -558,9 +579,7 @@ def test_the_next_command_names_what_was_used(
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
-        er.main(["--version"])
-    assert end.value.code == 0
+    assert er.main(["--version"]) == 0
     assert capsys.readouterr().out == f"export_restore {er.VERSION}\n"
 
 
