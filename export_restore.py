@@ -7209,20 +7209,21 @@ class Export:
                 f"{script.name} does not mention {', '.join(missing)}",
                 hint=self.hint,
             )
-        if not (whole or script.dynamic):  # it will not make what it never names
-            self.lines = [line for line in self.lines if not lacks(script.names, line)]
+        left_out, texts = {*self.left_out}, {line.text for line in lines}
+        others = [each for each in self.catalog.tables if each.relation in left_out]
+        rest = [line for line in self.lines if line.text not in texts]
+        lacking = missing_from_script(others, rest, script.names)
+        if lacking and not script.dynamic:
+            self.report.note(
+                f"note: {script.name} does not mention {enumeration(lacking)} either: "
+                "without them a restore wants --accept-drift"
+            )
         unnamed = missing + unnamed_in_script(lines, script.names)
         if unnamed:
             self.report.note(
                 f"note: {script.name} does not mention {enumeration(unnamed)}; whether "
                 "it makes them, python export_restore.py rehearse tells"
             )
-
-
-def lacks(names: Collection[str], line: CatalogLine) -> bool:
-    """Tell whether a line is about what has none of the names, or a part of that."""
-    own = (line.name, line.relation and line.relation.name)
-    return any(name and name not in names for name in own)
 
 
 def is_mentioned(name: str, names: Collection[str]) -> bool:

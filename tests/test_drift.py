@@ -347,3 +347,32 @@ def test_what_a_script_makes_as_it_runs_can_be_exported(
     assert "schema.sql does not mention sales_1, sales_2, sales_3" in result.err
     assert run("restore", "--env-file", target.env_file(work), "-q").status == 0
     assert target.rows() == source.rows()
+
+
+def test_what_is_left_out_and_in_no_script(
+    source: Database, target: Database, work: Path, run: Run
+) -> None:
+    """A restore misses it: the export says so at once."""
+    (work / "schema.sql").write_text("CREATE TABLE t (a int)")
+    source.execute(
+        "CREATE TABLE t (a int); CREATE TABLE extra (a int); CREATE SCHEMA s;"
+        "CREATE TYPE own AS ENUM ('a'); CREATE TABLE s.more (m own)"
+    )
+    options = ("--exclude", "extra", "s.*")
+    note = run("export", "--env-file", source.env_file(work), *options).err
+    assert "does not mention extra, s.more, enum own either" in note
+    env = target.env_file(work)
+    assert run("restore", "--env-file", env).status == 3
+    assert run("restore", "--env-file", env, "--accept-drift").status == 0
+
+
+def test_what_everybody_may_no_more(source: Database, work: Path, run: Run) -> None:
+    """A new database would let everybody run a function."""
+    schema = "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1';"
+    (work / "schema.sql").write_text(f"{schema} CREATE TABLE t (a int)")
+    source.execute(
+        f"{schema} CREATE TABLE t (a int); REVOKE EXECUTE ON FUNCTION f FROM public;"
+        "ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM public"
+    )
+    note = run("export", "--env-file", source.env_file(work)).err
+    assert "add REVOKE to schema.sql for: public.f()" in note
