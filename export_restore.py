@@ -326,7 +326,8 @@ HINTS = (
      "if an extension has it: CREATE EXTENSION comes first in schema.sql, and its "
      "schema in the role's search_path"),
     (CONNECTED, r"permission denied (to (create event trigger|create foreign-data|COPY)"
-     r"|for language)|must be superuser|only superuser",
+     r"|for language)|must be superuser|only superuser"
+     r"|Only roles with the SUPERUSER|permission denied for function (pg|lo)_",
      "only a superuser may, and on servers of ours nothing of a snapshot runs as one: "
      "use a server where DB_USER is one (rehearse --env-file FILE)"),
     (CONNECTED, r"permission denied to create database",
@@ -3736,10 +3737,14 @@ def check_keys(values: Mapping[str, str], env_file: Path) -> None:
     A password that is there and empty is one: the server asks for none.
     """
     by_socket = values.get("DB_HOST", "").startswith(("/", "@"))
+    if binary := [key for key in values if "\0" in values[key]]:
+        raise usage_error(
+            f"in {env_file} there is a zero byte (%00) in {', '.join(binary)}",
+            "take it out: PostgreSQL knows none",
+        )
     given = by_socket or "DB_PASSWORD" in values
     required = REQUIRED_KEYS[:-1] if given else REQUIRED_KEYS
     missing = [key for key in required if not values.get(key)]
-    missing += [key for key in values if "\0" in values[key]]  # %00 in a URL
     if missing:
         others = [
             f"{other} {key}"

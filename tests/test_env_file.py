@@ -176,3 +176,4 @@ def test_nothing_of_a_password_is_in_an_error(tmp_path: Path, url: str) -> None:
         settings(tmp_path, f"DATABASE_URL='{url}'\n")
     assert "secret1" not in str(raised.value) + raised.value.hint
     assert raised.value.code == er.EXIT_USAGE
+    assert ("zero byte" in str(raised.value)) == ("%00" in url)

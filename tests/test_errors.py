@@ -46,8 +46,7 @@ def test_a_mistyped_command_line(fail: Fail, line: str, meant: str) -> None:
 def test_no_command_line_is_a_question(capsys: pytest.CaptureFixture[str]) -> None:
     texts = []
     for line in ([], ["--help"]):
-        with pytest.raises(SystemExit, match=r"^0$"):
-            er.main(line)
+        assert er.main(line) == 0
         texts.append(capsys.readouterr())
     assert texts[0] == texts[1]
     assert texts[0].out.startswith("usage: python export_restore.py COMMAND")
