@@ -5259,8 +5259,9 @@ COPIED_ROW = re.compile(
 )
 
 
-# Classes of SQLSTATEs: data exception, and integrity constraint violation.
-OF_THE_DATA = ("22", "23")
+# Classes of SQLSTATEs: data exception, integrity constraint violation, and RAISE, as by
+# a check's function.
+OF_THE_DATA = ("22", "23", "P0")
 
 
 def copy_failure(db: Connection, error: psycopg2.Error, file: str) -> SnapshotError:
