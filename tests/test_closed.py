@@ -154,9 +154,9 @@ SUPERUSERS_PART = (
     ("CREATE FUNCTION f() RETURNS int LANGUAGE c AS 'x', 'y'", "language c", True),
     ("CREATE FUNCTION f() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';"
      "CREATE EVENT TRIGGER e ON sql_drop EXECUTE FUNCTION f()", "event trigger", True),
-    ("SELECT pg_read_file('PG_VERSION')", "denied for function pg_read_file", False),
-    ("ALTER ROLE CURRENT_USER SUPERUSER", "denied to alter role", False),
-    ("CREATE ROLE r SUPERUSER", "denied to create role", False),
+    ("SELECT pg_read_file('PG_VERSION')", "denied for function pg_read_file", True),
+    ("ALTER ROLE CURRENT_USER SUPERUSER", "denied to alter role", True),
+    ("CREATE ROLE r SUPERUSER", "denied to create role", True),
     ("GRANT pg_execute_server_program TO CURRENT_USER", "denied to grant role", False),
     ("DO $$ BEGIN EXECUTE 'SET ROLE export_restore'; END $$", "denied to set", False),
 )  # fmt: skip
