@@ -2762,6 +2762,7 @@ OF_NO_SCHEMA = """
     UNION ALL
     SELECT 'foreign-data wrappers', fdwname, fdwowner, oid FROM pg_foreign_data_wrapper
 """
+MANAGED_KIND = "schemas that the provider manages"
 MADE_BY_SCRIPTS = (
     "publications", "event triggers", "foreign servers", "foreign-data wrappers",
     "triggers and policies on tables that the provider manages",
@@ -2780,7 +2781,7 @@ LIST_LEFT_OUT = f"""
     JOIN pg_class AS c ON c.oid = ANY (e.extconfig) AND c.relkind IN ('r', 'p')
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
     UNION ALL
-    SELECT DISTINCT 'schemas that the provider manages', n.nspname
+    SELECT DISTINCT '{MANAGED_KIND}', n.nspname
     FROM pg_class AS c
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p') AND {IS_MANAGED} AND {NOT_OF_AN_EXTENSION}
@@ -7164,7 +7165,8 @@ class Export:
                     hint=f"its rows are elsewhere: detach it, or add --exclude {root}",
                 )
         notes = [f"note: {each}" for each in check_references(self.catalog, chosen)]
-        notes += self.notes_of_lacks()
+        left_out = self.db.fetch_left_out()
+        notes += self.notes_of_lacks(left_out)
         for statement in values_added_late(self.script, self.db.major):
             notes.append(
                 f"note: {SCHEMA_FILE}, line {statement.line}: PostgreSQL uses what "
@@ -7172,8 +7174,12 @@ class Export:
                 "one transaction: put the value into CREATE TYPE"
             )
         rights = self.db.fetch_rights().values()
+        # Every project of a provider begins with the same default privileges.
+        provided = MANAGED_KIND in left_out
         closed = [
-            each.name for each in rights if each.closed or each.usual - each.grants
+            each.name
+            for each in rights
+            if each.closed or (provided and each.usual - each.grants)
         ]
         if closed and "revoke" not in self.script.names:
             advice = render_left_out("add REVOKE to schema.sql for", closed)
@@ -7187,9 +7193,9 @@ class Export:
         for note in notes:
             self.report.note(note)
 
-    def notes_of_lacks(self) -> Iterator[str]:
+    def notes_of_lacks(self, left_out: Mapping[str, Seq[str]]) -> Iterator[str]:
         """Yield what no snapshot holds although somebody may think so."""
-        for kind, names in self.db.fetch_left_out().items():
+        for kind, names in left_out.items():
             lacking = [
                 name
                 for name in names

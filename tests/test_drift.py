@@ -372,7 +372,8 @@ def test_what_everybody_may_no_more(source: Database, work: Path, run: Run) -> N
     (work / "schema.sql").write_text(f"{schema} CREATE TABLE t (a int)")
     source.execute(
         f"{schema} CREATE TABLE t (a int); REVOKE EXECUTE ON FUNCTION f FROM public;"
-        "ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM public"
+        "ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM public;"
+        "ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO public"  # t has none of it
     )
     note = run("export", "--env-file", source.env_file(work)).err
-    assert "add REVOKE to schema.sql for: public.f()" in note
+    assert "add REVOKE to schema.sql for: public.f()\n" in note
