@@ -5033,7 +5033,7 @@ class Database:
         block = sql.SQL(READ_AND_PRINT).format(probes=sql.Literal(json.dumps(placed)))
         self.execute(
             sql.SQL("{}; SET LOCAL quote_all_identifiers TO on; DO {}").format(
-                sql.SQL(NARROW_PATH), sql.Literal(block.as_string(self.connection))
+                sql.SQL(NARROW_PATH), sql.Literal(self.render(block))
             ),
         )
         query = "SELECT current_setting('export_restore.answers')::json; "
@@ -5046,9 +5046,8 @@ class Database:
         It comes from a file, so it must not be able to run anything but what it is part
         of.
         """
-        relation = line.relation and sql.SQL("ONLY {}").format(
-            line.relation.ident
-        ).as_string(self.connection)
+        only = line.relation and sql.SQL("ONLY {}").format(line.relation.ident)
+        relation = only and self.render(only)
         body = unescaped(expression)
         make, show = "CREATE VIEW pg_temp.export_restore_probe AS ", PRINT_VIEW
         if line.kind == "rule":
@@ -5210,6 +5209,27 @@ class Database:
         self.execute(checks, self._pinned)
         return skipped
 
+    def run_dump(
+        self, statements: Seq[Statement], name: str
+    ) -> tuple[list[Skip], bool]:
+        """Run a schema script; return what was skipped, and whether it ran twice.
+
+        A dump empties search_path. If functions then miss what they call by bare names,
+        it runs again without that, under the role's own path. Other scripts have no
+        savepoint: under one, ALTER TYPE … ADD VALUE of their own type would fail.
+        """
+        rest = [each for each in statements if not EMPTIES_PATH.match(each.text)]
+        if len(rest) == len(statements):
+            return self.run_script(statements, name), False
+        self.execute("SAVEPOINT script")
+        try:
+            return self.run_script(statements, name), False
+        except SnapshotError as error:
+            if not misses_names(error.__cause__):
+                raise
+        self.execute("ROLLBACK TO SAVEPOINT script")
+        return self.run_script(rest, name), True
+
     def use_settings_of_source(self, settings: Mapping[str, str]) -> list[str]:
         """Let a script mean what it meant to its source; return unknown settings.
 
@@ -5247,7 +5267,7 @@ class Database:
         A block of its own is due to ALTER DOMAIN … DROP CONSTRAINT as well: after it no
         other could begin ("unprocessed inval messages").
         """
-        run = f"EXECUTE {sql.Literal(statement.text).as_string(self.connection)};"
+        run = f"EXECUTE {self.render(sql.Literal(statement.text))};"
         conditions, told = tolerance(statement)
         if not conditions:
             return run
@@ -7371,17 +7391,17 @@ class Jobs:
         self.count = count
         self.done: dict[Path, Written] = {}
         self.totals: dict[int, int] = {}  # rows of tables that go in parts, by oid
-        self.parts: dict[Path, list[CopyTask]] = {}  # of each table, by its file
+        self.parts: dict[int, list[CopyTask]] = {}  # of each table, by its oid
         self._died: list[BaseException] = []  # of threads
 
     def copy(self, tasks: Seq[CopyTask]) -> list[Written]:
         """Copy every table to its file, the largest first; return them in order."""
         count = self.count or sensible_jobs(tasks)
         self.parts = {
-            task.path: list(self.split(task, number))
+            task.table.oid: list(self.split(task, number))
             for task, number in plan_parts(tasks, count)
         }
-        parts = [part for task in tasks for part in self.parts[task.path]]
+        parts = list(itertools.chain.from_iterable(self.parts.values()))
         parts.sort(key=lambda part: -part.size)
         self.report.expect(sum(part.size for part in parts))
         if count > 1 and self.shared and len(parts) > 1:
@@ -7423,7 +7443,7 @@ class Jobs:
     def finish(self, part: CopyTask, written: Written) -> None:
         """Note what was written; tell of the table when all of its parts are there."""
         self.done[part.path] = written
-        [parts] = [each for each in self.parts.values() if part in each]
+        parts = self.parts[part.table.oid]
         if all(each.path in self.done for each in parts):
             pieces = [self.done[each.path] for each in parts]
             rows, size = (
@@ -7439,7 +7459,7 @@ class Jobs:
 
         Raises SnapshotError if they are not together the whole of the table.
         """
-        parts = [each.path for each in self.parts[task.path]]
+        parts = [each.path for each in self.parts[task.table.oid]]
         pieces = [self.done[path] for path in parts]
         if len(parts) == 1:
             return pieces[0]
@@ -7860,21 +7880,13 @@ class Restore:
             statements = [s for s in statements if not s.begins(*LOCK_TIMEOUTS)]
         unknown = db.use_settings_of_source(settings_of_script(self.snapshot))
         file = f"{self.snapshot.folder / SCHEMA_FILE}"
-        rest = [each for each in statements if not EMPTIES_PATH.match(each.text)]
-        by_dump = len(rest) < len(statements)
-        if by_dump:
-            db.execute("SAVEPOINT script")
-        try:
-            skipped += db.run_script(statements, file)
-        except SnapshotError as error:
-            if not (by_dump and misses_names(error.__cause__)):
-                raise
+        passed_over, by_own_path = db.run_dump(statements, file)
+        skipped += passed_over
+        if by_own_path:
             notes.append(
                 f"note: {file} runs under the role's own search_path: under the empty "
                 "one that it sets functions do not find what they call"
             )
-            db.execute("ROLLBACK TO SAVEPOINT script")
-            skipped += db.run_script(rest, file)
         skipped.sort(key=lambda skip: skip.line)
         self.report.record(skipped=skipped)
         notes += render_skips(skipped, SCHEMA_FILE)
