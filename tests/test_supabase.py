@@ -9,7 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -540,26 +542,15 @@ def test_drop_schema_public_cascade(app: Project, work: Path, run: Run) -> None:
     assert everything(app) == before
 
 
-def test_the_page_as_it_stands(
-    app: Project, session_pooler: Pooler, work: Path
-) -> None:
-    """Every block pasted into one shell; the host alone is another."""
+def run_page(marked: str, here: Mapping[str, str]) -> str:
+    """Paste blocks of the Supabase page into one shell; return what they print."""
     page = (ROOT / "docs/supabase.md").read_text(encoding="utf-8")
-    lines = "\n".join(re.findall(r"^```sh\n(.*?)^```", page, re.DOTALL | re.MULTILINE))
-    for shown, here in (
-        ("aws-0-eu-central-1.pooler.supabase.com", "127.0.0.1"),
-        ("DB_PORT=5432", f"DB_PORT={session_pooler.port}"),
-        ("DB_NAME=postgres", f"DB_NAME={app.name}"),
-        ("your-database-password", f'"{PASSWORD}"'),
-        ("DB_PASSWORD", "DB_SSLMODE=require\nDB_PASSWORD"),
-    ):
+    blocks = re.findall(marked + r"```sh\n(.*?)^ *```", page, re.DOTALL | re.MULTILINE)
+    lines = "\n".join(map(textwrap.dedent, blocks))
+    for shown, meant in here.items():
         assert shown in lines
-        lines = lines.replace(shown, here)
-    app.run("REVOKE ALL ON notes FROM anon")
-    app.run(TRIGGER)
-    before = everything(app)
-    shutil.copy(ROOT / "export_restore.py", work)
-    (work / "schema.sql").unlink()
+        lines = lines.replace(shown, meant)
+    shutil.copy(ROOT / "export_restore.py", ".")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", lines],
@@ -568,6 +559,52 @@ def test_the_page_as_it_stands(
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "It would work." in done.stdout
-    assert f"{app.name} on 127.0.0.1:{session_pooler.port} equals" in done.stdout
+    return done.stdout
+
+
+def test_the_page_as_it_stands(
+    app: Project, session_pooler: Pooler, work: Path
+) -> None:
+    """Every block pasted into one shell; the host alone is another."""
+    app.run("REVOKE ALL ON notes FROM anon")
+    app.run(TRIGGER)
+    before = everything(app)
+    (work / "schema.sql").unlink()
+    here = {
+        "aws-0-eu-central-1.pooler.supabase.com": "127.0.0.1",
+        "DB_PORT=5432": f"DB_PORT={session_pooler.port}",
+        "DB_NAME=postgres": f"DB_NAME={app.name}",
+        "your-database-password": f'"{PASSWORD}"',
+        "DB_PASSWORD": "DB_SSLMODE=require\nDB_PASSWORD",
+    }
+    printed = run_page("^", here)
+    assert "It would work." in printed
+    assert f"{app.name} on 127.0.0.1:{session_pooler.port} equals" in printed
+    assert everything(app) == before
+
+
+def test_three_tables_of_a_database_of_yours(
+    app: Project, source: Database, session_pooler: Pooler, work: Path
+) -> None:
+    """The numbered list, from a database that has more than these tables."""
+    (work / "schema.sql").unlink()
+    source.execute(
+        (ROOT / "schema.sql").read_text(encoding="utf-8")
+        + "CREATE TABLE payroll (agent int REFERENCES agents, euros int);"
+        "INSERT INTO agents (full_name, email, region, hired_on)"
+        " VALUES ('Ada', 'ada@example.org', 'north', '2020-01-01');"
+        "INSERT INTO payroll VALUES (1, 1000)"
+    )
+    app.pooled(work, session_pooler).rename(work / "supabase.env")
+    here = {
+        "DB_HOST=localhost": f"DB_HOST={source.server.host}",
+        "DB_PORT=5432": f"DB_PORT={source.server.port}",
+        "DB_NAME=sales": f"DB_NAME={source.name}",
+        "DB_USER=me": "DB_USER=postgres",
+    }
+    before = everything(app)
+    printed = run_page(r"<!-- from here to there -->\n *", here)
+    assert f"{app.name} on 127.0.0.1:{session_pooler.port} equals" in printed
+    assert app.rows()["public.agents"] == source.rows()["public.agents"] != []
+    app.run("DROP TABLE feedback, leads, agents; DROP TYPE lead_status")
     assert everything(app) == before
