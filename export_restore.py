@@ -3720,6 +3720,7 @@ DATABASE_URL = re.compile(
     r"(?:\?(?P<query>(?:(?!\w+=[^&]*@[^&]*[/:])\w+=[^&]*&?)*))?",
     re.DOTALL,
 )
+URL_PATTERN = "DATABASE_URL=postgresql://user:password@host:5432/name"
 URL_PARAMETERS = {
     **{"dbname": "DB_NAME", "schema": "schema"},
     **{key: f"DB_{key.upper()}" for key in ("host", "port", "user", "password")},
@@ -3744,10 +3745,12 @@ def parse_database_url(url: str, env_file: Path) -> dict[str, str]:
     if faults:
         raise usage_error(
             f"DATABASE_URL in {env_file} {faults[0]}",
-            "write DATABASE_URL=postgresql://user:password@host:5432/name, in the "
-            "password %3F for ?, or give DB_HOST, DB_USER … instead",
+            f"write {URL_PATTERN}, in the password %3F for ?, or give DB_HOST, "
+            "DB_USER … instead",
         )
-    given = {name: unquote(part) for name, part in parts.items() if part} | query
+    given = {name: unquote(part) for name, part in parts.items() if part is not None}
+    given |= {"sslmode": "require"} if query.get("ssl") == "true" else {}  # as libpq
+    given |= query
     return {key: given[name] for name, key in URL_PARAMETERS.items() if name in given}
 
 
@@ -3765,7 +3768,7 @@ def check_keys(values: Mapping[str, str], env_file: Path) -> None:
     missing |= {key: None for key in there if key not in values}
     if missing:
         names = [f"{name} {key}" for name, key in others.items() if key in missing]
-        hint = "fill them in (see .env.example), or give DATABASE_URL instead"
+        hint = f"fill them in (see .env.example), or give {URL_PATTERN}"
         raise usage_error(
             f"missing or empty in {env_file}: {', '.join(missing)}",
             f"call {', '.join(names)}" if names else hint,

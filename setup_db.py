@@ -299,9 +299,9 @@ def check_expendable(db: Database) -> None:
     db.lock_tables(going, "EXCLUSIVE")
     if losses := [*lost_tables(db, going, lost), *lost_objects(going, lost)]:
         raise SnapshotError(
-            f"{db.settings} would lose what setup_db.py did not make, or not like this",
+            f"{db.settings} would lose more than the sample as setup_db.py makes it",
             lines=losses,
-            hint="set DB_NAME to another database, or add --yes to lose all that",
+            hint="set DB_NAME to another database, or lose all that with --yes",
             code=EXIT_USAGE,
         )
 
@@ -432,7 +432,7 @@ what to make up:
   --feedback ROWS  how much feedback (default: 800)
   --seed NUMBER  the same number gives the same data (default: 1)
 what is there now:
-  --yes  lose what schema.sql drops and this program did not make
+  --yes  replace it even if this program did not make it
 instead:
   --serve  keep the embedded server running, for psql or pgAdmin
 {OUTPUT}"""
@@ -474,8 +474,8 @@ def build_parser() -> Parser:
     parser = SetupParser(
         prog=PROGRAM,
         usage=f"{PROGRAM} [options]",
-        description="Create the sample tables agents, leads and feedback from "
-        "schema.sql, and fill them.",
+        description="Create the sample tables of schema.sql (agents, leads, feedback), "
+        "and fill them.",
         epilog=EXAMPLES + re.sub(r"  3 .*\n", "", EXIT_STATUS),
         argument_default=argparse.SUPPRESS,
         add_help=False,

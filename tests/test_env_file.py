@@ -73,6 +73,7 @@ def test_the_shell_never_overrides(
             ("h", 1, "d", "u", "p"),
         ),
         ("postgresql://u:p@[::1]:5433/d", ("::1", 5433, "d", "u", "p")),
+        ("postgresql://u:@h/d", ("h", 5432, "d", "u", "")),
         ("postgresql://u@/d?host=/run/pg&port=5433", ("/run/pg", 5433, "d", "u", "")),
     ],
 )
@@ -119,6 +120,20 @@ def test_parameters_that_would_lead_elsewhere(tmp_path: Path) -> None:
 )
 def test_sslmode_by_host(host: str, mode: str) -> None:
     assert er.default_sslmode(host) == mode
+
+
+@pytest.mark.parametrize(
+    "query, mode",
+    [
+        ("", "prefer"),
+        ("?ssl=true", "require"),
+        ("?ssl=false", "prefer"),
+        ("?ssl=true&sslmode=verify-full", "verify-full"),
+    ],
+)
+def test_ssl_in_a_url(tmp_path: Path, query: str, mode: str) -> None:
+    found = settings(tmp_path, f"DATABASE_URL=postgresql://u:p@10.1.2.3/d{query}")
+    assert found.sslmode == mode
 
 
 def test_sslmode_of_the_file_wins(tmp_path: Path) -> None:
