@@ -13,6 +13,7 @@ if __name__ == "__main__" and signal.getsignal(2) is signal.default_int_handler:
     signal.signal(2, signal.SIG_DFL)  # Ctrl-C while nothing has begun needs no words
 
 import argparse
+import contextlib
 import csv
 import difflib
 import io
@@ -391,15 +392,18 @@ def serve(settings: Settings) -> None:
             "leave out --serve",
         )
     with reachable(settings) as server:
-        print(f"{settings} is running until you press Ctrl-C. Reach it with:")
-        print(f"  {psql_line(settings, server)}")
-        print(
-            f"or from pgAdmin: host {server.host}, port {server.port}, "
-            f"database {server.dbname}, user {server.user}, "
-            + (f"password {server.password}" if server.password else "no password"),
-            flush=True,
-        )
-        wait_for_interrupt()
+        with contextlib.suppress(KeyboardInterrupt):
+            print(f"{settings} is running until you press Ctrl-C. Reach it with:")
+            print(f"  {psql_line(settings, server)}")
+            print(
+                f"or from pgAdmin: host {server.host}, port {server.port}, "
+                f"database {server.dbname}, user {server.user}, "
+                + (f"password {server.password}" if server.password else "no password"),
+                flush=True,
+            )
+            while True:
+                time.sleep(3600)
+        print("\nStopping the server.", file=sys.stderr)
 
 
 def psql_line(settings: Settings, server: Settings) -> str:
@@ -409,15 +413,6 @@ def psql_line(settings: Settings, server: Settings) -> str:
     place = ("-h", server.host, "-p", str(server.port), "-U", server.user)
     joined = subprocess.list2cmdline if os.name == "nt" else shlex.join
     return joined([psql, *place, server.dbname])
-
-
-def wait_for_interrupt() -> None:
-    """Sleep until Ctrl-C."""
-    try:
-        while True:
-            time.sleep(3600)
-    except KeyboardInterrupt:
-        print("\nStopping the server.", file=sys.stderr)
 
 
 # ---- Command line — the only room that exits -----------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shlex
 import signal
 import subprocess
@@ -225,6 +226,21 @@ def test_help_version_and_json(source: Database, seed: Seed) -> None:
     assert facts["rows"] == {"agents": 9, "leads": 9, "feedback": 9}
     status, out, err = seed("--leads", "0", "--json")
     assert (status, json.loads(out)["error"]) == (2, "feedback needs leads to be about")
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_the_quick_start_keeps_an_env_file(work: Path, shell: str) -> None:
+    """It is pasted a second time by those who have written their own into it."""
+    (work / ".env.example").write_text("first")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    [line] = re.findall(r"^(.*cp .env.example .env.*) &&$", readme, re.MULTILINE)
+    for text in ("first", "mine"):
+        done = subprocess.run(
+            [shell, "-euc", f"{line} && echo on"], capture_output=True
+        )
+        assert (done.stdout, done.stderr) == (b"on\n", b"")
+        assert (work / ".env").read_text() == text
+        (work / ".env").write_text("mine")
 
 
 def test_serve_is_for_the_embedded_server(seed: Seed) -> None:
