@@ -3641,8 +3641,9 @@ OTHER_NAMES = {
     "PGCHANNELBINDING": "DB_CHANNEL_BINDING",
 }  # fmt: skip
 PRISMAS_SCHEMA = """\
-note: schema={0} in DATABASE_URL is Prisma's, and no search_path: for that schema alone
-export --tables '{0}.*'; for bare names in schema.sql ALTER ROLE … SET search_path"""
+note: schema={0} in DATABASE_URL is Prisma's, and no search_path: to export that
+schema alone, --tables '{0}.*'; for bare names in schema.sql, ALTER ROLE …
+SET search_path = {0}"""
 
 
 def read_settings(
@@ -3658,7 +3659,7 @@ def read_settings(
         tls = {key: values[key] for key in values if key.startswith(TLS_KEYS)}
         values = {**tls, **parse_database_url(url, env_file)}
         if values.get("schema", "public") != "public":
-            note(PRISMAS_SCHEMA.format(values["schema"]))
+            note(PRISMAS_SCHEMA.format(quoted_when_needed(values["schema"])))
     if values.get("DB_HOST") == EMBEDDED:
         name = values.get("DB_NAME", "postgres")
         own = {"DB_USER": OWNER, "DB_PASSWORD": ""}
