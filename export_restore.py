@@ -238,8 +238,8 @@ HINTS = (
      "<region>.pooler.supabase.com (the dashboard shows it under Connect), "
      "DB_PORT=5432, DB_USER={role}.{project}; and see that the project is not paused"),
     (SUPABASE_DIRECT, r"password authentication failed",
-     "DB_USER=postgres at this host, and as DB_PASSWORD the database's own password: "
-     "the dashboard resets it under Database, Settings"),
+     "in {file} DB_USER=postgres at this host, and as DB_PASSWORD the database's own "
+     "password: the dashboard resets it under Database, Settings"),
     (SUPABASE_DIRECT, FULL,
      "close other connections, or use the transaction pooler: its DB_HOST is in the "
      "dashboard under Connect; DB_PORT=6543, DB_USER={role}.{project}"),
@@ -247,10 +247,11 @@ HINTS = (
      "DB_USER={role}.{project}, and DB_HOST as the dashboard shows it under Connect "
      "(aws-0, aws-1 and the region differ); see that the project is not paused"),
     (SUPABASE_POOLER, r"password authentication failed|SASL|SCRAM",
-     "DB_USER={role}.{project}, and as DB_PASSWORD the database's own password, no API "
-     "key: the dashboard resets it under Database, Settings"),
+     "in {file} DB_USER={role}.{project}, and as DB_PASSWORD the database's own "
+     "password, no API key: the dashboard resets it under Database, Settings"),
     (SUPABASE_POOLER, r"ECIRCUITBREAKER|[Cc]ircuit breaker|too many auth",
-     "there were too many wrong passwords: correct DB_PASSWORD, and wait some minutes"),
+     "there were too many wrong passwords: correct DB_PASSWORD in {file}, and wait "
+     "some minutes"),
     (SUPABASE_POOLER, r"session mode|MaxClientsInSessionMode",
      "use the transaction pooler: DB_PORT=6543; or close other connections"),
     (SUPABASE_POOLER, r"allow_list|EADDRNOTALLOWED",
@@ -265,7 +266,8 @@ HINTS = (
     (NEON, r"[Ee]ndpoint.*disabled", "enable the compute in Neon's console, Branches"),
     (NEON, FULL, "use the pooled host: DB_HOST={compute}-pooler{region}"),
     (NEON, r"password authentication failed",
-     "copy DB_USER and DB_PASSWORD from Neon's console, Connect: branches differ"),
+     "copy DB_USER and DB_PASSWORD from Neon's console, Connect, to {file}: branches "
+     "differ"),
     (NEON, r"certificate|root\.crt",
      "a public CA signed it: DB_SSLROOTCERT=/etc/ssl/certs/ca-certificates.crt, or "
      "/etc/ssl/cert.pem on macOS"),
@@ -281,8 +283,13 @@ HINTS = (
     (ANY_HOST, r"could not translate host name",
      "check DB_HOST and your network's DNS"),
     (ANY_HOST, r"no password supplied", "the server wants a password: DB_PASSWORD="),
+    (ANY_HOST, r"invalid sslmode",
+     "there are disable, prefer, require, verify-ca and verify-full: what node calls "
+     "no-verify is require"),
+    (ANY_HOST, r"channel.binding",
+     "without TLS there is none, and behind poolers: take it out of {file}"),
     (ANY_HOST, r"password authentication failed|SCRAM|SASL",
-     "check DB_USER and DB_PASSWORD"),
+     "check DB_USER and DB_PASSWORD in {file}"),
     (ANY_HOST, r'database ".*" does not exist|no such database',
      "check DB_NAME, or create the database first"),
     (ANY_HOST, r'role ".*" does not exist|no such user|not permitted to log in',
@@ -981,6 +988,8 @@ class Settings:
     sslrootcert: str
     home: Path  # the env file's folder, where an embedded server lives
     superuser: str = ""  # of a server of ours, where `user` is none
+    channel_binding: str = ""
+    env_file: str = "the env file"  # its name, for hints
 
     @property
     def data_folder(self) -> Path:
@@ -3621,29 +3630,40 @@ PREPARE_BUILDS = """
 # ---- Env file — the env file alone ---------------------------------------------------
 
 
-REQUIRED_KEYS = ("DB_HOST", "DB_NAME", "DB_USER", "DB_PASSWORD")
-# What others call them: libpq, and the image of PostgreSQL for Docker.
+REQUIRED_KEYS = ("DB_HOST", "DB_NAME", "DB_USER")
+TLS_KEYS = ("DB_SSLMODE", "DB_SSLROOTCERT", "DB_CHANNEL_BINDING")
+# What others call the keys: libpq, and the image of PostgreSQL for Docker.
 OTHER_NAMES = {
-    "DB_HOST": ("PGHOST",),
-    "DB_NAME": ("PGDATABASE", "POSTGRES_DB"),
-    "DB_USER": ("PGUSER", "POSTGRES_USER"),
-    "DB_PASSWORD": ("PGPASSWORD", "POSTGRES_PASSWORD"),
-}
+    "PGHOST": "DB_HOST", "PGPORT": "DB_PORT", "PGDATABASE": "DB_NAME",
+    "POSTGRES_DB": "DB_NAME", "PGUSER": "DB_USER", "POSTGRES_USER": "DB_USER",
+    "PGPASSWORD": "DB_PASSWORD", "POSTGRES_PASSWORD": "DB_PASSWORD",
+    "PGSSLMODE": "DB_SSLMODE", "PGSSLROOTCERT": "DB_SSLROOTCERT",
+    "PGCHANNELBINDING": "DB_CHANNEL_BINDING",
+}  # fmt: skip
+PRISMAS_SCHEMA = """\
+note: schema={0} in DATABASE_URL is Prisma's, and no search_path: to export that
+schema alone, --tables '{0}.*'; for bare names in schema.sql, ALTER ROLE …
+SET search_path = {0}"""
 
 
-def read_settings(env_file: Path) -> Settings:
-    """Return what the env file says about the connection.
+def read_settings(
+    env_file: Path, note: Callable[[str], object] = lambda _: None
+) -> Settings:
+    """Return what the env file says about the connection; note what it cannot say.
 
     The file alone decides: the variables of the shell are never looked at. Raises
     SnapshotError if the file or one of its keys is missing, or a value makes no sense.
     """
     values = read_env_file(env_file)
     if url := values.get("DATABASE_URL"):
-        ssl = {key: values[key] for key in values if key.startswith("DB_SSL")}
-        values = {**ssl, **parse_database_url(url, env_file)}
+        tls = {key: values[key] for key in values if key.startswith(TLS_KEYS)}
+        values = {**tls, **parse_database_url(url, env_file)}
+        if values.get("schema", "public") != "public":
+            note(PRISMAS_SCHEMA.format(quoted_when_needed(values["schema"])))
     if values.get("DB_HOST") == EMBEDDED:
-        own = {"DB_USER": OWNER, "DB_PASSWORD": "-"}
-        values = {"DB_NAME": "postgres", **values, **own}
+        name = values.get("DB_NAME", "postgres")
+        own = {"DB_USER": OWNER, "DB_PASSWORD": ""}
+        values = {"DB_HOST": EMBEDDED, "DB_NAME": name, **own}
     check_keys(values, env_file)
     host = values["DB_HOST"].strip("[]")  # around an IPv6 address
     return Settings(
@@ -3655,6 +3675,8 @@ def read_settings(env_file: Path) -> Settings:
         sslmode=values.get("DB_SSLMODE") or default_sslmode(host),
         sslrootcert=values.get("DB_SSLROOTCERT", ""),
         home=env_file.resolve().parent,
+        channel_binding=values.get("DB_CHANNEL_BINDING", ""),
+        env_file=str(env_file),
     )
 
 
@@ -3699,10 +3721,11 @@ DATABASE_URL = re.compile(
     r"(?:\?(?P<query>(?:(?!\w+=[^&]*@[^&]*[/:])\w+=[^&]*&?)*))?",
     re.DOTALL,
 )
+URL_PATTERN = "DATABASE_URL=postgresql://user:password@host:5432/name"
 URL_PARAMETERS = {
-    "dbname": "DB_NAME",
+    **{"dbname": "DB_NAME", "schema": "schema"},
     **{key: f"DB_{key.upper()}" for key in ("host", "port", "user", "password")},
-    **{key: f"DB_{key.upper()}" for key in ("sslmode", "sslrootcert")},
+    **{key.removeprefix("DB_").lower(): key for key in TLS_KEYS},
 }
 # These would lead elsewhere or change what names mean, so they are not passed over.
 REFUSED_PARAMETERS = ("options", "hostaddr", "service", "sslcert", "sslkey", "sslcrl")
@@ -3715,48 +3738,41 @@ def parse_database_url(url: str, env_file: Path) -> dict[str, str]:
     match = DATABASE_URL.fullmatch(url)
     parts = match.groupdict() if match else {}
     query = dict(parse_qsl(parts.pop("query", None) or ""))
-    refused = [name for name in REFUSED_PARAMETERS if name in query]
-    if match is None or refused:
-        fault = f"has the parameter {refused[0]}" if refused else "is no PostgreSQL URL"
+    faults = [
+        f"has the parameter {name}" for name in REFUSED_PARAMETERS if name in query
+    ]
+    faults += ["has a zero byte (%00)"] if "%00" in url else []
+    faults += [] if match else ["is no PostgreSQL URL"]
+    if faults:
         raise usage_error(
-            f"DATABASE_URL in {env_file} {fault}",
-            "write DATABASE_URL=postgresql://user:password@host:5432/name, in the "
-            "password %3F for ?, or give DB_HOST, DB_USER … instead",
+            f"DATABASE_URL in {env_file} {faults[0]}",
+            f"write {URL_PATTERN}, in the password %3F for ?, or give DB_HOST, "
+            "DB_USER … instead",
         )
-    given = {name: unquote(part) for name, part in parts.items() if part}
-    given["host"] = given.get("host", "").strip("[]")
-    return {
-        URL_PARAMETERS[name]: value
-        for name, value in {**given, **query}.items()
-        if name in URL_PARAMETERS
-    }
+    given = {name: unquote(part) for name, part in parts.items() if part is not None}
+    given |= {"sslmode": "require"} if query.get("ssl") == "true" else {}  # as libpq
+    given |= query
+    return {key: given[name] for name, key in URL_PARAMETERS.items() if name in given}
 
 
 def check_keys(values: Mapping[str, str], env_file: Path) -> None:
-    """Raise SnapshotError naming every key that is missing, empty or binary.
+    """Raise SnapshotError naming every key that is missing or empty.
 
-    A password that is there and empty is one: the server asks for none.
+    A password that is there and empty is one: the server asks for none. A name of
+    libpq's is not passed over: it might lead to another server, or want TLS.
     """
+    others = {name: key for name, key in OTHER_NAMES.items() if name in values}
     by_socket = values.get("DB_HOST", "").startswith(("/", "@"))
-    if binary := [key for key in values if "\0" in values[key]]:
-        raise usage_error(
-            f"in {env_file} there is a zero byte (%00) in {', '.join(binary)}",
-            "take it out: PostgreSQL knows none",
-        )
-    given = by_socket or "DB_PASSWORD" in values
-    required = REQUIRED_KEYS[:-1] if given else REQUIRED_KEYS
-    missing = [key for key in required if not values.get(key)]
+    there = [] if by_socket else ["DB_PASSWORD"]
+    there += [others[name] for name in others if name.startswith("PG")]
+    missing = {key: None for key in REQUIRED_KEYS if not values.get(key)}
+    missing |= {key: None for key in there if key not in values}
     if missing:
-        others = [
-            f"{other} {key}"
-            for key in missing
-            for other in OTHER_NAMES.get(key, ())
-            if other in values
-        ]
-        hint = "fill them in (see .env.example), or give DATABASE_URL instead"
+        names = [f"{name} {key}" for name, key in others.items() if key in missing]
+        hint = f"fill them in (see .env.example), or give {URL_PATTERN}"
         raise usage_error(
             f"missing or empty in {env_file}: {', '.join(missing)}",
-            f"call {', '.join(others)}" if others else hint,
+            f"call {', '.join(names)}" if names else hint,
         )
 
 
@@ -3778,10 +3794,9 @@ def default_sslmode(host: str) -> str:
     if host.startswith(("/", "@")) or not {".", ":"} & set(host):
         return "prefer"
     try:
-        address = ipaddress.ip_address(host)
+        near = ipaddress.ip_address(host).is_private  # loopback is, and link-local
     except ValueError:
-        return "require"
-    near = address.is_private or address.is_loopback or address.is_link_local
+        near = False
     return "prefer" if near else "require"
 
 
@@ -3796,6 +3811,7 @@ def libpq_options(settings: Settings) -> dict[str, Any]:
         "passfile": f"{os.devnull}/none",  # the env file alone decides
         "sslmode": settings.sslmode,
         "sslrootcert": settings.sslrootcert or None,
+        "channel_binding": settings.channel_binding or None,
         "client_encoding": "UTF8",
         "application_name": APPLICATION,
         "connect_timeout": 15,
@@ -4020,7 +4036,7 @@ def connection_hint(settings: Settings, said: str) -> str:
     """Return the line of the env file to change after what libpq said."""
     role, _, project = settings.user.partition(".")
     known = {"role": role, "project": project or "<project>", "port": settings.port}
-    return find_hint(said, settings.host, **known)
+    return find_hint(said, settings.host, **known, file=settings.env_file)
 
 
 def awaited(
@@ -9172,7 +9188,7 @@ class Options:
 
 def command_export(options: Options, report: Report) -> int:
     """Run the command export."""
-    settings = read_settings(options.env_file)
+    settings = read_settings(options.env_file, report.note)
     report.record(database=settings, folder=str(options.dir.absolute()))
     report.note(f"exporting {settings} to {options.dir}")
     copied = export(settings, options, report)
@@ -9190,7 +9206,7 @@ def command_export(options: Options, report: Report) -> int:
 
 def command_restore(options: Options, report: Report) -> int:
     """Run the command restore."""
-    settings = read_settings(options.env_file)
+    settings = read_settings(options.env_file, report.note)
     report.record(database=settings, folder=str(options.dir.absolute()))
     report.note(f"restoring {options.dir} into {settings}")
     if options.keep_schema_file and not options.keep:
