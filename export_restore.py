@@ -349,8 +349,7 @@ HINTS = (
     (CONNECTED, "42P07$", DROP_FIRST),
     (CONNECTED, "42710$", DROP_FIRST),
     (CONNECTED, "2BP01$", "add CASCADE to that DROP in schema.sql"),
-    (CONNECTED, "40P01$",
-     "run it again when fewer others use these tables"),
+    (CONNECTED, "40P01$", "run it again when fewer others use these tables"),
     (CONNECTED, "53100$", "free some disk space on the server"),
     (CONNECTED, "25006$",
      "connect to the primary server, or to a database that may be written to"),
@@ -7667,9 +7666,8 @@ class Restore:
     def preview(self) -> Seq[Replaced]:
         """Say what goes; return it if somebody has to agree.
 
-        What a blueprint drops is known when it was replayed: if somebody is asked, that
-        is done once before, and taken back. Into the snapshot's own database a script
-        restores as it is.
+        Nobody has where a script restores a snapshot's own database. What a blueprint
+        drops is known when it was replayed: that is done once before, and taken back.
         """
         options, manifest = self.options, self.snapshot.manifest
         origin = self.db.fetch_origin(self.settings)
@@ -7681,7 +7679,8 @@ class Restore:
         gone: set[Relation] = set()
         if asks and self.before.tables and not options.data_only:
             self.replay()
-            gone = self.going(self.db.fetch_catalog())
+            after, names = self.db.fetch_catalog(), names_of(self.before.tables)
+            gone = {name for name in names if not outlived(name, self.before, after)}
             self.db.rollback()
             self.begin()
         replaced = self.fetch_replaced(gone)
@@ -7694,10 +7693,8 @@ class Restore:
 
     def ask(self, replaced: Seq[Replaced]) -> None:
         """Have somebody agree; raise SnapshotError if nobody does, or can be asked."""
-        rows, names = (
-            rows_going(replaced),
-            [str(each.table.relation) for each in replaced],
-        )
+        rows = rows_going(replaced)
+        names = [str(each.table.relation) for each in replaced]
         if not self.report.can_ask():
             raise usage_error(
                 f"not restored: {rows} rows of {enumeration(names)} would go",
@@ -7705,28 +7702,23 @@ class Restore:
                 "nobody can be asked",
             )
         tables = f"{len(names):,} table{'' if len(names) == 1 else 's'}"
-        source, how_old = "an unknown database", "of unknown age"
-        if manifest := self.snapshot.manifest:
-            source = str(manifest.origin or manifest.database)
-            how_old = age(manifest.created)
-        what, word = told_apart(self.settings)
+        coming, source, how_old = self.source()
         self.report.confirm(
-            f"Replace {rows} rows in {tables} with {self.rows_coming()}?\n"
+            f"Replace {rows} rows in {tables} with {coming}?\n"
             f"  from  {shortened(source, 70 - len(how_old))}, {how_old}\n"
             f"  into  {shortened(str(self.settings), 72)}\n",
-            what,
-            word,
+            *told_apart(self.settings),
         )
 
-    def rows_coming(self) -> str:
-        """Return how many rows the snapshot brings, as far as its manifest tells."""
+    def source(self) -> tuple[str, str, str]:
+        """Return for people which rows come, from which database, and how old."""
         manifest = self.snapshot.manifest
-        entries = manifest.files if manifest else ()
-        chosen = {each.path for each in entries if self.is_chosen(each.relation)}
-        files = [file for file in self.snapshot.csv_files if file.path.name in chosen]
-        rows = [file.rows for file in files if file.rows is not None]
-        known = files and len(rows) == len(files)
-        return f"{sum(rows):,} rows" if known else "those of the snapshot"
+        if manifest is None:
+            return "those of the snapshot", "an unknown database", "of unknown age"
+        files = [each for each in manifest.files if self.is_chosen(each.relation)]
+        edited = any(file.rows is None for file in self.snapshot.csv_files)
+        rows = f"{'about ' * edited}{sum(file.rows for file in files):,} rows"
+        return rows, str(manifest.origin or manifest.database), age(manifest.created)
 
     def is_chosen(self, relation: Relation) -> bool:
         only = self.options.tables
@@ -7895,11 +7887,6 @@ class Restore:
             locked = going
             self.db.lock_tables(locked, "EXCLUSIVE")
             self.before = self.db.fetch_catalog()
-
-    def going(self, after: Catalog) -> set[Relation]:
-        """Return the tables that a replay takes."""
-        names = names_of(self.before.tables)
-        return {name for name in names if not outlived(name, self.before, after)}
 
     def coming(self) -> set[Relation]:
         """Return the tables that get rows of the snapshot."""
