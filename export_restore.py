@@ -3400,7 +3400,7 @@ LIST_RIGHTS = f"""
                           AND d.classid = o.class::regclass AND d.deptype = 'e')
     )
     SELECT o.kind, o.name, o.oid::bigint, o.owner::regrole::text,
-           o.apart AND o.owner = current_user::regrole,
+           o.apart AND o.owner = quote_ident(current_user)::regrole,
            pg_has_role(o.owner, 'USAGE') AND pg_has_role(o.owner, CASE
                WHEN current_setting('server_version_num')::int < 160000 THEN 'MEMBER'
                ELSE 'SET' END)

@@ -487,8 +487,10 @@ def test_a_database_that_every_project_has(
     exported: Database, work: Path, succeed: Succeed
 ) -> None:
     """On 80 columns; the database's name is not enough."""
+    role = '"Anna.Smith"'
+    exported.server.execute(f"CREATE ROLE {role} LOGIN SUPERUSER")
     with exported.server.database(name="neondb") as neondb:
-        env = neondb.env_file(work)
+        env = neondb.env_file(work, DB_USER="Anna.Smith")
         succeed("restore", "--env-file", env)
         for answer, status in (("neondb", 1), (str(neondb.server.host), 0)):
             process = at_terminal("--env-file", env, "-q", size=(24, 80))
@@ -497,6 +499,7 @@ def test_a_database_that_every_project_has(
             process.sendline(answer)
             ended, lines = end(process)
             assert ended == status, lines
+    exported.server.execute(f"DROP ROLE {role}")
 
 
 # ---- the last words ------------------------------------------------------------------

@@ -276,7 +276,7 @@ def test_gzip_comes_back(
     succeed("restore", "--env-file", env, "--checksum")
     compare(source, target)
     succeed("verify", "--env-file", env)
-    succeed("restore", "--env-file", env, "--data-only")
+    succeed("restore", "--env-file", env, "--data-only", "--yes")
     compare(source, target)
     # Without a manifest, too.
     (work / "exports/datapackage.json").unlink()
@@ -305,8 +305,7 @@ def test_gzip_in_the_manifest(exported: Database, work: Path, succeed: Succeed) 
     exported.execute("DELETE FROM feedback WHERE id = 3")
     assert er.main(["verify", "-q", "--env-file", str(env)]) == 3
     (work / "exports/datapackage.json").unlink()
-    succeed_quietly = er.main(["restore", "-q", "--env-file", str(env)])
-    assert succeed_quietly == 0
+    succeed("restore", "--env-file", env, "--yes")
     assert exported.fetch("SELECT count(*) FROM feedback") == [(90,)]
 
 
@@ -350,7 +349,7 @@ def test_everything_set_aside_comes_back(
     """pg_dump judges: names, options, marks, comments, statistics, attachments."""
     succeed("export", "--env-file", everything)
     env = target.env_file(work)
-    for options in ((), ("--data-only",)):
+    for options in ((), ("--data-only", "--yes")):
         succeed("restore", "--env-file", env, *options)
         compare(source, target)
         succeed("verify", "--env-file", env)
