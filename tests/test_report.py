@@ -615,7 +615,7 @@ def test_text_of_others_moves_no_cursor(
             letter.isprintable() or letter in "\n\t" for letter in each.out + each.err
         ), each
     assert "?" in said[0].out
-    assert len(said[-3].err.splitlines()) < 12
+    assert len(said[-3].err.splitlines()) < 13
 
 
 def say_hostile(package: dict[str, Any]) -> None:
