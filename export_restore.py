@@ -356,8 +356,7 @@ HINTS = (
     (CONNECTED, "42P07$", DROP_FIRST),
     (CONNECTED, "42710$", DROP_FIRST),
     (CONNECTED, "2BP01$", "add CASCADE to that DROP in schema.sql"),
-    (CONNECTED, "40P01$",
-     "nothing was changed; run it again when fewer others use these tables"),
+    (CONNECTED, "40P01$", "run it again when fewer others use these tables"),
     (CONNECTED, "53100$", "free some disk space on the server"),
     (CONNECTED, "25006$",
      "connect to the primary server, or to a database that may be written to"),
@@ -3410,7 +3409,7 @@ LIST_RIGHTS = f"""
                           AND d.classid = o.class::regclass AND d.deptype = 'e')
     )
     SELECT o.kind, o.name, o.oid::bigint, o.owner::regrole::text,
-           o.apart AND o.owner = current_user::regrole,
+           o.apart AND o.owner = quote_ident(current_user)::regrole,
            pg_has_role(o.owner, 'USAGE') AND pg_has_role(o.owner, CASE
                WHEN current_setting('server_version_num')::int < 160000 THEN 'MEMBER'
                ELSE 'SET' END)
@@ -4410,7 +4409,8 @@ def database_failure(error: psycopg2.Error, holders: str = "") -> SnapshotError:
         or error.diag.message_hint
     )
     return SnapshotError(
-        excerpt(said + detail, 400), hint=excerpt(hint or "nothing was changed", 400)
+        excerpt(said + detail, 400),
+        hint=excerpt(hint or "-v shows all that the server said", 400),
     )
 
 
@@ -4465,7 +4465,7 @@ def connection_lost(error: psycopg2.Error) -> SnapshotError:
     cut = not said or re.match("invalid socket|error with status", said)
     return SnapshotError(
         f"the connection to the server was lost: {'it was cut' if cut else said}",
-        hint="nothing was changed; run the command again when the server is back",
+        hint="run the command again when the server is back",
     )
 
 
@@ -5306,7 +5306,7 @@ class Database:
         unread = "error in .read() call" in str(error)  # psycopg2's words
         if not unread and (error.pgcode or "")[:2] not in OF_THE_DATA:
             return SnapshotError(f"{where}: {plain}", hint=plain.hint)
-        hint = "correct the file; the target was not changed"
+        hint = "correct the file"
         if lost := function_hint(error):
             return SnapshotError(f"{where}: {plain}", hint=lost)
         if asked := self.find_function_asked(error, place["within"]):
@@ -5410,8 +5410,7 @@ class Database:
         except psycopg2.IntegrityError as error:
             raise damaged(
                 str(database_failure(error)),
-                "correct the files, or bring the rows that others refer to there "
-                "first; the target was not changed",
+                "correct the files, or bring the rows that others refer to there first",
             ) from error
 
     def bring_back(self, tie: Tie) -> None:
@@ -5506,7 +5505,7 @@ class Database:
             plain = database_failure(error)
             raise SnapshotError(
                 f"the materialized view {view.relation} cannot be refreshed: {plain}",
-                hint="qualify the names that its functions use; nothing was changed",
+                hint="qualify the names that its functions use",
             ) from error
 
 
@@ -6320,7 +6319,7 @@ def read_checked(path: Path, found: Mapping[str, str]) -> bytes:
 
 def exchanged(name: str) -> SnapshotError:
     return damaged(
-        f"{name} was changed while it was read; nothing was changed in the database",
+        f"{name} was changed while it was read",
         "run the command again when nobody writes to the folder",
     )
 
@@ -6497,7 +6496,7 @@ class CsvReader(io.RawIOBase):
             raise damaged(
                 f"{self.file.path.name} has {sent:,} rows, of which {rows:,} came",
                 "is there a line \\. in it, which ends the data? write it in "
-                'quotes: "\\."; the target was not changed',
+                'quotes: "\\."',
             )
 
     def close(self) -> None:
@@ -7668,10 +7667,10 @@ class Restore:
         """
         watch = LockWatch(self.report.note, self.options.lock_timeout)
         with Database(server, watch) as self.db:
-            question = self.preview()
-            if not question:
+            replaced = self.preview()
+            if not replaced:
                 return self.replace()
-        self.report.confirm(question, self.settings.dbname)
+        self.ask(replaced)
         with Database(server, watch) as self.db:
             self.begin()
             return self.replace()
@@ -7680,24 +7679,24 @@ class Restore:
         self.db.begin_restore()
         self.before = self.catalog = self.db.fetch_catalog()
 
-    def preview(self) -> str:
-        """Say what goes; return the question, if a person has to answer one.
+    def preview(self) -> Seq[Replaced]:
+        """Say what goes; return it if somebody has to agree.
 
-        What a blueprint drops is known when it was replayed: if somebody is asked, that
-        is done once before, and taken back.
+        Nobody has where a script restores a snapshot's own database. What a blueprint
+        drops is known when it was replayed: that is done once before, and taken back.
         """
         options, manifest = self.options, self.snapshot.manifest
         origin = self.db.fetch_origin(self.settings)
         home = bool(manifest and manifest.origin and manifest.origin.is_same(origin))
         self.begin()
         sure = options.scratch or options.yes or options.dry_run
-        asks = (
-            not (sure or (home and is_local(self.settings))) and self.report.can_ask()
-        )
+        safe = home and (is_local(self.settings) or not self.report.can_ask())
+        asks = not (sure or safe)
         gone: set[Relation] = set()
-        if asks and not options.data_only:
+        if asks and self.before.tables and not options.data_only:
             self.replay()
-            gone = self.going(self.db.fetch_catalog())
+            after, names = self.db.fetch_catalog(), names_of(self.before.tables)
+            gone = {name for name in names if not outlived(name, self.before, after)}
             self.db.rollback()
             self.begin()
         replaced = self.fetch_replaced(gone)
@@ -7706,7 +7705,40 @@ class Restore:
                 render_replacement(replaced, self.snapshot, self.settings, home=home)
             )
             self.report.record(replaced=replaced, home=home)
-        return render_question(replaced, self.settings) if asks and replaced else ""
+        return replaced if asks else ()
+
+    def ask(self, replaced: Seq[Replaced]) -> None:
+        """Have somebody agree; raise SnapshotError if nobody does, or can be asked."""
+        rows = rows_going(replaced)
+        names = [str(each.table.relation) for each in replaced]
+        if not self.report.can_ask():
+            raise usage_error(
+                f"not restored: {rows} rows of {enumeration(names)} would go",
+                f"add --yes if {self.settings} may lose them: without a terminal "
+                "nobody can be asked",
+            )
+        tables = f"{len(names):,} table{'' if len(names) == 1 else 's'}"
+        coming, source, how_old = self.source()
+        self.report.confirm(
+            f"Replace {rows} rows in {tables} with {coming}?\n"
+            f"  from  {shortened(source, 70 - len(how_old))}, {how_old}\n"
+            f"  into  {shortened(str(self.settings), 72)}\n",
+            *told_apart(self.settings),
+        )
+
+    def source(self) -> tuple[str, str, str]:
+        """Return for people which rows come, from which database, and how old."""
+        manifest = self.snapshot.manifest
+        if manifest is None:
+            return "those of the snapshot", "an unknown database", "of unknown age"
+        files = [each for each in manifest.files if self.is_chosen(each.relation)]
+        edited = any(file.rows is None for file in self.snapshot.csv_files)
+        rows = f"{'about ' * edited}{sum(file.rows for file in files):,} rows"
+        return rows, str(manifest.origin or manifest.database), age(manifest.created)
+
+    def is_chosen(self, relation: Relation) -> bool:
+        only = self.options.tables
+        return not only or any(matches(relation, each) for each in only)
 
     def fetch_replaced(self, gone: Collection[Relation]) -> list[Replaced]:
         """Return the tables that are emptied or dropped and have rows, or may have."""
@@ -7719,11 +7751,10 @@ class Restore:
         """Return the target's tables, each with the CSV that fills it again."""
         files = {file.path.name: file for file in self.snapshot.csv_files}
         named = dict(self.named(self.before.tables))
-        only = self.options.tables
         return [
             (table, files.get(named[table]))
             for table in self.before.tables
-            if not only or any(matches(table.relation, each) for each in only)
+            if self.is_chosen(table.relation)
         ]
 
     def named(self, tables: Iterable[Table]) -> list[tuple[Table, str]]:
@@ -7872,11 +7903,6 @@ class Restore:
             locked = going
             self.db.lock_tables(locked, "EXCLUSIVE")
             self.before = self.db.fetch_catalog()
-
-    def going(self, after: Catalog) -> set[Relation]:
-        """Return the tables that a replay takes."""
-        names = names_of(self.before.tables)
-        return {name for name in names if not outlived(name, self.before, after)}
 
     def coming(self) -> set[Relation]:
         """Return the tables that get rows of the snapshot."""
@@ -8040,10 +8066,7 @@ class Restore:
         loads = [Load(table, files[name]) for table, name in planned if name in files]
         faults += [fault for load in loads for fault in header_faults(load)]
         if faults:
-            raise damaged(
-                "; ".join(faults),
-                "correct the files or export again; the target was not changed",
-            )
+            raise damaged("; ".join(faults), "correct the files or export again")
         if not self.options.tables:
             return loads
         chosen = select_tables([each.table for each in loads], self.options.tables, ())
@@ -8115,7 +8138,7 @@ class Restore:
             if expected[each.relation] not in (None, each.rows)
         ]
         if faults:
-            raise damaged("; ".join(faults), "export again; the target was not changed")
+            raise damaged("; ".join(faults), "export again")
 
     def set_sequences(self) -> None:
         """Set the sequences of the loaded tables; unless some were chosen, the rest."""
@@ -8172,7 +8195,7 @@ class Restore:
         if differing:
             raise damaged(
                 f"the rows are not those of the snapshot: {'; '.join(differing)}",
-                "see whether something changes rows as they come; nothing was changed",
+                "see whether something changes rows as they come",
             )
 
     def check_unaltered(self) -> None:
@@ -8205,8 +8228,8 @@ class KeptExport(Export):
 
     done = ""
     hint = (
-        "nothing was changed; write the blueprint of what is there, export_restore.py "
-        "schema --output present.sql, and add --keep-schema-file present.sql"
+        "write the blueprint of what is there, export_restore.py schema --output "
+        "present.sql, and add --keep-schema-file present.sql"
     )
 
 
@@ -8763,6 +8786,7 @@ class Report:
         self._program, self._unit = program, unit
         self._facts: dict[str, Any] = {"command": None, "status": None}
         self._notes: list[str] = []
+        self.remains: Callable[[], str] = str  # what a failure leaves as it was
         self._start = self._begun = self._since = time.monotonic()
         self._label = ""  # what is going on; empty: nothing worth a line
         self._moving = False  # it moves bytes; else it only takes its time
@@ -8828,11 +8852,11 @@ class Report:
         """Tell whether a person sees what we say, and can answer."""
         return sys.stdin.isatty() and sys.stderr.isatty()
 
-    def confirm(self, question: str, wanted: str) -> None:
+    def confirm(self, question: str, what: str, wanted: str) -> None:
         """Ask a person to type a word; raise SnapshotError for anything else."""
         answer = ""
         with self.aside():
-            self._say(question, end="")
+            self._say(f"{question}To go on, type the {what}, {wanted}: ", end="")
             try:
                 answer = sys.stdin.readline()
             finally:
@@ -8841,7 +8865,7 @@ class Report:
         if answer.strip() != wanted.strip():
             said = f"{excerpt(answer)!r} is not" if answer.strip() else "nobody typed"
             raise SnapshotError(
-                f"not restored: {said} the database's name",
+                f"not restored: {said} the {what}",
                 hint=f"type {wanted} if you mean that database, or add --yes",
             )
 
@@ -8986,7 +9010,10 @@ class Report:
         return status
 
     def close(self, status: int) -> int:
-        """Print the object of --json; return the exit status."""
+        """Print the object of --json; return the exit status.
+
+        However a command came to nothing, its last words are what that has left.
+        """
         try:
             with self._stdout():
                 if self.options.json:
@@ -8995,7 +9022,10 @@ class Report:
                     print(json.dumps(self._facts, indent=2, default=as_data))
         except SnapshotError as error:
             untold = self.failed(error)
-            return status or untold
+            status = status or untold
+        gone_well = (EXIT_DONE, EXIT_UNTOLD, EXIT_UNKNOWN, EXIT_BROKEN_PIPE)
+        if status not in gone_well and (words := self.remains()):
+            self._say(words)
         return status
 
     def _say(self, text: str, end: str = "\n") -> None:
@@ -9071,16 +9101,31 @@ def render_replacement(
     return f"{first}\nto be replaced in {where}:\n{table}\n"
 
 
-def render_question(replaced: Seq[Replaced], settings: Settings) -> str:
-    """Return what a person has to answer with the database's name."""
-    tables = f"{len(replaced):,} table{'' if len(replaced) == 1 else 's'}"
-    return (
-        f"Replace {tables} in {settings}?\n"
-        f"To go on, type the database's name, {settings.dbname}: "
-    )
+def rows_going(replaced: Iterable[Replaced]) -> str:
+    """Return how many rows go, as far as we may see them."""
+    counts = [each.now for each in replaced]
+    told = " ".join(str(count or "over") for count in counts)
+    vague = next((word for word in ("over", "about") if word in told), "")
+    return f"{vague} {sum(count.rows for count in counts if count):,}".lstrip()
 
 
-def age(created: str) -> str:
+# What providers call the database of every project.
+PROVIDED_NAMES = ("postgres", "neondb", "defaultdb")
+
+
+def told_apart(settings: Settings) -> tuple[str, str]:
+    """Return what tells a database from others that have its name: what, and that."""
+    role, _, project = settings.user.partition(".")
+    direct = re.search(SUPABASE_DIRECT, settings.host)
+    pooled = role == "postgres" or re.search(SUPABASE_POOLER, settings.host)
+    if settings.dbname not in PROVIDED_NAMES:
+        return "database's name", settings.dbname
+    if direct or (project and pooled):
+        return "project's ID", direct["project"] if direct else project
+    return "host", settings.host
+
+
+def age(created: str, form: str = "{} old") -> str:
     """Return how old a snapshot is: 2 days old."""
     import calendar
 
@@ -9090,7 +9135,7 @@ def age(created: str) -> str:
         seconds = -1
     if seconds < 0:  # another machine's clock
         return f"of {created}"
-    return f"{span(seconds) if seconds >= 60 else 'less than a minute'} old"
+    return form.format(span(seconds) if seconds >= 60 else "less than a minute")
 
 
 def render_table(headings: Seq[str], rows: Seq[Seq[str]]) -> str:
@@ -9191,7 +9236,9 @@ def command_export(options: Options, report: Report) -> int:
     settings = read_settings(options.env_file, report.note)
     report.record(database=settings, folder=str(options.dir.absolute()))
     report.note(f"exporting {settings} to {options.dir}")
+    report.remains = lambda: held_by(options.dir)
     copied = export(settings, options, report)
+    report.remains = str
     report.result(
         copied,
         f"The snapshot is in {options.dir}. Bring it back, here or elsewhere, with:\n"
@@ -9204,11 +9251,24 @@ def command_export(options: Options, report: Report) -> int:
     return EXIT_DONE
 
 
+def held_by(folder: Path) -> str:
+    """Return what a folder holds after an export that came to nothing."""
+    with contextlib.suppress(SnapshotError, OSError):
+        for place in (folder / READY_FOLDER, folder):
+            if manifest := read_manifest(place / MANIFEST_FILE):
+                of_then = age(manifest.created, "of {} ago")
+                return f"{folder} still holds the snapshot {of_then}"
+        if not (folder.is_dir() and any(folder.iterdir())):
+            return f"{folder} holds no snapshot"
+    return f"{folder} is as it was"
+
+
 def command_restore(options: Options, report: Report) -> int:
     """Run the command restore."""
     settings = read_settings(options.env_file, report.note)
     report.record(database=settings, folder=str(options.dir.absolute()))
     report.note(f"restoring {options.dir} into {settings}")
+    report.remains = lambda: f"{settings} is as it was"
     if options.keep_schema_file and not options.keep:
         raise usage_error(
             "--keep-schema-file goes with --keep",

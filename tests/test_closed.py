@@ -225,7 +225,7 @@ def test_extensions_that_a_superuser_has_to_make(
             "CREATE EXTENSION IF NOT EXISTS vector; CREATE TABLE t (a int, v vector(3))"
         )
         for _ in "12":
-            succeed("restore", "--env-file", env)
+            succeed("restore", "--env-file", env, "--yes")
         assert extensions() == before + 1
         argv = ("--dir", work / "again", "--env-file", env)
         succeed("export", "--schema-file", folder / "schema.sql", *argv)

@@ -97,7 +97,8 @@ def test_without_a_manifest_a_sequence_goes_on(
     """The folder does not say which ids were given out; the target does."""
     (work / "exports/datapackage.json").unlink()
     exported.execute("SELECT setval('leads_id_seq', 999), setval('agents_id_seq', 7)")
-    succeed("restore", "--env-file", exported.env_file(work), "--data-only")
+    env = exported.env_file(work)
+    succeed("restore", "--env-file", env, "--data-only", "--yes")
     sequences = exported.sequences()
     assert sequences["public.leads_id_seq"] == (999, True)
     assert sequences["public.agents_id_seq"] == (8, True)

@@ -492,7 +492,7 @@ def test_csv_missing(exported: Database, work: Path, fail: Fail) -> None:
     for manifest in (True, False):
         if not manifest:
             (work / "exports/datapackage.json").unlink()
-        message = fail(3, "restore", "--env-file", exported.env_file(work))
+        message = fail(3, "restore", "--env-file", exported.env_file(work), "--yes")
         assert "leads.csv is missing" in message
 
 
@@ -501,7 +501,7 @@ def test_csv_of_no_table(exported: Database, work: Path, fail: Fail) -> None:
     message = fail(3, "restore", "--env-file", exported.env_file(work))
     assert "other.csv is not part of the snapshot" in message
     (work / "exports/datapackage.json").unlink()
-    message = fail(3, "restore", "--env-file", exported.env_file(work))
+    message = fail(3, "restore", "--env-file", exported.env_file(work), "--yes")
     assert "other.csv belongs to no table" in message
 
 

@@ -17,7 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, Fail, Run, Succeed, both_versions, fork_process, wait_until
+from conftest import (
+    LAST_WORDS,
+    ROOT,
+    Fail,
+    Run,
+    Succeed,
+    both_versions,
+    fork_process,
+    wait_until,
+)
 from servers import Database, Proxy, Server, hang_up, line
 
 import export_restore as er
@@ -93,9 +102,10 @@ class Victim:
         if process.returncode in (1, 130, 143):
             assert not restored, f"{where}: denied, but there: {err}"
         if process.returncode == 1:
-            error, hint = err.splitlines()[-2:]
+            error, hint, last = err.splitlines()[-3:]
             assert error.startswith("export_restore: error: "), err
             assert hint.startswith("hint: "), err
+            assert last.endswith(" is as it was"), err
         if restored:
             self.renew()
         return restored
@@ -429,7 +439,7 @@ def end(process: Process, how: signal.Signals, presses: int = 1) -> None:
     assert time.monotonic() - start < 2
     status, word = ENDS[how]
     assert (process.returncode, out) == (status, ""), err
-    assert err.splitlines()[-1] == f"export_restore: {word}"
+    assert f"export_restore: {word}" in err.splitlines()[-2:]
     assert err.count("export_restore:") == 1
 
 
@@ -449,7 +459,7 @@ def test_a_restore_is_ended(used: Database, work: Path, slow: str) -> None:
         f" AND wait_event = 'PgSleep' AND query LIKE '%{words}%'"
     )
     for how in ENDS:
-        process = fork_process("restore", "--env-file", used.env_file(work))
+        process = fork_process("restore", "--yes", "--env-file", used.env_file(work))
         wait_until(lambda: used.fetch(query))
         end(process, how)
         assert left(used, work) == before
@@ -612,8 +622,10 @@ def test_a_line_that_falls_silent(
 def check_reason(program: str, process: Process, said: str) -> None:
     """See that a command has told in two lines why it ended, and no row."""
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, len(err.splitlines())) == (1, "", 2), err
-    assert err.startswith(f"{program}: error: ")
+    first, hint, *last = err.splitlines()
+    assert (process.returncode, out, hint[:6]) == (1, "", "hint: "), err
+    assert first.startswith(f"{program}: error: ")
+    assert not last or LAST_WORDS.fullmatch("\n".join(last)), err
     assert said in err
     assert "c4ca4238a0b92382" not in err  # the first row's
 

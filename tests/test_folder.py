@@ -96,9 +96,10 @@ def test_damaged_folders_change_nothing(
         result = run("restore", "--dir", folder, "--env-file", env, "-q")
         assert result.status in (2, 3), (what, result)
         assert result.out == ""
-        first, *_, last = result.err.splitlines()
+        first, *_, hint, last = result.err.splitlines()
         assert first.startswith("export_restore: error: ")
-        assert last.startswith("hint: ")
+        assert hint.startswith("hint: ")
+        assert last.endswith(" is as it was")
         assert exported.rows() == before[1], what
     assert exported.state() == before
 
@@ -249,7 +250,8 @@ def test_killed_at_any_moment(
     states = {}
     with exported.server.database() as target:
         for folder in ("old", "new"):
-            succeed("restore", "--env-file", target.env_file(work), "--dir", folder)
+            env_there = target.env_file(work)
+            succeed("restore", "--env-file", env_there, "--dir", folder, "--yes")
             states[folder] = (state_of(work / folder), target.rows())
         start = time.monotonic()
         fork_process("export", "--env-file", env, "--dir", "timed").communicate()
@@ -263,7 +265,7 @@ def test_killed_at_any_moment(
             state = state_of(work / "exports")
             [name] = [each for each in states if states[each][0] == state]
             if name not in found or step % 10 == 0:
-                succeed("restore", "--env-file", target.env_file(work))
+                succeed("restore", "--env-file", target.env_file(work), "--yes")
                 assert target.rows() == states[name][1]
             found.add(name)
             if name == "new" and step < moments * 0.9:
@@ -343,6 +345,7 @@ def test_disk_full(exported: Database, work: Path) -> None:
         "export_restore: error: exports cannot be written: File too large",
         "hint: make room, make it writable and close what has its files open, or name"
         " another folder with --dir",
+        "exports still holds the snapshot of less than a minute ago",
     ]
     assert state_of(work / "exports") == before
     assert not list((work / "exports").glob(".[er]*"))

@@ -156,7 +156,9 @@ def test_ctrl_c_ends_a_wait_that_was_told_of(source: Database, env: Path) -> Non
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
-    assert (process.returncode, err) == (130, "export_restore: interrupted\n")
+    said, last = err.splitlines()
+    assert (process.returncode, said) == (130, "export_restore: interrupted")
+    assert last == f"{er.read_settings(env)} is as it was"
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "soon", "1e9", "0.0001"])

@@ -53,7 +53,7 @@ def test_what_a_dump_takes_apart(
     before = source.state()
     quiet(run, "export", "--env-file", source.env_file(work))
     for each in (target, target, source):
-        quiet(run, "restore", "--env-file", each.env_file(work))
+        quiet(run, "restore", "--env-file", each.env_file(work), "--yes")
         assert each.state() == before
 
 
@@ -170,7 +170,7 @@ def test_a_script_means_what_it_meant_to_its_source(
     target.execute(f"ALTER DATABASE {target.name} SET TimeZone = 'America/New_York'")
     target.execute(f"ALTER DATABASE {target.name} SET DateStyle = 'ISO, MDY'")
     for _ in range(2):
-        quiet(run, "restore", "--env-file", there)
+        quiet(run, "restore", "--env-file", there, "--yes")
         quiet(run, "verify", "--env-file", there)
     quiet(run, "restore", "--env-file", env)
     quiet(run, "rehearse", "--env-file", env)

@@ -61,7 +61,7 @@ def test_nulls_under_not_null(
     succeed("restore", "--env-file", there, "--checksum")
     assert target.state() == source.state()
     assert target.fetch("SELECT count(*) FROM big WHERE k IS NULL") == [(100,)]
-    succeed("restore", "--env-file", there, "--data-only")
+    succeed("restore", "--env-file", there, "--data-only", "--yes")
     assert target.state() == source.state()
     target.execute("DELETE FROM big WHERE k IS NULL AND v = '7'")
     assert "big: 1 missing (k=NULL, v=7)\n" in (

@@ -383,7 +383,7 @@ def test_setval_in_a_script_that_fails(source: Database, work: Path, run: Run) -
     (work / "exports/t.csv").write_text("id\n1\n")
     source.execute("CREATE TABLE t (id serial); INSERT INTO t DEFAULT VALUES")
     before = source.state()
-    result = run("restore", "--env-file", source.env_file(work), "-q")
+    result = run("restore", "--env-file", source.env_file(work), "-q", "--yes")
     assert result.status == 1
     assert "not empty" in result.err
     assert source.state() == before
