@@ -8757,7 +8757,8 @@ class Report:
         self._done = self._total = 0  # bytes that went by, of those known or estimated
         self._lists = True  # tables that are done now are the result's
         self._listed = 0  # of the result's tables, on a terminal
-        self._bar: tqdm[NoReturn] | None = None  # that a terminal shows
+        self._bar: tqdm[NoReturn] | None = None  # for a terminal
+        self._drawn = False  # the bar stands there
         self._lock = threading.RLock()  # of the terminal
 
     # What happens.
@@ -8863,9 +8864,10 @@ class Report:
     def aside(self) -> Iterator[None]:
         """Keep the bar off the terminal, and everybody else, for something else."""
         with self._lock:
-            if self._bar is not None:
+            if self._bar is not None and self._drawn:
                 with contextlib.suppress(OSError, ValueError):
                     self._bar.clear(nolock=True)
+                self._drawn = False
             yield
 
     def _watch(self, over: threading.Event) -> None:
@@ -8882,6 +8884,7 @@ class Report:
                 if terminal:
                     self._bar, wait = bar, TICK
                 self._draw(bar)
+                self._drawn = True
                 if not terminal:
                     self._say(str(bar))
 
@@ -8938,22 +8941,17 @@ class Report:
         self.record(tables=copied, total=total)
         self.tell_tables((*copied, Copied(TOTAL, rows, size, seconds, "")), summary)
 
-    def tell_tables(
-        self, tables: Seq[Copied | Compared], text: str, *, wanted: bool = False
-    ) -> None:
-        """Print a result: tables and their total, as far as they are not there yet."""
+    def tell_tables(self, tables: Seq[Copied | Compared], text: str) -> None:
+        """Print tables and their total, as far as they are not told yet, and a text."""
         heading, *lines = render_tables(tables)
         lines = lines[-1:] if self._listed else [heading, *lines]
         self._listed = 0
-        self.tell("\n".join([*lines, "", text]), wanted=wanted)
+        self.tell("\n".join([*lines, "", text]))
 
-    def tell(self, text: str | bytes, *, wanted: bool = False) -> None:
-        """Print a result, or a file's very bytes; the work that it came of is over.
-
-        With -q only if it is `wanted` even so.
-        """
+    def tell(self, text: str | bytes) -> None:
+        """Print a result, or a file's very bytes; the work that it came of is over."""
         self.doing("")
-        if not self.options.json and (wanted or not self.options.quiet):
+        if not self.options.json and not self.options.quiet:
             with self._stdout():
                 if isinstance(text, bytes):
                     sys.stdout.buffer.write(text)
@@ -9117,16 +9115,6 @@ def render_tables(tables: Seq[Copied | Compared]) -> list[str]:
     headings = COPIED if isinstance(tables[-1], Copied) else COMPARED
     rows = list(map(cells_of, tables))
     return printable(render_table(headings, rows, room_on(sys.stdout))).split("\n")
-
-
-def total_of(tables: Iterable[Compared]) -> Compared:
-    """Return what tables that were compared have together."""
-    numbers = [
-        (each.rows or 0, each.missing.count, each.extra.count, each.changed.count)
-        for each in tables
-    ]
-    rows, *counts = map(sum, zip((0, 0, 0, 0), *numbers, strict=True))
-    return Compared(TOTAL, rows, "", *map(RowDifferences, counts))
 
 
 def cells_of(done: Copied | Compared) -> tuple[str, ...]:
@@ -9314,9 +9302,13 @@ def command_verify(options: Options, report: Report) -> int:
     verdict = "equals" if found.equal else "differs from"
     sentence = f"{settings} {verdict} the snapshot in {options.dir}."
     differences = "\n".join(render_verification(found))
-    text = "\n\n".join(filter(None, (differences, sentence)))
+    kinds = [(each.missing, each.extra, each.changed) for each in found.tables]
+    counts = [sum(each.count for each in kind) for kind in zip(*kinds, strict=True)]
+    rows = sum(each.rows or 0 for each in found.tables)
+    total = Compared(TOTAL, rows, "", *map(RowDifferences, counts))
+    options.quiet &= found.equal  # what is wrong is said even so
     report.tell_tables(
-        (*found.tables, total_of(found.tables)), text, wanted=not found.equal
+        (*found.tables, total), "\n\n".join(filter(None, (differences, sentence)))
     )
     return EXIT_DONE if found.equal else EXIT_DAMAGED
 
@@ -9363,7 +9355,8 @@ def command_schema(options: Options, report: Report) -> int:
     report.record(written_by=written_by, left_out=blueprint.left_out)
     report.record(text=None if output else text)
     said = f"{output} describes {settings}; {written_by} wrote it."
-    report.tell(said if output else text.encode(), wanted=not output)
+    options.quiet &= bool(output)  # what is asked for is no talk
+    report.tell(said if output else text.encode())
     return EXIT_DONE
 
 
