@@ -9330,7 +9330,7 @@ def run_rehearsal(settings: Settings | None, folder: Path, report: Report) -> No
     proof = "compared to the byte" if compared else "compared with nothing"
     report.result(
         rehearsal.copied,
-        f"The snapshot in {folder} can be restored: it was, on PostgreSQL {version}, "
+        f"The snapshot in {folder} can be restored: it was, on PostgreSQL {version},\n"
         f"{proof}, and nothing is left of it.",
     )
     report.record(server_version=version, compared=compared)
@@ -9523,11 +9523,17 @@ def job_count(text: str) -> int:
     return int(text)
 
 
+def folder_path(text: str) -> Path:
+    """Return a folder's path, whole if it is but dots: . makes no sentence."""
+    path = Path(text)
+    return path if path.name.strip(".") else path.resolve()
+
+
 # How an option is read, by what the help calls its value.
 VALUES: dict[str, dict[str, Any]] = {
     "": {"action": "store_true"},
     "FILE": {"type": Path},
-    "DIR": {"type": Path},
+    "DIR": {"type": folder_path},
     "PATTERN": {"nargs": "+"},
     "N": {"type": job_count},
     "SECONDS": {"type": seconds},
