@@ -8756,7 +8756,7 @@ class Report:
         self._moving = False  # it moves bytes; else it only takes its time
         self._done = self._total = 0  # bytes that went by, of those known or estimated
         self._lists = True  # tables that are done now are the result's
-        self._listed = 0  # of the result's tables, on a terminal
+        self._listed = False  # a terminal has lines of the result
         self._bar: tqdm[NoReturn] | None = None  # for a terminal
         self._drawn = False  # the bar stands there
         self._lock = threading.RLock()  # of the terminal
@@ -8807,14 +8807,14 @@ class Report:
 
     def finished(self, done: Copied | Compared) -> None:
         """Say that a table is done: a terminal shows its line of the result at once."""
-        told = self.options.quiet or self.options.json or not self._lists
-        if told or not sys.stdout.isatty():
-            return
-        lines = render_tables([done])
-        # Who is gone by the end is told then.
-        with self.aside(), contextlib.suppress(OSError):
-            print(*lines[1 if self._listed else 0 :], sep="\n", flush=True)
-        self._listed += 1
+        talks = self._lists and not (self.options.quiet or self.options.json)
+        if talks and sys.stdout.isatty():
+            heading, line = render_tables([done])
+            text = line if self._listed else f"{heading}\n{line}"
+            # That it takes nothing is told at the end.
+            with self.aside(), contextlib.suppress(OSError):
+                print(text, flush=True)
+            self._listed = True
 
     @contextlib.contextmanager
     def unlisted(self) -> Iterator[None]:
@@ -8945,7 +8945,7 @@ class Report:
         """Print tables and their total, as far as they are not told yet, and a text."""
         heading, *lines = render_tables(tables)
         lines = lines[-1:] if self._listed else [heading, *lines]
-        self._listed = 0
+        self._listed = False
         self.tell("\n".join([*lines, "", text]))
 
     def tell(self, text: str | bytes) -> None:

@@ -722,6 +722,22 @@ def test_the_next_command_names_what_was_used(
     )
 
 
+@pytest.mark.parametrize("folder", [".", "../new", "../new/."])
+def test_a_folder_of_dots_is_named(
+    seeded: Database, work: Path, run: Run, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    """No sentence says that something is in .. or comes from there."""
+    env = seeded.env_file(work)
+    (work / "new").mkdir()
+    monkeypatch.chdir(work / "new")
+    argv = ("--schema-file", "../schema.sql", "--env-file", env, "--dir", folder)
+    result = run("export", *argv)
+    shown = str(work / "new") if folder == "." else "../new"
+    assert result.err == f"exporting {er.read_settings(env)} to {shown}\n"
+    assert f"\nThe snapshot is in {shown}. Bring it back" in result.out
+    assert result.out.endswith(f" --dir {shown}\n")
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert er.main(["--version"]) == 0
     assert capsys.readouterr().out == f"export_restore {er.VERSION}\n"
