@@ -3280,11 +3280,13 @@ LIST_REMARKS = f"""
     GROUP BY d.objid, i.type, i.identity
 """
 
-# A table that was never analyzed has reltuples -1: nobody knows.
+# A table that was never analyzed has reltuples -1, but its rows are counted as they
+# come: only after a crash, or where that is reset, nobody knows.
 ESTIMATE_ROWS = """
-    SELECT t.oid, sum(greatest(c.reltuples, 0)::float8 / greatest(c.relpages, 1)
-                      * pg_relation_size(c.oid)
-                      / current_setting('block_size')::int)::bigint
+    SELECT t.oid, sum(greatest(c.reltuples::float8 / greatest(c.relpages, 1)
+                               * pg_relation_size(c.oid)
+                               / current_setting('block_size')::int,
+                               pg_stat_get_live_tuples(c.oid)))::bigint
     FROM unnest(%s::oid[]) AS t(oid)
     LEFT JOIN LATERAL pg_partition_tree(t.oid) AS part ON part.isleaf
     JOIN pg_class AS c ON c.oid = coalesce(part.relid, t.oid)
