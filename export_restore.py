@@ -44,7 +44,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TextIO, TypeVar
 
 T = TypeVar("T")
 
@@ -3288,11 +3288,13 @@ LIST_REMARKS = f"""
     GROUP BY d.objid, i.type, i.identity
 """
 
-# A table that was never analyzed has reltuples -1: nobody knows.
+# A table that was never analyzed has reltuples -1, but its rows are counted as they
+# come: only after a crash, or where that is reset, nobody knows.
 ESTIMATE_ROWS = """
-    SELECT t.oid, sum(greatest(c.reltuples, 0)::float8 / greatest(c.relpages, 1)
-                      * pg_relation_size(c.oid)
-                      / current_setting('block_size')::int)::bigint
+    SELECT t.oid, sum(greatest(c.reltuples::float8 / greatest(c.relpages, 1)
+                               * pg_relation_size(c.oid)
+                               / current_setting('block_size')::int,
+                               pg_stat_get_live_tuples(c.oid)))::bigint
     FROM unnest(%s::oid[]) AS t(oid)
     LEFT JOIN LATERAL pg_partition_tree(t.oid) AS part ON part.isleaf
     JOIN pg_class AS c ON c.oid = coalesce(part.relid, t.oid)
@@ -7820,7 +7822,8 @@ class Restore:
         own = options.keep_schema_file
         script = read_script(own) if own else self.snapshot.script
         kept = Options(dir=options.keep, lock_timeout=options.lock_timeout)
-        KeptExport(self.settings, script, kept, self.report).run(self.db.settings)
+        with self.report.unlisted():
+            KeptExport(self.settings, script, kept, self.report).run(self.db.settings)
 
     def commit(self, copied: Iterable[Copied]) -> None:
         self.report.doing("committing")
@@ -8482,10 +8485,11 @@ class Comparison:
         there = {table.relation: table for table in tables}
         files = {file.path.name: file for file in self.snapshot.csv_files}
         self.report.expect(sum(file.text_size for file in files.values()))
-        compared = [
-            self.compare_table(there.get(each.relation), files[each.path], each)
-            for each in self.manifest.files
-        ]
+        compared = []
+        for each in self.manifest.files:
+            table = there.get(each.relation)
+            compared.append(self.compare_table(table, files[each.path], each))
+            self.report.finished(compared[-1])
         self.report.doing("comparing the catalog")
         states = (*self.compare_sequences(catalog), *self.compare_views(catalog))
         return Verification(tuple(compared), states, tuple(self.compare_catalogs()))
@@ -8509,14 +8513,10 @@ class Comparison:
             if column.name not in file.header
         ]
         alike = dataclasses.replace(table, columns=(*stored, *others), key=entry.key)
-        start = time.monotonic()
         rows, digest = self.hash_rows(alike, file.text_size)
         kinds: tuple[RowDifferences, ...] = ()
         if digest != entry.text_sha256:
             kinds = self.compare_rows(alike, file)
-        seconds = time.monotonic() - start
-        copied = Copied(table.relation, rows, file.size, seconds, entry.path)
-        self.report.finished(copied, "differs" if kinds else "same")
         return Compared(entry.relation, rows, "", *kinds)
 
     def hash_rows(self, table: Table, size: int) -> tuple[int, str]:
@@ -8647,7 +8647,8 @@ def rehearse(settings: Settings | None, folder: Path, report: Report) -> Rehears
                 raise
             raise lack from error
         if snapshot.manifest:
-            check_equal(verify(scratch, folder, report), folder)
+            with report.unlisted():
+                check_equal(verify(scratch, folder, report), folder)
         with Database(scratch) as db:
             return Rehearsal(copied, db.version, snapshot.manifest is not None)
 
@@ -8767,18 +8768,23 @@ LINE_EVERY = 5.0  # seconds, where there is no terminal
 SMOOTHING = 0.03  # of the rate: what was ten seconds ago counts a fifth
 
 BAR = "|{bar:10}| "
-FIGURES = (
-    "{n_fmt} of {total_fmt}{unit}, {percentage:.0f} %, {rate_fmt}, {remaining} left"
-)
-FIGURES_WITHOUT_TOTAL = "{n_fmt}{unit}, {rate_fmt}"
+FIGURES = "{percentage:.0f} % of all {total_fmt}{unit}, {rate_fmt}, {remaining} left"
+FIGURES_WITHOUT_TOTAL = "{n_fmt}{unit} so far, {rate_fmt}"
+
+# What a result says of a table. Widths are for lines that come one by one.
+COPIED = ("table", "       rows", "    size", "seconds")
+COMPARED = ("table", "       rows", "  missing", "    extra", "  changed")
+TOTAL = Relation("public", "total")
+LARGEST = 15  # so many tables a restore names that takes their rows
 
 
 class Report:
     """Tell people, or under --json programs, what happens and what came of it.
 
-    The result alone goes to stdout. While a command works, a bar is the last line of
-    the terminal, and what else is said goes above it; where there is no terminal, a
-    line comes every few seconds.
+    The result alone goes to stdout: to a terminal a line as each table is done, to
+    anything else as a whole at the end. While a command works, a bar is the last line
+    of the terminal of stderr, and what else is said goes above it; where that is no
+    terminal, a line comes every few seconds.
     """
 
     def __init__(self, program: str = "export_restore", unit: str = "B") -> None:
@@ -8791,8 +8797,10 @@ class Report:
         self._label = ""  # what is going on; empty: nothing worth a line
         self._moving = False  # it moves bytes; else it only takes its time
         self._done = self._total = 0  # bytes that went by, of those known or estimated
-        self._untold: list[str] = []  # tables that are done, until a bar shows
-        self._bar: tqdm[NoReturn] | None = None  # that a terminal shows
+        self._lists = True  # tables that are done now are the result's
+        self._listed = False  # a terminal has lines of the result
+        self._bar: tqdm[NoReturn] | None = None  # for a terminal
+        self._drawn = False  # the bar stands there
         self._lock = threading.RLock()  # of the terminal
 
     # What happens.
@@ -8839,14 +8847,23 @@ class Report:
         yield self.advance
         self.settle(size, self._done - before)
 
-    def finished(self, copied: Copied, verdict: str = "") -> None:
-        """Say that a table is done; where no bar shows, the result says so soon."""
-        name = shortened(str(copied.relation), 32)
-        line = f"{name:<20}  {copied.rows:>11,} rows  {human_size(copied.size):>8}"
-        with self._lock:
-            self._untold.append(f"{line}  {copied.seconds:>8.2f} s  {verdict}".rstrip())
-            if self.options.verbose:
-                self._say(self._untold.pop())
+    def finished(self, done: Copied | Compared) -> None:
+        """Say that a table is done: a terminal shows its line of the result at once."""
+        talks = self._lists and not (self.options.quiet or self.options.json)
+        if talks and sys.stdout.isatty():
+            heading, line = render_tables([done])
+            text = line if self._listed else f"{heading}\n{line}"
+            # That it takes nothing is told at the end.
+            with self.aside(), contextlib.suppress(OSError):
+                print(text, flush=True)
+            self._listed = True
+
+    @contextlib.contextmanager
+    def unlisted(self) -> Iterator[None]:
+        """Do a part of the job whose tables are not those of the result."""
+        self._lists = False
+        yield
+        self._lists = True
 
     def can_ask(self) -> bool:
         """Tell whether a person sees what we say, and can answer."""
@@ -8889,12 +8906,10 @@ class Report:
     def aside(self) -> Iterator[None]:
         """Keep the bar off the terminal, and everybody else, for something else."""
         with self._lock:
-            if self._bar is not None:
+            if self._bar is not None and self._drawn:
                 with contextlib.suppress(OSError, ValueError):
                     self._bar.clear(nolock=True)
-                lines, self._untold = self._untold, []
-                if lines:
-                    self._say("\n".join(lines))
+                self._drawn = False
             yield
 
     def _watch(self, over: threading.Event) -> None:
@@ -8910,9 +8925,8 @@ class Report:
                     bar = self._new_bar(sys.stderr if terminal else io.StringIO())
                 if terminal:
                     self._bar, wait = bar, TICK
-                if terminal and self._untold:
-                    self._say(self._untold.pop())  # after the others
                 self._draw(bar)
+                self._drawn = True
                 if not terminal:
                     self._say(str(bar))
 
@@ -8938,8 +8952,8 @@ class Report:
             bar.unpause()  # the rate is that of bytes that move
             figures = bar.format_interval(time.monotonic() - self._since)
         bar.bar_format = f"{BAR if bar is self._bar else ''}{figures}  {{desc}}"
-        bar.update(self._done - bar.n)
         bar.desc = ""
+        bar.update(self._done - bar.n)
         room = (bar.ncols or 80) - len(str(bar)) - 1  # some terminals wrap at the last
         bar.desc = printable(shortened(self._label, max(room, 8)))
         bar.refresh(nolock=True)
@@ -8967,18 +8981,19 @@ class Report:
         rows, size = sum(c.rows for c in copied), sum(c.size for c in copied)
         total = {"rows": rows, "bytes": size, "seconds": round(seconds, 3)}
         self.record(tables=copied, total=total)
-        whole = Copied(Relation("public", "total"), rows, size, seconds, "")
-        lines = [
-            (str(c.relation), f"{c.rows:,}", human_size(c.size), f"{c.seconds:.2f}")
-            for c in (*copied, whole)
-        ]
-        table = render_table(("table", "rows", "size", "seconds"), lines)
-        self.tell(f"{table}\n\n{summary}")
+        self.tell_tables((*copied, Copied(TOTAL, rows, size, seconds, "")), summary)
+
+    def tell_tables(self, tables: Seq[Copied | Compared], text: str) -> None:
+        """Print tables and their total, as far as they are not told yet, and a text."""
+        heading, *lines = render_tables(tables)
+        lines = lines[-1:] if self._listed else [heading, *lines]
+        self._listed = False
+        self.tell("\n".join([*lines, "", text]))
 
     def tell(self, text: str | bytes) -> None:
         """Print a result, or a file's very bytes; the work that it came of is over."""
         self.doing("")
-        if not self.options.json:
+        if not self.options.json and not self.options.quiet:
             with self._stdout():
                 if isinstance(text, bytes):
                     sys.stdout.buffer.write(text)
@@ -9091,14 +9106,34 @@ def render_replacement(
     first = f"the snapshot in {snapshot.folder} is {source}"
     if not replaced:
         return f"{first}\nnothing is lost in {where}: no table that goes has rows"
+    return f"{first}\nto be replaced in {where}:\n{render_rows_gone(replaced)}\n"
+
+
+def render_rows_gone(replaced: Iterable[Replaced]) -> str:
+    """Return the largest of the tables whose rows go, and a sum of the others.
+
+    First comes what the snapshot does not bring back, and what nobody can count.
+    """
+    order = sorted(
+        replaced,
+        key=lambda each: (
+            bool(each.file),
+            -each.now.rows if each.now else -sys.maxsize,
+        ),
+    )
     rows = []
-    for each in replaced:
+    for each in order[:LARGEST]:
         then = "-" if each.file is None else "?"
         if each.file and each.file.rows is not None:
             then = f"{each.file.rows:,}"
         rows.append((str(each.table.relation), str(each.now or "?"), then))
-    table = render_table(("table", "rows now", "rows then"), rows)
-    return f"{first}\nto be replaced in {where}:\n{table}\n"
+    headings = ("table", "rows now", "rows then")
+    table = render_table(headings, rows, room_on(sys.stderr))
+    rest = [each.now for each in order[LARGEST:]]
+    known = [now for now in rest if now]
+    exact = all(now.exact for now in known)
+    total = RowCount(sum(now.rows for now in known), exact) if known == rest else "?"
+    return table + (f"\nand {len(rest):,} more, {total} rows" if rest else "")
 
 
 def rows_going(replaced: Iterable[Replaced]) -> str:
@@ -9138,21 +9173,64 @@ def age(created: str, form: str = "{} old") -> str:
     return form.format(span(seconds) if seconds >= 60 else "less than a minute")
 
 
-def render_table(headings: Seq[str], rows: Seq[Seq[str]]) -> str:
-    """Return aligned columns: the first to the left, the others to the right."""
+def render_tables(tables: Seq[Copied | Compared]) -> list[str]:
+    """Return the lines of a result for stdout, the first of headings."""
+    headings = COPIED if isinstance(tables[-1], Copied) else COMPARED
+    rows = list(map(cells_of, tables))
+    return printable(render_table(headings, rows, room_on(sys.stdout))).split("\n")
+
+
+def cells_of(done: Copied | Compared) -> tuple[str, ...]:
+    """Return what a result says of a table."""
+    name = str(done.relation)
+    if isinstance(done, Copied):
+        size, seconds = human_size(done.size), f"{done.seconds:.2f}"
+        return name, f"{done.rows:,}", size, seconds
+    counts = [done.rows, done.missing.count, done.extra.count, done.changed.count]
+    return name, *("-" if done.rows is None else f"{count:,}" for count in counts)
+
+
+def render_table(
+    headings: Seq[str], rows: Seq[Seq[str]], room: int = sys.maxsize
+) -> str:
+    """Return aligned columns, the first of them last: a name, cut to fit the room."""
     lines = [headings, *rows]
-    first, *others = (max(map(len, column)) for column in zip(*lines, strict=True))
+    _, *columns = zip(*lines, strict=True)
+    widths = [max(map(len, column)) for column in columns]
+    left = room - sum(widths) - 2 * len(widths)
     return "\n".join(
-        "  ".join([line[0].ljust(first), *map(str.rjust, line[1:], others)]).rstrip()
-        for line in lines
+        "  ".join([*map(str.rjust, cells, widths), shortened(name, max(left, 8))])
+        for name, *cells in lines
     )
 
 
-def shortened(text: str, width: int) -> str:
+def room_on(stream: TextIO) -> int:
+    """Return how many columns a line may have on a terminal, or anywhere else."""
+    try:
+        columns = os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):
+        return sys.maxsize
+    return (columns or 80) - 1  # some terminals wrap at the last
+
+
+def columns_of(text: str) -> int:
+    """Return how many columns a terminal needs for a text."""
+    return sum(
+        2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text
+    )
+
+
+def shortened(text: str, columns: int) -> str:
     """Return a text on one line, cut in the middle: names often begin alike."""
-    line = " ".join(text.split())
-    tail = (width - 1) // 2
-    return line if len(line) <= width else f"{line[: width - 1 - tail]}…{line[-tail:]}"
+    head = tail = " ".join(text.split())
+    if columns_of(head) <= columns:
+        return head
+    head, tail = head[:columns], tail[-columns:]
+    while columns_of(tail) > (columns - 1) // 2:
+        tail = tail[1:]
+    while columns_of(head) + columns_of(tail) > columns - 1:
+        head = head[:-1]
+    return f"{head}…{tail}"
 
 
 def human_size(size: float) -> str:
@@ -9299,18 +9377,17 @@ def command_verify(options: Options, report: Report) -> int:
     report.note(f"comparing {settings} with {options.dir}")
     found = verify(settings, options.dir, report)
     report.record(equal=found.equal, **as_data(found))
-    rows = []
-    for each in found.tables:
-        counts = (each.rows, each.missing.count, each.extra.count, each.changed.count)
-        cells = ("-" if each.rows is None else f"{count:,}" for count in counts)
-        rows.append((str(each.relation), *cells))
     verdict = "equals" if found.equal else "differs from"
-    parts = (
-        render_table(("table", "rows", "missing", "extra", "changed"), rows),
-        "\n".join(render_verification(found)),
-        f"{settings} {verdict} the snapshot in {options.dir}.",
+    sentence = f"{settings} {verdict} the snapshot in {options.dir}."
+    differences = "\n".join(render_verification(found))
+    kinds = [(each.missing, each.extra, each.changed) for each in found.tables]
+    counts = [sum(each.count for each in kind) for kind in zip(*kinds, strict=True)]
+    rows = sum(each.rows or 0 for each in found.tables)
+    total = Compared(TOTAL, rows, "", *map(RowDifferences, counts))
+    options.quiet &= found.equal  # what is wrong is said even so
+    report.tell_tables(
+        (*found.tables, total), "\n\n".join(filter(None, (differences, sentence)))
     )
-    report.tell("\n\n".join(filter(None, parts)))
     return EXIT_DONE if found.equal else EXIT_DAMAGED
 
 
@@ -9331,7 +9408,7 @@ def run_rehearsal(settings: Settings | None, folder: Path, report: Report) -> No
     proof = "compared to the byte" if compared else "compared with nothing"
     report.result(
         rehearsal.copied,
-        f"The snapshot in {folder} can be restored: it was, on PostgreSQL {version}, "
+        f"The snapshot in {folder} can be restored: it was, on PostgreSQL {version},\n"
         f"{proof}, and nothing is left of it.",
     )
     report.record(server_version=version, compared=compared)
@@ -9356,13 +9433,14 @@ def command_schema(options: Options, report: Report) -> int:
     report.record(written_by=written_by, left_out=blueprint.left_out)
     report.record(text=None if output else text)
     said = f"{output} describes {settings}; {written_by} wrote it."
+    options.quiet &= bool(output)  # what is asked for is no talk
     report.tell(said if output else text.encode())
     return EXIT_DONE
 
 
 OUTPUT = """
 output:
-  -q, --quiet  say nothing but the result and errors
+  -q, --quiet  say nothing unless something is wrong
   -v, --verbose  say what is done when, and what caused an error
   --json  print the result, or the error, as a JSON object
   -h, --help  show this help
@@ -9523,11 +9601,17 @@ def job_count(text: str) -> int:
     return int(text)
 
 
+def folder_path(text: str) -> Path:
+    """Return a folder's path, whole if it is but dots: . makes no sentence."""
+    path = Path(text)
+    return path if path.name.strip(".") else path.resolve()
+
+
 # How an option is read, by what the help calls its value.
 VALUES: dict[str, dict[str, Any]] = {
     "": {"action": "store_true"},
     "FILE": {"type": Path},
-    "DIR": {"type": Path},
+    "DIR": {"type": folder_path},
     "PATTERN": {"nargs": "+"},
     "N": {"type": job_count},
     "SECONDS": {"type": seconds},

@@ -119,4 +119,20 @@ def test_human_size(size: int, expected: str) -> None:
 
 def test_render_table() -> None:
     text = er.render_table(("table", "rows"), [("a", "1"), ("leads", "1,000")])
-    assert text == "table   rows\na          1\nleads  1,000"
+    assert text == " rows  table\n    1  a\n1,000  leads"
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "shown"),
+    [
+        ("leads", 5, "leads"),
+        ("leads_of_2026", 8, "lead…026"),
+        ("a\nb  c", 8, "a b c"),
+        ("顧客台帳", 8, "顧客台帳"),
+        ("顧客注文明細台帳", 8, "顧客…帳"),  # each letter takes two columns
+        ("orders_顧客", 8, "order…客"),
+        ("x" * 99_999, 8, "xxxx…xxx"),
+    ],
+)
+def test_names_are_cut_in_the_middle(name: str, columns: int, shown: str) -> None:
+    assert er.shortened(name, columns) == shown

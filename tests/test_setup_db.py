@@ -52,7 +52,7 @@ def test_counts_and_table(source: Database, seed: Seed) -> None:
     status, out, err = seed("--agents", "3", "--leads", "40", "--feedback", "1234")
     assert (status, err) == (0, "")
     assert out.startswith(
-        "table      rows\nagents        3\nleads        40\nfeedback  1,234\n"
+        " rows  table\n    3  agents\n   40  leads\n1,234  feedback\n"
     )
     assert [len(rows) for rows in source.rows().values()] == [3, 40, 1234]
 

@@ -133,7 +133,7 @@ def test_rehearsal_through_the_transaction_pooler(
     project.run(schema + "INSERT INTO t SELECT FROM generate_series(1, 9)")
     env = project.pooled(work, transaction_pooler)
     succeed("export", "--env-file", env)
-    assert "can be restored" in succeed("rehearse", "--env-file", env)
+    succeed("rehearse", "--env-file", env)
 
 
 def test_ctrl_c_through_the_transaction_pooler(
