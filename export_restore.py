@@ -965,16 +965,25 @@ class OthersObject:
 
 @dataclass(frozen=True)
 class Needs:
-    """What tables need; an object is its catalog's oid and its own."""
+    """What some tables need; an object is the oid of its catalog, and its own."""
 
     objects: frozenset[tuple[int, int]]
+    gone: frozenset[tuple[int, int]]  # what cannot be without the tables left out
+    alone: bool  # nothing besides is wanted; else all that is not gone
     missing: Mapping[int, str]  # tables left out, by oid, and what needs them
     bodies: tuple[str, ...]  # functions with text of which nobody knows what it needs
-    views: tuple[Relation, ...]  # that read the tables, and are not needed
+    views: tuple[Relation, ...]  # that read the tables, and are not wanted
 
-    @property
+    def wants(self, entry: tuple[int, int]) -> bool:
+        return entry in self.objects or not (self.alone or entry in self.gone)
+
+    @functools.cached_property
     def oids(self) -> set[int]:
         return {oid for _, oid in self.objects}
+
+    @functools.cached_property
+    def oids_gone(self) -> set[int]:
+        return {oid for _, oid in self.gone}
 
 
 @dataclass(frozen=True)
@@ -1669,6 +1678,94 @@ def missing_from_script(
             missing += [f"{table.relation}.{quoted_when_needed(c)}" for c in columns]
     return missing + [
         shown(line.key) for line in lines if line.name and line.name not in names
+    ]
+
+
+CREATED = re.compile(
+    r"CREATE (OR REPLACE )?(\w+ ){0,2}?(TABLE|VIEW|SEQUENCE|FUNCTION|PROCEDURE"
+    r"|AGGREGATE|TYPE|DOMAIN|COLLATION|SCHEMA|EXTENSION|OPERATOR (CLASS|FAMILY)"
+    r"|CONFIGURATION|DICTIONARY|PARSER|TEMPLATE|CONVERSION|LANGUAGE|METHOD) (IF NOT EXISTS )?"
+)
+
+
+def names_created(script: Script) -> Iterator[str]:
+    """Yield the names, without schemas, of what a script's own statements make."""
+    for statement in script.statements:
+        if head := CREATED.match(statement.outline):
+            name, *after = statement.tokens[head[0].count(" ") :][:3]
+            qualified = len(after) > 1 and after[0].text == "."
+            yield after[1].name if qualified else name.name
+
+
+class Selected:
+    """What a snapshot of some tables holds of the catalog: what they need, at least.
+
+    Of what they can do without, it has what the script makes. Names tell, and how many
+    of one name there are: so it may miss something, which then is not compared.
+    """
+
+    def __init__(self, catalog: Catalog, tables: Iterable[Table], needs: Needs) -> None:
+        self.needs, self.relations = needs, catalog.relations
+        self.chosen = {name for table in tables for name in table.names}
+        self.owners = {
+            each.relation: each.owner for each in catalog.sequences if each.owner
+        }
+
+    def whole(self, line: CatalogLine) -> Relation | int:
+        """Return what a line is a part of: a sequence may be one of a table."""
+        if line.relation is None:
+            return line.oid
+        return self.owners.get(line.relation, line.relation)
+
+    def oids(self, line: CatalogLine) -> set[int]:
+        """Return the oid of a line, and of what it is a part of."""
+        whole = self.whole(line)
+        of = self.relations.get(whole) if isinstance(whole, Relation) else None
+        return {line.oid, of or line.oid}
+
+    def is_needed(self, line: CatalogLine) -> bool:
+        needed = not self.oids(line).isdisjoint(self.needs.oids)
+        return needed or self.whole(line) in self.chosen
+
+    def is_optional(self, line: CatalogLine) -> bool:
+        """Tell whether the tables, and what else is wanted, can do without it."""
+        gone = self.needs.alone or not self.oids(line).isdisjoint(self.needs.oids_gone)
+        return gone and not self.is_needed(line)
+
+    def left_out(self, lines: Seq[CatalogLine], script: Script) -> list[CatalogLine]:
+        """Return the lines of what is optional, and the script does not make."""
+        names: dict[Relation | int, str] = {}
+        for line in lines:
+            whole = self.whole(line)
+            if line.kind not in REMARKS:
+                own = whole.name if isinstance(whole, Relation) else line.name
+                names.setdefault(whole, own or line.last_name)
+        needed = {self.whole(line) for line in lines if self.is_needed(line)}
+        created = list(names_created(script))
+        taken = [names[whole] for whole in needed if whole in names]
+        made = {name for name in {*created} if created.count(name) > taken.count(name)}
+        made |= script.names if script.dynamic else frozenset()
+        return [
+            line
+            for line in lines
+            if self.is_optional(line) and names.get(self.whole(line)) not in made
+        ]
+
+
+def without_besides(
+    lines: Iterable[CatalogLine], catalog: Catalog, snapshot: Snapshot
+) -> list[CatalogLine]:
+    """Return the lines without what a snapshot of some tables knows nothing of."""
+    manifest, roots = snapshot.manifest, catalog.roots
+    if manifest is None or not manifest.left_out:
+        return list(lines)
+    names = {each.relation for each in manifest.files}
+    keys = {key_of(text) for text in snapshot.catalog or ()}
+    return [
+        line
+        for line in lines
+        if line.key in keys
+        or (line.relation and roots.get(line.relation, line.relation) in names)
     ]
 
 
@@ -2849,9 +2946,9 @@ LIST_OF_OTHERS = f"""
     WHERE NOT pg_has_role(owner, 'MEMBER')
 """
 
-# What tables need, and are made of: parts depend on the whole, and casts on their types.
-# A publication has tables, and none needs it. A table left out is not followed: what
-# needs it is told, and so are functions whose bodies are text, which nothing is known of.
+# What tables need, and are made of: parts depend on the whole, and casts on types. A
+# publication has tables, and none needs it. A table left out is not followed: what
+# needs it is told, and so are functions with text for bodies: who knows what that needs.
 LIST_NEEDED = f"""
     WITH RECURSIVE need(class, oid) AS (
         SELECT 'pg_class'::regclass::oid, oid FROM unnest(%(chosen)s::oid[]) AS c(oid)
@@ -2868,11 +2965,12 @@ LIST_NEEDED = f"""
         WHERE need.oid <> ALL (%(left_out)s)
     )
     SELECT class::bigint, need.oid::bigint,
-           (SELECT min(pg_describe_object(d.classid, d.objid, 0))
+           (SELECT pg_describe_object(d.classid, d.objid, 0) AS called
             FROM pg_depend AS d JOIN need AS other
               ON (other.class, other.oid) = (d.classid, d.objid)
-            WHERE class = 'pg_class'::regclass AND need.oid = ANY (%(left_out)s)
-              AND d.refclassid = class AND d.refobjid = need.oid),
+            WHERE need.class = 'pg_class'::regclass AND need.oid = ANY (%(left_out)s)
+              AND d.refclassid = need.class AND d.refobjid = need.oid
+            ORDER BY d.deptype = 'a', called LIMIT 1),
            (SELECT format('%%I.%%I', n.nspname, p.proname)
             FROM pg_proc AS p
             JOIN pg_namespace AS n ON n.oid = p.pronamespace
@@ -2885,13 +2983,29 @@ LIST_NEEDED = f"""
                                 AND d.deptype = 'e'))
     FROM need
 """
+# What is a part of tables, or cannot be without them; a view cannot without its rule.
+LIST_DEPENDENT = """
+    WITH RECURSIVE gone(class, oid) AS (
+        SELECT 'pg_class'::regclass::oid, oid FROM unnest(%(left_out)s::oid[]) AS c(oid)
+        UNION
+        SELECT found.* FROM gone CROSS JOIN LATERAL (
+            SELECT d.classid, d.objid FROM pg_depend AS d
+            WHERE (d.refclassid, d.refobjid) = (gone.class, gone.oid)
+            UNION ALL
+            SELECT d.refclassid, d.refobjid FROM pg_depend AS d
+            WHERE (d.classid, d.objid) = (gone.class, gone.oid) AND d.deptype = 'i'
+              AND d.classid = 'pg_rewrite'::regclass
+        ) AS found
+    )
+    SELECT class::bigint, oid::bigint FROM gone
+"""
 LIST_VIEWS = f"""
-    SELECT DISTINCT n.nspname, c.relname, c.oid::bigint
+    SELECT DISTINCT n.nspname, c.relname, c.tableoid::bigint, c.oid::bigint
     FROM pg_depend AS d
     JOIN pg_rewrite AS r ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
     JOIN pg_class AS c ON c.oid = r.ev_class AND c.relkind IN ('v', 'm')
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY (%(chosen)s)
+    WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY (%(read)s)
       AND {USER_SCHEMA}
     ORDER BY n.nspname, c.relname
 """
@@ -5124,24 +5238,31 @@ class Database:
         return {OthersObject(*names): (class_, oid) for *names, class_, oid in rows}
 
     def fetch_needs(
-        self, chosen: Iterable[Table], left_out: Iterable[Table] = ()
+        self, chosen: Iterable[Table], left_out: Iterable[Table], *, alone: bool
     ) -> Needs:
-        """Return what the chosen tables need."""
+        """Return what the chosen tables need; with them `alone`, or all but others."""
+        tables, others = [[each.oid for each in t] for t in (chosen, left_out)]
         values = {
             "managed": list(MANAGED_SCHEMAS),
-            "chosen": [table.oid for table in chosen],
-            "left_out": [table.oid for table in left_out],
+            "chosen": tables,
+            "left_out": others,
+            "read": tables if alone else [*tables, *others],
         }
         rows = self.fetch(LIST_NEEDED, values)
-        objects = frozenset((class_, oid) for class_, oid, _, _ in rows)
-        oids = {oid for _, oid in objects}
-        views = self.fetch(LIST_VIEWS, values)
-        return Needs(
-            objects,
+        needs = Needs(
+            frozenset((class_, oid) for class_, oid, _, _ in rows),
+            frozenset(self.fetch(LIST_DEPENDENT, values)),
+            alone,
             {oid: needed_by for _, oid, needed_by, _ in rows if needed_by},
             tuple(sorted({body for *_, body in rows if body})),
-            tuple(Relation(*names) for *names, oid in views if oid not in oids),
+            (),
         )
+        views = tuple(
+            Relation(*names)
+            for *names, class_, oid in self.fetch(LIST_VIEWS, values)
+            if not needs.wants((class_, oid))
+        )
+        return dataclasses.replace(needs, views=views)
 
     def fetch_used_by_others(self) -> set[Relation]:
         """Return what parts of tables use that a provider manages."""
@@ -6167,13 +6288,13 @@ class DumpPlan:
 
     def entries(self, listing: str) -> Iterator[str]:
         """Yield the lines of an archive's list that are wanted; parts go along."""
-        unwanted, gone = {*self.others.values()}, set()
+        unwanted, gone = {*self.others.values()}, set[str]()
         for line, number, class_, oid, depends_on in ENTRY.findall(listing):
             entry = (int(class_), int(oid))
             if class_ in PARTS_BY_ENTRY:
                 wanted = gone.isdisjoint(depends_on.split())
             else:
-                needed = self.needs is None or entry in self.needs.objects
+                needed = self.needs is None or self.needs.wants(entry)
                 wanted = needed and entry not in unwanted
             if wanted:
                 yield line
@@ -7154,6 +7275,7 @@ class Export:
     shared: str  # the transaction snapshot's name; empty: it is not to be shared
     lines: list[CatalogLine]  # of catalog.txt
     files: list[tuple[Table, str]]  # in load order
+    sequences_out: Collection[Relation | None] = ()  # of which the script makes none
 
     done = "the snapshot is published"  # what a command has then achieved
     # What to do about a blueprint that is not the database's.
@@ -7275,7 +7397,9 @@ class Export:
                 )
                 for (table, name), each in zip(self.files, written, strict=True)
             ),
-            sequences=self.db.fetch_sequence_states(sequences),
+            sequences=self.db.fetch_sequence_states(
+                each for each in sequences if each.relation not in self.sequences_out
+            ),
             materialized_views={
                 view.relation: view.populated
                 for view in self.catalog.materialized_views
@@ -7349,19 +7473,19 @@ class Export:
 
         A script that puts statements together as it runs may make it all the same.
         """
-        options, script = self.options, self.script
-        whole = not (options.tables or options.exclude)
-        names = {name for table in self.tables for name in table.names}
-        lines = [line for line in self.lines if whole or line.relation in names]
+        script, lines = self.script, self.lines
+        if self.options.partial:
+            lines = self.choose_lines()
         missing = missing_from_script(self.tables, lines, script.names)
         if missing and not script.dynamic:
             raise SnapshotError(
                 f"{script.name} does not mention {', '.join(missing)}",
                 hint=self.hint,
             )
-        left_out, texts = {*self.left_out}, {line.text for line in lines}
-        others = [each for each in self.catalog.tables if each.relation in left_out]
+        texts = {line.text for line in lines}
         rest = [line for line in self.lines if line.text not in texts]
+        there = {line.relation for line in rest}
+        others = [each for each in self.catalog.tables if each.relation in there]
         lacking = missing_from_script(others, rest, script.names)
         if lacking and not script.dynamic:
             self.report.note(
@@ -7374,6 +7498,28 @@ class Export:
                 f"note: {script.name} does not mention {enumeration(unnamed)}; whether "
                 "it makes them, python export_restore.py rehearse tells"
             )
+
+    def choose_lines(self) -> list[CatalogLine]:
+        """Take out what only other tables need; return what the chosen ones need."""
+        chosen = names_of(self.tables)
+        others = [each for each in self.catalog.tables if each.relation not in chosen]
+        alone = bool(self.options.tables)
+        needs = self.db.fetch_needs(self.tables, others, alone=alone)
+        selected = Selected(self.catalog, self.tables, needs)
+        out = selected.left_out(self.lines, self.script)
+        names = [
+            shown(line.key)
+            for line in out
+            if line.relation is None or line.kind in WHOLE_RELATIONS
+            if line.kind not in REMARKS and selected.whole(line) not in self.left_out
+        ]
+        if names:
+            what = f"note: its tables do not need, and {SCHEMA_FILE} does not make"
+            self.report.note(render_left_out(what, names))
+        self.sequences_out = {line.relation for line in out if line.kind == "sequence"}
+        texts = {line.text for line in out}
+        self.lines = [line for line in self.lines if line.text not in texts]
+        return [line for line in self.lines if selected.is_needed(line)]
 
 
 def is_mentioned(name: str, names: Collection[str]) -> bool:
@@ -7926,6 +8072,7 @@ class Restore:
         if self.keep_ties(former.parts_of_survivors(self.catalog)):
             self.catalog = self.db.fetch_catalog()
         self.loads = self.plan_loads()
+        self.note_empty(former.catalog)
         self.replayed = Replayed(
             former,
             self.catalog,
@@ -8040,6 +8187,14 @@ class Restore:
             names = ", ".join(shown(line.key) for line in lost)
             self.report.note(f"dropped by {SCHEMA_FILE}: {names}")
 
+    def note_empty(self, before: Catalog) -> None:
+        """Name the tables that the blueprint makes and the snapshot has no rows of."""
+        names = names_of(self.catalog.tables) - names_of(self.tables)
+        made = [str(name) for name in sorted(names)
+                if not outlived(name, before, self.catalog)]  # fmt: skip
+        if made:
+            self.report.note(f"note: the snapshot has no rows of {', '.join(made)}")
+
     def note_changed_rows(self, replayed: Replayed) -> None:
         """Name the tables besides the snapshot whose rows the blueprint has changed."""
         besides = [
@@ -8068,9 +8223,8 @@ class Restore:
             if self.snapshot.manifest is not None:
                 self.report.note(f"the catalog goes unchecked: {OLD_FORMAT}")
             return
-        lines, problem = self.db.fetch_differences(
-            self.snapshot.catalog, replayed.made()
-        )
+        made = without_besides(replayed.made(), self.catalog, self.snapshot)
+        lines, problem = self.db.fetch_differences(self.snapshot.catalog, made)
         lines = without_column_order(lines, self.report)
         if lines:
             raise damaged(
@@ -8450,8 +8604,8 @@ def check_kept(replayed: Replayed) -> None:
     if gone:
         raise damaged(
             f"{SCHEMA_FILE} drops {', '.join(gone)}; the snapshot lacks those rows",
-            f"export them, too, or take them out of {SCHEMA_FILE}; "
-            "--accept-drift loses them",
+            "restore --data-only replaces the rows of the snapshot's tables alone; or "
+            "restore into a new database, or export those tables, too",
         )
 
 
@@ -8568,7 +8722,9 @@ class Comparison:
         ]
         self.report.doing("comparing the catalog")
         states = (*self.compare_sequences(catalog), *self.compare_views(catalog))
-        return Verification(tuple(compared), states, tuple(self.compare_catalogs()))
+        return Verification(
+            tuple(compared), states, tuple(self.compare_catalogs(catalog))
+        )
 
     def compare_table(
         self, table: Table | None, file: CsvFile, entry: TableFile
@@ -8664,7 +8820,7 @@ class Comparison:
             if there.get(name, populated) != populated:
                 yield f"{name}: is {'not filled' if populated else 'filled'}"
 
-    def compare_catalogs(self) -> list[str]:
+    def compare_catalogs(self, catalog: Catalog) -> list[str]:
         """Return a diff of the snapshot's catalog and the database's.
 
         Ends the transaction: a server compares meanings in one that may write.
@@ -8674,6 +8830,7 @@ class Comparison:
             self.report.note(f"the catalog goes unchecked: {OLD_FORMAT}")
             return []
         found = [line for line in db.fetch_catalog_lines() if not line.is_invalid]
+        found = without_besides(found, catalog, self.snapshot)
         if {line.text for line in found} == {*expected}:
             return []
         # What is missing may belong to the provider here: an extension.
@@ -8798,7 +8955,7 @@ def fetch_needs(db: Database, options: Options, report: Report) -> Needs:
     chosen = select_tables(catalog.tables, options.tables, options.exclude)
     notes = check_references(catalog, names_of(chosen))
     left_out = [table for table in catalog.tables if table not in chosen]
-    needs = db.fetch_needs(chosen, left_out)
+    needs = db.fetch_needs(chosen, left_out, alone=bool(options.tables))
     faults = [
         f"{needs.missing[table.oid]} needs {table.relation}, which is left out"
         for table in left_out
