@@ -830,6 +830,35 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
+class ShownFile:
+    """A CSV of a folder, as far as a manifest tells of it."""
+
+    file: str
+    relation: Relation | None
+    rows: int | None
+    size: int  # bytes
+    fault: str  # empty: it is as it was exported
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a folder holds, be it damaged."""
+
+    manifest: Manifest | None
+    files: tuple[ShownFile, ...]
+    faults: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What the files of a folder are, beside what its manifest says of them."""
+
+    hashes: dict[str, str]  # of the plain files
+    faults: dict[str, str]  # by file
+    edits: dict[str, str]  # the same; somebody may have meant them
+
+
+@dataclass(frozen=True)
 class RowCount:
     """How many rows a table has; of many only about how many."""
 
@@ -1288,9 +1317,7 @@ class ScriptText:
             hint = "a restore is one transaction; remove it, or the word CONCURRENTLY"
         elif statement.begins("COPY") and "STDIN" in words:
             fact = "COPY … FROM stdin carries rows; a blueprint has none"
-            hint = (
-                "make the file with export_restore.py schema or pg_dump --schema-only"
-            )
+            hint = "make it with export_restore.py schema --force, or by pg_dump"
         else:
             return
         raise self.fault(statement.tokens[0].start, fact, hint)
@@ -1348,7 +1375,7 @@ def parse_script(raw: bytes, name: str) -> Script:
         raise usage_error(
             f"{name} holds no statement",
             "put your CREATE TABLE statements there; export_restore.py schema "
-            "writes them",
+            "--force writes them",
         )
     tokens = itertools.chain.from_iterable(each.tokens for each in statements)
     return Script(
@@ -1608,7 +1635,7 @@ def select_tables(
     if not chosen:
         raise SnapshotError(
             "the database has no tables to export",
-            hint="check DB_NAME and --exclude; python setup_db.py makes a sample",
+            hint="see DB_NAME, and what is left out; python setup_db.py makes a sample",
         )
     return chosen
 
@@ -1684,7 +1711,8 @@ def missing_from_script(
 CREATED = re.compile(
     r"CREATE (OR REPLACE )?(\w+ ){0,2}?(TABLE|VIEW|SEQUENCE|FUNCTION|PROCEDURE"
     r"|AGGREGATE|TYPE|DOMAIN|COLLATION|SCHEMA|EXTENSION|OPERATOR (CLASS|FAMILY)"
-    r"|CONFIGURATION|DICTIONARY|PARSER|TEMPLATE|CONVERSION|LANGUAGE|METHOD) (IF NOT EXISTS )?"
+    r"|CONFIGURATION|DICTIONARY|PARSER|TEMPLATE|CONVERSION|LANGUAGE|METHOD)"
+    r" (IF NOT EXISTS )?"
 )
 
 
@@ -1730,7 +1758,8 @@ class Selected:
     def is_optional(self, line: CatalogLine) -> bool:
         """Tell whether the tables, and what else is wanted, can do without it."""
         gone = self.needs.alone or not self.oids(line).isdisjoint(self.needs.oids_gone)
-        return gone and not self.is_needed(line)
+        built_in = line.oid < FIRST_OID_OF_USERS
+        return gone and not built_in and not self.is_needed(line)
 
     def left_out(self, lines: Seq[CatalogLine], script: Script) -> list[CatalogLine]:
         """Return the lines of what is optional, and the script does not make."""
@@ -1882,16 +1911,7 @@ def render_manifest(manifest: Manifest, catalog: Catalog) -> str:
             "server": manifest.server_version,
             "database": manifest.database,
             **({"origin": manifest.origin.entry} if manifest.origin else {}),
-            "sequences": [
-                {**relation_entry(name), "last_value": state.last_value,
-                 "is_called": state.is_called}
-                for name, state in sorted(manifest.sequences.items())
-            ],
-            "materialized_views": [
-                {**relation_entry(name), "populated": populated}
-                for name, populated in sorted(manifest.materialized_views.items())
-            ],
-            "left_out": list(map(relation_entry, manifest.left_out)),
+            **besides_files(manifest),
             "settings": dict(manifest.settings),
             "files": {name: f"sha256:{digest}" for name, digest
                       in sorted(manifest.hashes.items())},
@@ -1900,6 +1920,25 @@ def render_manifest(manifest: Manifest, catalog: Catalog) -> str:
     }  # fmt: skip
     text = json.dumps(package, indent=1, ensure_ascii=False) + "\n"
     return text.replace(NO_CHECKSUM, checksum(text, NO_CHECKSUM))
+
+
+def besides_files(manifest: Manifest) -> dict[str, Any]:
+    """Return what a manifest says of what is no table with a file."""
+    return {
+        "sequences": [
+            {
+                **relation_entry(name),
+                "last_value": state.last_value,
+                "is_called": state.is_called,
+            }
+            for name, state in sorted(manifest.sequences.items())
+        ],
+        "materialized_views": [
+            {**relation_entry(name), "populated": populated}
+            for name, populated in sorted(manifest.materialized_views.items())
+        ],
+        "left_out": list(map(relation_entry, manifest.left_out)),
+    }
 
 
 def checksum(text: str, present: str) -> str:
@@ -2948,7 +2987,7 @@ LIST_OF_OTHERS = f"""
 
 # What tables need, and are made of: parts depend on the whole, and casts on types. A
 # publication has tables, and none needs it. A table left out is not followed: what
-# needs it is told, and so are functions with text for bodies: who knows what that needs.
+# needs it is told, and so are functions whose bodies are text: who knows their needs?
 LIST_NEEDED = f"""
     WITH RECURSIVE need(class, oid) AS (
         SELECT 'pg_class'::regclass::oid, oid FROM unnest(%(chosen)s::oid[]) AS c(oid)
@@ -5597,7 +5636,7 @@ class Database:
             raise damaged(
                 f"{SCHEMA_FILE} takes the {tie.name}, which cannot be brought back: "
                 f"{database_failure(error)}",
-                f"drop less in {SCHEMA_FILE}, or lose it with --accept-drift",
+                f"drop less in {SCHEMA_FILE}, or lose it with restore --accept-drift",
             ) from error
 
     def give_rights(self, changes: Collection[tuple[Rights, Rights]]) -> None:
@@ -6482,7 +6521,7 @@ def read_script(path: Path) -> Script:
     except OSError as error:
         raise usage_error(
             f"the schema file {path} cannot be read: {reason(error)}",
-            "name yours with --schema-file (export_restore.py schema writes one)",
+            "name yours (export --schema-file); export_restore.py schema writes one",
         ) from error
     return parse_script(raw, str(path))
 
@@ -6508,6 +6547,7 @@ def read_manifest(path: Path) -> Manifest | None:
 
 
 OTHER_LINE_ENDS = "has other line ends now, most likely by git (core.autocrlf)"
+CHANGED = "was changed since the export (sha256 differs)"
 
 
 def differs_in_line_ends(path: Path, digest: str) -> bool:
@@ -6549,7 +6589,7 @@ def exchanged(name: str) -> SnapshotError:
     )
 
 
-EDITS_HINT = "restore it anyway with --accept-edits, or export again"
+EDITS_HINT = "take it as it is with --accept-edits, or export again"
 
 
 def file_hashes(paths: Seq[Path]) -> list[str]:
@@ -6970,12 +7010,8 @@ class Folder:
         self.ready = path / READY_FOLDER  # a snapshot that waits to be published
 
     @contextlib.contextmanager
-    def opened(self, *, accept_edits: bool = False) -> Iterator[Snapshot]:
-        """Give a snapshot whose files stay as they are until the end.
-
-        Raises SnapshotError naming every fault at once. With `accept_edits` files that
-        were changed since the export are none.
-        """
+    def settled(self) -> Iterator[None]:
+        """Keep a snapshot as it is; finish first what an export has left half done."""
         if not self.path.is_dir():
             raise usage_error(
                 f"{self.path} is no folder"
@@ -6987,12 +7023,52 @@ class Folder:
             lock("LOCK_SH")
             while kind_of(self.ready):
                 lock("LOCK_EX")
-                self.roll_forward()
+                with self.telling_of_disk():
+                    self.roll_forward()
                 lock("LOCK_SH")
-            yield self.read(accept_edits=accept_edits)
+            yield
 
-    def read(self, *, accept_edits: bool) -> Snapshot:
-        """Read everything of a snapshot but the rows; raise if it has faults."""
+    @contextlib.contextmanager
+    def opened(self, *, accept_edits: bool = False) -> Iterator[Snapshot]:
+        """Give a snapshot whose files stay as they are until the end.
+
+        Raises SnapshotError naming every fault at once. With `accept_edits` files that
+        were changed since the export are none.
+        """
+        with self.settled():
+            manifest, paths = self.list_files()
+            seen = self.examine(manifest, paths)
+            faults = list((seen.faults | ({} if accept_edits else seen.edits)).values())
+            if faults:
+                heading = f"{self.path} is not a whole snapshot"
+                message, lines = told_each(faults, heading)
+                raise damaged(message, self.hint_of(faults), lines)
+            yield self.read(manifest, paths, seen.hashes)
+
+    def show(self) -> Contents:
+        """Return what is in the folder, with every fault of it."""
+        with self.settled():
+            manifest, paths = self.list_files()
+            seen = self.examine(manifest, paths)
+            faults = seen.faults | seen.edits
+            if not faults:
+                try:
+                    self.read(manifest, paths, seen.hashes)
+                except SnapshotError as error:
+                    faults = {"": str(error)}
+        files = [
+            ShownFile(each.path, each.relation, each.rows, each.size,
+                      faults.get(each.path, ""))
+            for each in (manifest.files if manifest else ())
+        ] or [
+            ShownFile(path.name, None, None, path.lstat().st_size,
+                      faults.get(path.name, ""))
+            for path in paths
+        ]  # fmt: skip
+        return Contents(manifest, tuple(files), tuple(faults.values()))
+
+    def list_files(self) -> tuple[Manifest | None, list[Path]]:
+        """Return the manifest, if there is one, and the CSVs."""
         manifest = read_manifest(self.path / MANIFEST_FILE)
         paths = self.csv_paths()
         if not paths or not kind_of(self.path / SCHEMA_FILE):
@@ -7001,28 +7077,40 @@ class Folder:
                 f"{SCHEMA_FILE if paths else 'CSV files'}",
                 "export first, or name another folder with --dir",
             )
-        found = self.check_files(manifest, paths, accept_edits=accept_edits)
+        return manifest, paths
+
+    def read(
+        self, manifest: Manifest | None, csvs: Seq[Path], hashes: dict[str, str]
+    ) -> Snapshot:
+        """Read everything of a snapshot but the rows; raise if it cannot be read."""
         resources = manifest.files if manifest else ()
         intact = {
-            each.path: each for each in resources if each.sha256 == found[each.path]
+            each.path: each for each in resources if each.sha256 == hashes[each.path]
         }
-        script = read_checked(self.path / SCHEMA_FILE, found)
+        script = read_checked(self.path / SCHEMA_FILE, hashes)
         catalog: tuple[str, ...] | None = None
         if manifest is not None:
-            raw = read_checked(self.path / CATALOG_FILE, found)
+            raw = read_checked(self.path / CATALOG_FILE, hashes)
+            # str.splitlines would split at more than newlines.
             lines = decoded(raw, self.path / CATALOG_FILE).split("\n")[:-1]
             catalog = tuple(lines) if manifest.format == FORMAT_VERSION else None
         return Snapshot(
             self.path,
             parse_script(script, str(self.path / SCHEMA_FILE)),
             tuple(
-                read_csv_header(path, intact.get(path.name), found[path.name])
-                for path in paths
+                read_csv_header(path, intact.get(path.name), hashes[path.name])
+                for path in csvs
             ),
             manifest,
-            # str.splitlines would split at more than newlines.
             catalog,
         )
+
+    def hint_of(self, faults: Iterable[str]) -> str:
+        """Return what to do about faults."""
+        if any(fault.endswith(OTHER_LINE_ENDS) for fault in faults):
+            return self.line_ends_hint()
+        edited = any(fault.endswith(CHANGED) for fault in faults)
+        return EDITS_HINT if edited else "put the folder right, or export again"
 
     def line_ends_hint(self) -> str:
         """Return how to get the files back as they were exported."""
@@ -7031,51 +7119,36 @@ class Folder:
             "the other files there, and have git check them out again"
         )
 
-    def check_files(
-        self, manifest: Manifest | None, csvs: Iterable[Path], *, accept_edits: bool
-    ) -> dict[str, str]:
-        """Return each file's sha256; raise SnapshotError naming every fault."""
+    def examine(self, manifest: Manifest | None, csvs: Iterable[Path]) -> Examined:
+        """Compare the files with the manifest, if there is one."""
         resources = manifest.files if manifest else ()
         sizes = {each.path: each.size for each in resources}
         hashes = {each.path: each.sha256 for each in resources}
         hashes |= manifest.hashes if manifest else {}
         there = {SCHEMA_FILE, *(path.name for path in csvs)}
         unexpected = sorted(there - hashes.keys()) if manifest else ()
-        faults = [f"{name} is not part of the snapshot" for name in unexpected]
-        plain: list[Path] = []
-        for name in hashes or sorted(there):
-            kind = kind_of(self.path / name)
-            if kind == PLAIN_FILE:
-                plain.append(self.path / name)
-            else:
+        faults = {name: f"{name} is not part of the snapshot" for name in unexpected}
+        kinds = {name: kind_of(self.path / name) for name in hashes or sorted(there)}
+        for name, kind in kinds.items():
+            if kind != PLAIN_FILE:
                 what = f"{kind}, no plain file" if kind else "missing"
-                faults.append(f"{name} is {what}")
+                faults[name] = f"{name} is {what}"
+        plain = [self.path / name for name in kinds if name not in faults]
         found = dict(
             zip((path.name for path in plain), file_hashes(plain), strict=True)
         )
-        edited = {
-            path.name: hashes[path.name]
+        edits = {
+            path.name: self.render_edit(path, hashes[path.name])
             for path in sorted(plain)
             if found[path.name] != hashes.get(path.name, found[path.name])
             or path.stat().st_size != sizes.get(path.name, path.stat().st_size)
         }
-        hint = "put the folder right, or export again"
-        if edited and not accept_edits:
-            faults += self.render_edits(edited)
-            translated = any(fault.endswith(OTHER_LINE_ENDS) for fault in faults)
-            hint = self.line_ends_hint() if translated else EDITS_HINT
-        if faults:
-            raise damaged("; ".join(faults), hint)
-        return found
+        return Examined(found, faults, edits)
 
-    def render_edits(self, hashes: Mapping[str, str]) -> list[str]:
-        """Return in what the files differ from those with these checksums."""
-        return [
-            f"{name} {OTHER_LINE_ENDS}"
-            if differs_in_line_ends(self.path / name, digest)
-            else f"{name} was changed since the export (sha256 differs)"
-            for name, digest in hashes.items()
-        ]
+    def render_edit(self, path: Path, digest: str) -> str:
+        """Return in what a file differs from the one with that checksum."""
+        translated = differs_in_line_ends(path, digest)
+        return f"{path.name} {OTHER_LINE_ENDS if translated else CHANGED}"
 
     @contextlib.contextmanager
     def staged(self, done: str = "") -> Iterator[Stage]:
@@ -7279,7 +7352,7 @@ class Export:
 
     done = "the snapshot is published"  # what a command has then achieved
     # What to do about a blueprint that is not the database's.
-    hint = "bring it up to date (export_restore.py schema writes one), or --exclude"
+    hint = "bring it up to date (export_restore.py schema --force), or export --exclude"
 
     def __init__(
         self, settings: Settings, script: Script, options: Options, report: Report
@@ -7425,7 +7498,8 @@ class Export:
             if root in chosen:
                 raise SnapshotError(
                     f"{part}, a partition of {root}, is a foreign table",
-                    hint=f"its rows are elsewhere: detach it, or add --exclude {root}",
+                    hint="its rows are elsewhere: detach it, or export --exclude "
+                    f"{root}",
                 )
         notes = [f"note: {each}" for each in check_references(self.catalog, chosen)]
         left_out = self.db.fetch_left_out()
@@ -7551,7 +7625,7 @@ def check_visible(tables: Iterable[Table]) -> None:
     if hidden:
         raise SnapshotError(
             f"row-level security hides rows of {', '.join(hidden)}",
-            hint="connect as the owner or a role with BYPASSRLS, or --exclude them; "
+            hint="connect as the owner or a role with BYPASSRLS; or export --exclude; "
             "an owner under FORCE ROW LEVEL SECURITY is bound by it, too",
         )
 
@@ -8146,7 +8220,14 @@ class Restore:
             statements = [s for s in statements if not s.begins(*LOCK_TIMEOUTS)]
         unknown = db.use_settings_of_source(settings_of_script(self.snapshot))
         file = f"{self.snapshot.folder / SCHEMA_FILE}"
-        passed_over, by_own_path = db.run_dump(statements, file)
+        try:
+            passed_over, by_own_path = db.run_dump(statements, file)
+        except SnapshotError as error:
+            manifest, cause = self.snapshot.manifest, error.__cause__
+            in_use = isinstance(cause, psycopg2.Error) and cause.pgcode == "2BP01"
+            if manifest and manifest.left_out and in_use:
+                error.hint = PART_HINT
+            raise
         skipped += passed_over
         if by_own_path:
             notes.append(
@@ -8180,7 +8261,7 @@ class Restore:
                 each[0]
                 if len(each) == 1
                 else f"{SCHEMA_FILE} takes what nothing brings back",
-                f"add it to {SCHEMA_FILE}, or lose it with --accept-drift",
+                f"add it to {SCHEMA_FILE}, or lose it with restore --accept-drift",
                 each if len(each) > 1 else (),
             )
         if lost:
@@ -8229,7 +8310,8 @@ class Restore:
         if lines:
             raise damaged(
                 f"{SCHEMA_FILE} does not make the database that was exported",
-                "bring schema.sql up to date and export again, or --accept-drift",
+                "bring schema.sql up to date and export again; or restore "
+                "--accept-drift",
                 [*lines, *uncompared(problem)],
             )
 
@@ -8452,7 +8534,7 @@ class Restore:
         if lines:
             raise damaged(
                 "the tables would not be what they were",
-                "see what alters them as rows are replaced, or --accept-drift",
+                "see what alters them as rows are replaced, or restore --accept-drift",
                 [*lines, *uncompared(problem)],
             )
 
@@ -8593,6 +8675,12 @@ WHOLE_RELATIONS = (
 )  # fmt: skip
 
 
+PART_HINT = (
+    "restore it into a new database, or the rows of its tables alone here: restore "
+    "--data-only; or export the other tables, too"
+)
+
+
 def check_kept(replayed: Replayed) -> None:
     """Raise if the blueprint dropped tables whose rows no CSV brings back."""
     gone = [
@@ -8604,8 +8692,7 @@ def check_kept(replayed: Replayed) -> None:
     if gone:
         raise damaged(
             f"{SCHEMA_FILE} drops {', '.join(gone)}; the snapshot lacks those rows",
-            "restore --data-only replaces the rows of the snapshot's tables alone; or "
-            "restore into a new database, or export those tables, too",
+            PART_HINT,
         )
 
 
@@ -8658,7 +8745,7 @@ def acts_as_another(fact: str, owner: str) -> SnapshotError:
     return damaged(
         f"{fact}, and runs as its owner",
         f"restore as a superuser, or as a member of {owner} that may CREATE in "
-        "the schema; or lose its owner with --accept-drift",
+        "the schema; or lose its owner with restore --accept-drift",
     )
 
 
@@ -8681,11 +8768,11 @@ def header_faults(load: Load) -> Iterator[str]:
 # ---- Verify, rehearse, schema — the order of the jobs; no SQL, no open() -------------
 
 
-def verify(settings: Settings, folder: Path, report: Report) -> Verification:
+def verify(settings: Settings, options: Options, report: Report) -> Verification:
     """Compare a database with a snapshot, in one transaction that writes nothing."""
     with (
         report.doing("checking the files"),
-        Folder(folder).opened() as snapshot,
+        Folder(options.dir).opened(accept_edits=options.accept_edits) as snapshot,
         report.doing(f"connecting to {settings}"),
         reachable(settings) as server,
         Database(server, LockWatch(report.note)) as db,
@@ -8748,7 +8835,7 @@ class Comparison:
         start = time.monotonic()
         rows, digest = self.hash_rows(alike, file.text_size)
         kinds: tuple[RowDifferences, ...] = ()
-        if digest != entry.text_sha256:
+        if digest != file.text_sha256:
             kinds = self.compare_rows(alike, file)
         seconds = time.monotonic() - start
         copied = Copied(table.relation, rows, file.size, seconds, entry.path)
@@ -8857,14 +8944,18 @@ class RecordSink:
 OLD_FORMAT = f"an older version of this program wrote {CATALOG_FILE}"
 
 
-def rehearse(settings: Settings | None, folder: Path, report: Report) -> Rehearsal:
+def rehearse(settings: Settings | None, options: Options, report: Report) -> Rehearsal:
     """Restore a snapshot where it harms nobody, and compare.
 
     That is a private server, started for it, or a scratch database beside the one of
     `settings`. Raises SnapshotError if the snapshot does not come back whole.
     """
+    asked = Options(dir=options.dir, accept_edits=options.accept_edits)
     report.doing("checking the files")
-    with Folder(folder).opened() as snapshot, contextlib.ExitStack() as stack:
+    with (
+        Folder(asked.dir).opened(accept_edits=asked.accept_edits) as snapshot,
+        contextlib.ExitStack() as stack,
+    ):
         if snapshot.manifest:  # in, out for the checksums, and out to be compared
             report.expect(3 * sum(file.text_size for file in snapshot.csv_files))
         report.doing("making a place for the rehearsal")
@@ -8875,16 +8966,16 @@ def rehearse(settings: Settings | None, folder: Path, report: Report) -> Rehears
         else:
             server = stack.enter_context(reachable(settings))
             scratch = stack.enter_context(scratch_database(server))
-        options = Options(dir=folder, checksum=True, scratch=True)
         try:
-            copied = restore(scratch, options, report)
+            trial = dataclasses.replace(asked, checksum=True, scratch=True)
+            copied = restore(scratch, trial, report)
         except (SnapshotError, psycopg2.Error) as error:
             lack = private_lack(error) if settings is None else None
             if lack is None:
                 raise
             raise lack from error
         if snapshot.manifest:
-            check_equal(verify(scratch, folder, report), folder)
+            check_equal(verify(scratch, asked, report), asked.dir)
         with Database(scratch) as db:
             return Rehearsal(copied, db.version, snapshot.manifest is not None)
 
@@ -9433,6 +9524,9 @@ exit status:
 """
 
 
+BESIDE = Path("DIR-before-TIME")
+
+
 @dataclass
 class Options:
     """What a command line asks for; argparse fills in what it says."""
@@ -9450,7 +9544,7 @@ class Options:
     rehearse: bool = False
     data_only: bool = False
     yes: bool = False
-    keep: Path | None = None
+    keep: Path | None = None  # BESIDE: a new folder beside `dir`
     keep_schema_file: Path | None = None
     dry_run: bool = False
     checksum: bool = False
@@ -9485,15 +9579,19 @@ def command_export(options: Options, report: Report) -> int:
     report.record(database=settings, folder=str(options.dir.absolute()))
     report.note(f"exporting {settings} to {options.dir}")
     copied = export(settings, options, report)
+    how, words = "Bring it back, here or elsewhere", []
+    if options.partial:
+        how = "Restore it into a new database,\nor replace the rows of its tables here"
+        words = ["--data-only"]
     report.result(
         copied,
-        f"The snapshot is in {options.dir}. Bring it back, here or elsewhere, with:\n"
-        f"  {options.next_command('restore', options.dir)}",
+        f"The snapshot is in {options.dir}. {how}, with:\n"
+        f"  {options.next_command('restore', options.dir, *words)}",
     )
     if options.rehearse:
         ENDING.go_on()
         with report.within("rehearsal"):
-            run_rehearsal(None, options.dir, report)
+            run_rehearsal(None, options, report)
     return EXIT_DONE
 
 
@@ -9502,6 +9600,8 @@ def command_restore(options: Options, report: Report) -> int:
     settings = read_settings(options.env_file)
     report.record(database=settings, folder=str(options.dir.absolute()))
     report.note(f"restoring {options.dir} into {settings}")
+    if options.keep == BESIDE:
+        options.keep = beside(options.dir, time.localtime())
     if options.keep_schema_file and not options.keep:
         raise usage_error(
             "--keep-schema-file goes with --keep",
@@ -9525,12 +9625,20 @@ def command_restore(options: Options, report: Report) -> int:
     return EXIT_DONE
 
 
+def beside(folder: Path, when: time.struct_time) -> Path:
+    """Return the folder beside another that keeps what there was before a restore."""
+    named = folder if folder.name.strip(".") else folder.resolve()
+    return named.with_name(
+        f"{named.name}-before-{time.strftime('%Y-%m-%dT%H%M%S', when)}"
+    )
+
+
 def command_verify(options: Options, report: Report) -> int:
     """Run the command verify."""
     settings = read_settings(options.env_file)
     report.record(database=settings, folder=str(options.dir.absolute()))
     report.note(f"comparing {settings} with {options.dir}")
-    found = verify(settings, options.dir, report)
+    found = verify(settings, options, report)
     report.record(equal=found.equal, **as_data(found))
     rows = []
     for each in found.tables:
@@ -9551,21 +9659,21 @@ def command_rehearse(options: Options, report: Report) -> int:
     """Run the command rehearse."""
     settings = read_settings(options.env_file) if options.env_file else None
     report.record(database=settings, folder=str(options.dir.absolute()))
-    run_rehearsal(settings, options.dir, report)
+    run_rehearsal(settings, options, report)
     return EXIT_DONE
 
 
-def run_rehearsal(settings: Settings | None, folder: Path, report: Report) -> None:
+def run_rehearsal(settings: Settings | None, options: Options, report: Report) -> None:
     """Prove that the snapshot can be restored, and say so."""
     where = f"a scratch database beside {settings}" if settings else "a private server"
-    report.note(f"rehearsing the restore of {folder} on {where}")
-    rehearsal = rehearse(settings, folder, report)
+    report.note(f"rehearsing the restore of {options.dir} on {where}")
+    rehearsal = rehearse(settings, options, report)
     version, compared = rehearsal.server_version, rehearsal.compared
     proof = "compared to the byte" if compared else "compared with nothing"
     report.result(
         rehearsal.copied,
-        f"The snapshot in {folder} can be restored: it was, on PostgreSQL {version}, "
-        f"{proof}, and nothing is left of it.",
+        f"The snapshot in {options.dir} can be restored: it was, on PostgreSQL "
+        f"{version}, {proof}, and nothing is left of it.",
     )
     report.record(server_version=version, compared=compared)
 
@@ -9591,6 +9699,66 @@ def command_schema(options: Options, report: Report) -> int:
     said = f"{output} describes {settings}; {written_by} wrote it."
     report.tell(said if output else text.encode())
     return EXIT_DONE
+
+
+def command_show(options: Options, report: Report) -> int:
+    """Run the command show."""
+    folder = options.dir
+    report.record(folder=str(folder.absolute()))
+    report.doing(f"checking the files of {folder}")
+    found = Folder(folder).show()
+    manifest = found.manifest
+    report.record(whole=not found.faults, faults=found.faults, files=found.files)
+    if manifest:
+        report.record(
+            **besides_files(manifest),
+            source=manifest.origin,
+            created=manifest.created,
+            server_version=manifest.server_version,
+            tool_version=manifest.tool_version,
+            format=manifest.format,
+        )
+    report.tell("\n\n".join(filter(None, render_contents(found, folder))))
+    return EXIT_DAMAGED if found.faults else EXIT_DONE
+
+
+def render_contents(found: Contents, folder: Path) -> Iterator[str]:
+    """Yield what a folder holds, in paragraphs."""
+    manifest, faults = found.manifest, found.faults
+    if manifest:
+        yield (
+            f"{folder} is {age(manifest.created)}; it comes from "
+            f"{manifest.origin or manifest.database} (PostgreSQL "
+            f"{manifest.server_version})\nexported {manifest.created} by "
+            f"export_restore {manifest.tool_version}, format {manifest.format}"
+        )
+    files = [
+        (
+            str(each.relation or each.file),
+            "?" if each.rows is None else f"{each.rows:,}",
+            human_size(each.size),
+            each.fault.removeprefix(f"{each.file} ").split(" since")[0],
+        )
+        for each in found.files
+    ]
+    yield render_table(("table", "rows", "size", ""), files)
+    if manifest:
+        states = [
+            (str(name), f"{state.last_value:,}" if state.is_called else "not used yet")
+            for name, state in sorted(manifest.sequences.items())
+        ]
+        yield render_table(("sequence", "last value"), states) if states else ""
+        left_out = ", ".join(map(str, manifest.left_out))
+        yield f"left out: {left_out}" if left_out else ""
+    yield "\n".join(faults)
+    if faults:
+        yield f"{folder} is not a whole snapshot."
+    else:
+        yield (
+            f"{folder} is whole: every file is as it was exported."
+            if manifest
+            else f"{folder} can be read; without a manifest nothing tells what lacks."
+        )
 
 
 OUTPUT = """
@@ -9644,7 +9812,7 @@ what to restore:
   --tables PATTERN  with --data-only: these alone
 what is there now:
   --yes  do not ask before rows are replaced
-  --keep DIR  first export to DIR what the target holds now
+  --keep [DIR]  first export what the target holds now (default: exports-before-TIME)
   --keep-schema-file FILE  with --keep: its blueprint (default: the snapshot's)
   --lock-timeout SECONDS  give up if another process holds a lock that long
 how sure to be:
@@ -9673,6 +9841,8 @@ compare the database with the folder, row by row
 where:
   --env-file FILE  how to reach the database (default: .env)
   --dir DIR  the snapshot folder (default: exports)
+how sure to be:
+  --accept-edits  files were changed since the export on purpose
 
 examples:
   Does the database of .env still hold what the folder exports does?
@@ -9691,6 +9861,8 @@ prove that the folder can be restored
 where:
   --env-file FILE  a server for a scratch database (default: a private one)
   --dir DIR  the snapshot folder (default: exports)
+how sure to be:
+  --accept-edits  files were changed since the export on purpose
 
 examples:
   Prove that the folder exports can be restored, on a private server:
@@ -9721,6 +9893,24 @@ examples:
     python export_restore.py schema --tables leads 'sales.*' --output some.sql
   See how another database differs from it:
     python export_restore.py schema --env-file test.env --output - | diff schema.sql -
+""",
+    ),
+    "show": (
+        command_show,
+        """\
+say what a folder holds, and whether it is whole
+
+where:
+  DIR  the snapshot folder (default: exports)
+  --dir DIR  the same, as for the other commands
+
+examples:
+  What is in the folder exports?
+    python export_restore.py show
+  Is that of last night whole?
+    python export_restore.py show nightly/2026-11-24
+  Which of its files were changed, for a program to read?
+    python export_restore.py show --json
 """,
     ),
 }
@@ -9763,6 +9953,7 @@ VALUES: dict[str, dict[str, Any]] = {
     "": {"action": "store_true"},
     "FILE": {"type": Path},
     "DIR": {"type": Path},
+    "[DIR]": {"type": Path, "nargs": "?", "const": BESIDE},
     "PATTERN": {"nargs": "+"},
     "N": {"type": job_count},
     "SECONDS": {"type": seconds},
@@ -9811,8 +10002,10 @@ def add_options(command: argparse.ArgumentParser, text: str) -> None:
         *short, name = option.split(", ")
         name, _, value = name.partition(" ")
         how = {"action": "help"} if name == "--help" else VALUES[value]
-        how = {**how, "metavar": value} if value else how
+        how = {**how, "metavar": value.strip("[]")} if value else how
         add = either.add_argument if short in (["-q"], ["-v"]) else group.add_argument
+        if name == "DIR":  # the only one that needs no option
+            name, how = "dir", {"type": Path, "nargs": "?", "metavar": "DIR"}
         add(*short, name, help=help_, **how)
 
 
