@@ -407,9 +407,9 @@ class SnapshotError(Exception):
         return f"{message}:\n" + "\n".join(f"  {line}" for line in self.lines)
 
 
-def usage_error(message: str, hint: str, lines: Iterable[str] = ()) -> SnapshotError:
+def usage_error(message: str, hint: str) -> SnapshotError:
     """Return the error for what the user has to say otherwise."""
-    return SnapshotError(message, hint=hint, lines=lines, code=EXIT_USAGE)
+    return SnapshotError(message, hint=hint, code=EXIT_USAGE)
 
 
 def damaged(message: str, hint: str, lines: Iterable[str] = ()) -> SnapshotError:
@@ -417,9 +417,13 @@ def damaged(message: str, hint: str, lines: Iterable[str] = ()) -> SnapshotError
     return SnapshotError(message, hint=hint, lines=lines, code=EXIT_DAMAGED)
 
 
-def told_each(faults: Seq[str], heading: str) -> tuple[str, Seq[str]]:
-    """Return message and lines of an error: one fault, or a heading and each."""
-    return (faults[0], ()) if len(faults) == 1 else (heading, faults)
+def several(
+    faults: Seq[str], heading: str, hint: str, code: int = EXIT_DAMAGED
+) -> SnapshotError:
+    """Return the error for one fault, or for several, each on a line of its own."""
+    if len(faults) == 1:
+        return SnapshotError(faults[0], hint=hint, code=code)
+    return SnapshotError(heading, hint=hint, lines=faults, code=code)
 
 
 def find_hint(said: str, host: str = "", **known: object) -> str:
@@ -1677,6 +1681,7 @@ def check_references(catalog: Catalog, chosen: Collection[Relation]) -> list[str
     restore checks the key there.
     """
     notes: list[str] = []
+    faults: dict[str, tuple[Relation, Relation]] = {}
     exportable = names_of(catalog.tables)
     for key in catalog.foreign_keys:
         table, references = (
@@ -1686,9 +1691,17 @@ def check_references(catalog: Catalog, chosen: Collection[Relation]) -> list[str
             continue
         fact = f"{key.table} refers to {references} ({quoted_when_needed(key.name)})"
         if references in exportable:
-            hint = f"export {references}, too, or leave out {table}"
-            raise usage_error(f"{fact}, which is left out", hint)
-        notes.append(f"{fact}, whose rows are not exported")
+            faults[f"{fact}, which is left out"] = references, table
+        else:
+            notes.append(f"{fact}, whose rows are not exported")
+    if faults:
+        wanted, referring = (
+            ", ".join(map(str, sorted({*names})))
+            for names in zip(*faults.values(), strict=True)
+        )
+        hint = f"export {wanted}, too, or leave out {referring}"
+        heading = "foreign keys lead to tables that are left out"
+        raise several([*faults], heading, hint, EXIT_USAGE)
     return notes
 
 
@@ -6589,7 +6602,10 @@ def exchanged(name: str) -> SnapshotError:
     )
 
 
-EDITS_HINT = "take it as it is with --accept-edits, or export again"
+EDITS_HINT = (
+    "restore --accept-edits takes it as it is (verify and rehearse, too); "
+    "or export again"
+)
 
 
 def file_hashes(paths: Seq[Path]) -> list[str]:
@@ -7041,8 +7057,7 @@ class Folder:
             faults = list((seen.faults | ({} if accept_edits else seen.edits)).values())
             if faults:
                 heading = f"{self.path} is not a whole snapshot"
-                message, lines = told_each(faults, heading)
-                raise damaged(message, self.hint_of(faults), lines)
+                raise several(faults, heading, self.hint_of(faults))
             yield self.read(manifest, paths, seen.hashes)
 
     def show(self) -> Contents:
@@ -7809,7 +7824,7 @@ class Jobs:
                 f"the parts of {task.table.relation} have {rows:,} rows, the table "
                 f"{total:,}",
                 hint="see whether an index of it is damaged (REINDEX), or take it "
-                "whole with --jobs 1",
+                "whole: export --jobs 1",
             )
         for path in parts[1:]:
             append_file(task.path, path)
@@ -8256,13 +8271,10 @@ class Restore:
         lost = replayed.lost()
         taken = [line for line in lost if not line.is_named_in(named)]
         if taken and not self.options.accept_drift:
-            each = [render_lost(line, drops) for line in taken]
-            raise damaged(
-                each[0]
-                if len(each) == 1
-                else f"{SCHEMA_FILE} takes what nothing brings back",
+            raise several(
+                [render_lost(line, drops) for line in taken],
+                f"{SCHEMA_FILE} takes what nothing brings back",
                 f"add it to {SCHEMA_FILE}, or lose it with restore --accept-drift",
-                each if len(each) > 1 else (),
             )
         if lost:
             names = ", ".join(shown(line.key) for line in lost)
@@ -8379,10 +8391,8 @@ class Restore:
         loads = [Load(table, files[name]) for table, name in planned if name in files]
         faults += [fault for load in loads for fault in header_faults(load)]
         if faults:
-            raise damaged(
-                "; ".join(faults),
-                "correct the files or export again; the target was not changed",
-            )
+            hint = "correct the files or export again; the target was not changed"
+            raise several(faults, "the files do not fit the tables", hint)
         if not self.options.tables:
             return loads
         chosen = select_tables([each.table for each in loads], self.options.tables, ())
@@ -8454,7 +8464,8 @@ class Restore:
             if expected[each.relation] not in (None, each.rows)
         ]
         if faults:
-            raise damaged("; ".join(faults), "export again; the target was not changed")
+            hint = "export again; the target was not changed"
+            raise several(faults, "the snapshot had other rows", hint)
 
     def set_sequences(self) -> None:
         """Set the sequences of the loaded tables; unless some were chosen, the rest."""
@@ -9053,8 +9064,9 @@ def fetch_needs(db: Database, options: Options, report: Report) -> Needs:
         if table.oid in needs.missing
     ]
     if faults:
-        message, lines = told_each(faults, "the tables need others, which are left out")
-        raise usage_error(message, "take those tables, too, or leave out more", lines)
+        heading = "the tables need others, which are left out"
+        hint = "export those tables, too, or leave out what needs them"
+        raise several(faults, heading, hint, EXIT_USAGE)
     if needs.views:
         names = list(map(str, needs.views))
         notes.append(render_left_out("not in it: views of the tables", names))
@@ -9703,7 +9715,7 @@ def command_schema(options: Options, report: Report) -> int:
 
 def command_show(options: Options, report: Report) -> int:
     """Run the command show."""
-    folder = options.dir
+    folder = Path(options.dir)  # argparse would make one of what nobody says, too
     report.record(folder=str(folder.absolute()))
     report.doing(f"checking the files of {folder}")
     found = Folder(folder).show()
@@ -9727,9 +9739,9 @@ def render_contents(found: Contents, folder: Path) -> Iterator[str]:
     manifest, faults = found.manifest, found.faults
     if manifest:
         yield (
-            f"{folder} is {age(manifest.created)}; it comes from "
-            f"{manifest.origin or manifest.database} (PostgreSQL "
-            f"{manifest.server_version})\nexported {manifest.created} by "
+            f"the snapshot in {folder} is {age(manifest.created)}; it comes\nfrom "
+            f"{manifest.origin or manifest.database} "
+            f"(PostgreSQL {manifest.server_version})\nexported {manifest.created} by "
             f"export_restore {manifest.tool_version}, format {manifest.format}"
         )
     files = [
@@ -10005,7 +10017,7 @@ def add_options(command: argparse.ArgumentParser, text: str) -> None:
         how = {**how, "metavar": value.strip("[]")} if value else how
         add = either.add_argument if short in (["-q"], ["-v"]) else group.add_argument
         if name == "DIR":  # the only one that needs no option
-            name, how = "dir", {"type": Path, "nargs": "?", "metavar": "DIR"}
+            name, how = "dir", {"nargs": "?", "metavar": "DIR"}
         add(*short, name, help=help_, **how)
 
 
