@@ -9720,7 +9720,17 @@ def command_show(options: Options, report: Report) -> int:
     report.doing(f"checking the files of {folder}")
     found = Folder(folder).show()
     manifest = found.manifest
-    report.record(whole=not found.faults, faults=found.faults, files=found.files)
+    tables = [
+        {
+            **(as_data(each.relation) if each.relation else {}),
+            "file": each.file,
+            "rows": each.rows,
+            "bytes": each.size,
+            "fault": each.fault or None,
+        }
+        for each in found.files
+    ]
+    report.record(whole=not found.faults, faults=found.faults, tables=tables)
     if manifest:
         report.record(
             **besides_files(manifest),

@@ -44,7 +44,7 @@ def test_as_json(exported: Database, work: Path, run: Run, succeed: Succeed) -> 
     assert found["status"] == 3
     assert not found["whole"]
     assert found["faults"] == ["leads.csv is missing"]
-    leads = next(each for each in found["files"] if each["table"] == "leads")
+    leads = next(each for each in found["tables"] if each["table"] == "leads")
     assert (leads["schema"], leads["file"], leads["rows"]) == (
         "public",
         "leads.csv",
@@ -110,7 +110,12 @@ def test_a_folder_made_by_hand(
     result = run("show")
     assert result.status == status
     assert said in result.out
-    if content is None:
+    found = json.loads(run("show", "--json").out)
+    if content:
+        [table] = found["tables"]
+        assert (table["file"], table["rows"]) == ("t.csv", None)
+        assert found["whole"] == (status == 0)
+    else:
         assert "exports holds no snapshot: it has no CSV files" in result.err
 
 
