@@ -10,6 +10,7 @@ restore:   replay schema.sql, load the CSVs, set the sequences -> one commit
 verify:    does the database still hold what the folder does?
 rehearse:  prove that the folder can be restored, where it harms nobody
 schema:    write schema.sql for a database that is there already
+show:      say what a folder holds, and whether it is whole
 """
 
 from __future__ import annotations
@@ -1321,7 +1322,9 @@ class ScriptText:
             hint = "a restore is one transaction; remove it, or the word CONCURRENTLY"
         elif statement.begins("COPY") and "STDIN" in words:
             fact = "COPY … FROM stdin carries rows; a blueprint has none"
-            hint = "make it with export_restore.py schema --force, or by pg_dump"
+            hint = (
+                "make it with pg_dump --schema-only or export_restore.py schema --force"
+            )
         else:
             return
         raise self.fault(statement.tokens[0].start, fact, hint)

@@ -193,7 +193,7 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 # What a rehearsal does not come to: it asks nobody, and keeps nothing.
 OF_RESTORE_ALONE = {"confirm", "check_apart", "KeptExport"}
 # What people are to run of other programs.
-OTHERS = re.compile("--schema-only yourself|setup_db.py")
+OTHERS = re.compile("--schema-only|setup_db.py")
 
 
 def names_in(node: ast.AST) -> set[str]:
