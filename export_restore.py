@@ -648,6 +648,11 @@ class CatalogLine:
         own = whole.name if whole else self.name if self.relation is None else None
         return own is not None and own in names
 
+    def oids(self, catalog: Catalog) -> set[int]:
+        """Return its oid, and that of the relation that it is a part of."""
+        of = catalog.relations.get(self.relation) if self.relation else None
+        return {self.oid, of or self.oid}
+
     @property
     def last_name(self) -> str:
         """The last of the names in its key, as the catalog keeps it."""
@@ -1011,13 +1016,24 @@ class Needs:
     def wants(self, entry: tuple[int, int]) -> bool:
         return entry in self.objects or not (self.alone or entry in self.gone)
 
-    @functools.cached_property
-    def oids(self) -> set[int]:
-        return {oid for _, oid in self.objects}
+    def of(self, lines: Iterable[CatalogLine], catalog: Catalog) -> list[CatalogLine]:
+        """Return the lines of what the tables need, and of these themselves."""
+        needed = {oid for _, oid in self.objects}
+        return [line for line in lines if needed & line.oids(catalog)]
 
-    @functools.cached_property
-    def oids_gone(self) -> set[int]:
-        return {oid for _, oid in self.gone}
+    def unwanted(
+        self, lines: Iterable[CatalogLine], catalog: Catalog
+    ) -> list[CatalogLine]:
+        """Return the lines of what the tables can do without, and is not wanted."""
+        needed = {line.text for line in self.of(lines, catalog)}
+        gone = {oid for _, oid in self.gone}
+        return [
+            line
+            for line in lines
+            if line.text not in needed
+            and line.oid >= FIRST_OID_OF_USERS
+            and (self.alone or gone & line.oids(catalog))
+        ]
 
 
 @dataclass(frozen=True)
@@ -1722,79 +1738,6 @@ def missing_from_script(
     return missing + [
         shown(line.key) for line in lines if line.name and line.name not in names
     ]
-
-
-CREATED = re.compile(
-    r"CREATE (OR REPLACE )?(\w+ ){0,2}?(TABLE|VIEW|SEQUENCE|FUNCTION|PROCEDURE"
-    r"|AGGREGATE|TYPE|DOMAIN|COLLATION|SCHEMA|EXTENSION|OPERATOR (CLASS|FAMILY)"
-    r"|CONFIGURATION|DICTIONARY|PARSER|TEMPLATE|CONVERSION|LANGUAGE|METHOD)"
-    r" (IF NOT EXISTS )?"
-)
-
-
-def names_created(script: Script) -> Iterator[str]:
-    """Yield the names, without schemas, of what a script's own statements make."""
-    for statement in script.statements:
-        if head := CREATED.match(statement.outline):
-            name, *after = statement.tokens[head[0].count(" ") :][:3]
-            qualified = len(after) > 1 and after[0].text == "."
-            yield after[1].name if qualified else name.name
-
-
-class Selected:
-    """What a snapshot of some tables holds of the catalog: what they need, at least.
-
-    Of what they can do without, it has what the script makes. Names tell, and how many
-    of one name there are: so it may miss something, which then is not compared.
-    """
-
-    def __init__(self, catalog: Catalog, tables: Iterable[Table], needs: Needs) -> None:
-        self.needs, self.relations = needs, catalog.relations
-        self.chosen = {name for table in tables for name in table.names}
-        self.owners = {
-            each.relation: each.owner for each in catalog.sequences if each.owner
-        }
-
-    def whole(self, line: CatalogLine) -> Relation | int:
-        """Return what a line is a part of: a sequence may be one of a table."""
-        if line.relation is None:
-            return line.oid
-        return self.owners.get(line.relation, line.relation)
-
-    def oids(self, line: CatalogLine) -> set[int]:
-        """Return the oid of a line, and of what it is a part of."""
-        whole = self.whole(line)
-        of = self.relations.get(whole) if isinstance(whole, Relation) else None
-        return {line.oid, of or line.oid}
-
-    def is_needed(self, line: CatalogLine) -> bool:
-        needed = not self.oids(line).isdisjoint(self.needs.oids)
-        return needed or self.whole(line) in self.chosen
-
-    def is_optional(self, line: CatalogLine) -> bool:
-        """Tell whether the tables, and what else is wanted, can do without it."""
-        gone = self.needs.alone or not self.oids(line).isdisjoint(self.needs.oids_gone)
-        built_in = line.oid < FIRST_OID_OF_USERS
-        return gone and not built_in and not self.is_needed(line)
-
-    def left_out(self, lines: Seq[CatalogLine], script: Script) -> list[CatalogLine]:
-        """Return the lines of what is optional, and the script does not make."""
-        names: dict[Relation | int, str] = {}
-        for line in lines:
-            whole = self.whole(line)
-            if line.kind not in REMARKS:
-                own = whole.name if isinstance(whole, Relation) else line.name
-                names.setdefault(whole, own or line.last_name)
-        needed = {self.whole(line) for line in lines if self.is_needed(line)}
-        created = list(names_created(script))
-        taken = [names[whole] for whole in needed if whole in names]
-        made = {name for name in {*created} if created.count(name) > taken.count(name)}
-        made |= script.names if script.dynamic else frozenset()
-        return [
-            line
-            for line in lines
-            if self.is_optional(line) and names.get(self.whole(line)) not in made
-        ]
 
 
 def without_besides(
@@ -7366,7 +7309,7 @@ class Export:
     shared: str  # the transaction snapshot's name; empty: it is not to be shared
     lines: list[CatalogLine]  # of catalog.txt
     files: list[tuple[Table, str]]  # in load order
-    sequences_out: Collection[Relation | None] = ()  # of which the script makes none
+    out: Collection[int] = ()  # oids of what is of tables left out
 
     done = "the snapshot is published"  # what a command has then achieved
     # What to do about a blueprint that is not the database's.
@@ -7489,7 +7432,7 @@ class Export:
                 for (table, name), each in zip(self.files, written, strict=True)
             ),
             sequences=self.db.fetch_sequence_states(
-                each for each in sequences if each.relation not in self.sequences_out
+                each for each in sequences if each.oid not in self.out
             ),
             materialized_views={
                 view.relation: view.populated
@@ -7592,26 +7535,21 @@ class Export:
             )
 
     def choose_lines(self) -> list[CatalogLine]:
-        """Take out what only other tables need; return what the chosen ones need."""
-        chosen = names_of(self.tables)
-        others = [each for each in self.catalog.tables if each.relation not in chosen]
+        """Leave out what is of other tables alone; return what the chosen ones need."""
+        chosen, catalog = names_of(self.tables), self.catalog
+        others = [each for each in catalog.tables if each.relation not in chosen]
         alone = bool(self.options.tables)
         needs = self.db.fetch_needs(self.tables, others, alone=alone)
-        selected = Selected(self.catalog, self.tables, needs)
-        out = selected.left_out(self.lines, self.script)
-        names = [
-            shown(line.key)
-            for line in out
-            if line.relation is None or line.kind in WHOLE_RELATIONS
-            if line.kind not in REMARKS and selected.whole(line) not in self.left_out
-        ]
+        out = needs.unwanted(self.lines, catalog)
+        self.out = {line.oid for line in out}
+        names = [shown(each.key) for each in out
+                 if (each.relation is None and each.kind not in REMARKS)
+                 or each.kind in ("view", "materialized view")]  # fmt: skip
         if names:
-            what = f"note: its tables do not need, and {SCHEMA_FILE} does not make"
+            what = "note: not in the snapshot, whose tables do not need it"
             self.report.note(render_left_out(what, names))
-        self.sequences_out = {line.relation for line in out if line.kind == "sequence"}
-        texts = {line.text for line in out}
-        self.lines = [line for line in self.lines if line.text not in texts]
-        return [line for line in self.lines if selected.is_needed(line)]
+        self.lines = [line for line in self.lines if line.oid not in self.out]
+        return needs.of(self.lines, catalog)
 
 
 def is_mentioned(name: str, names: Collection[str]) -> bool:
