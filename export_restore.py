@@ -5518,8 +5518,10 @@ MAKE_OWNER = f"""
     DO $$ BEGIN
         IF to_regrole('{OWNER}') IS NULL THEN
             CREATE ROLE {OWNER} LOGIN CREATEDB CREATEROLE PASSWORD %s;
-            ALTER ROLE {OWNER} SET createrole_self_grant = 'set, inherit';
             ALTER DATABASE postgres OWNER TO {OWNER};
+            IF current_setting('server_version_num')::int >= 160000 THEN
+                ALTER ROLE {OWNER} SET createrole_self_grant = 'set, inherit';
+            END IF;
         END IF;
     END $$
 """
@@ -6046,11 +6048,13 @@ def find_programs(name: str) -> list[Programs]:
     found: dict[Path, Programs] = {}
     for folder in map(Path, program_folders()):
         path = folder / f"{name}{EXE}"
-        if os.access(path, os.X_OK) and path.resolve() not in found:
+        real = path.resolve()
+        if os.access(path, os.X_OK) and real not in found:
             said = run_program(path, "--version", seconds=20).stdout
             if match := re.match(r"\w+ \(PostgreSQL\) (\d+)\D?(\d*)", said):
+                home = real if real.name == path.name else path  # a link, or a wrapper
                 version = int(match[1]), int(match[2] or 0)
-                found[path.resolve()] = Programs(folder, version)
+                found[real] = Programs(home.parent, version)
     return [*found.values()]
 
 

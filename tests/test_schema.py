@@ -493,7 +493,7 @@ def test_what_runs_is_found_once(work: Path, monkeypatch: pytest.MonkeyPatch) ->
     only(monkeypatch, work, work / "link", *folders.values(), work / "absent")
     found = er.find_programs("pg_dump")
     assert [each.major for each in found] == [16, 18]
-    assert found[0].folder == work / "link"
+    assert found[0].folder == binaries()[16]
 
 
 def test_wheels_and_usual_folders_are_searched(
