@@ -985,8 +985,9 @@ class Settings:
     sslmode: str
     sslrootcert: str
     home: Path  # the env file's folder, where an embedded server lives
-    superuser: str = ""  # of a server of ours, where `user` is none
-    programs: Programs | None = None  # that it runs on, if it is ours
+    programs: Programs | None = (
+        None  # of a server of ours, where `user` is no superuser
+    )
 
     @property
     def data_folder(self) -> Path:
@@ -5671,16 +5672,13 @@ class OwnServer:
 
     def make_socket_folder(self) -> str:
         """Make a folder whose path is short and plain, as sockets and libpq want it."""
-        for base in (tempfile.gettempdir(), "/tmp", "/var/tmp"):  # noqa: S108
-            fits = re.fullmatch(r"[\w./-]{1,50}", base, re.ASCII)
-            if fits and (self.user is None or is_open(Path(base))):
-                folder = tempfile.mkdtemp(prefix=SOCKET_PREFIX, dir=base)
-                give(Path(folder), self.user)
-                return folder
-        raise SnapshotError(
-            "there is no folder for the embedded server's socket",
-            hint="set TMPDIR to a folder with a short and plain name",
-        )
+        base = tempfile.gettempdir()
+        plain = re.fullmatch(r"[\w./-]{1,50}", base, re.ASCII)
+        if not plain or not (self.user is None or is_open(Path(base))):
+            base = "/tmp"  # noqa: S108
+        folder = tempfile.mkdtemp(prefix=SOCKET_PREFIX, dir=base)
+        give(Path(folder), self.user)
+        return folder
 
     def remove_socket_folder(self, folder: str) -> None:
         if Path(folder).name.startswith(SOCKET_PREFIX) and self.owns(folder):
@@ -5723,10 +5721,9 @@ class OwnServer:
         host, port = self.noted()
         secret = self.data / PASSWORD
         return Settings(
-            host=host, port=port, dbname="postgres", user=user, superuser=SUPERUSER,
-            password=secret.read_text() if secret.exists() else "",
-            sslmode="prefer", sslrootcert="", home=self.data.parent,
-            programs=self.programs,
+            host=host, port=port, dbname="postgres", user=user,
+            password=secret.read_text() if secret.exists() else "", sslmode="prefer",
+            sslrootcert="", home=self.data.parent, programs=self.programs,
         )  # fmt: skip
 
 
@@ -5765,12 +5762,9 @@ def make_root_folder(prefix: str) -> Path:
 
 def give(folder: Path, user: int | None) -> None:
     """Make a folder, and what is in it, a user's; None: it stays ours."""
-    if user is None:
-        return
-    os.chown(folder, user, user)
-    for place, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            os.chown(Path(place, name), user, user, follow_symlinks=False)
+    if user is not None:
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, user, user, follow_symlinks=False)
 
 
 def nobody() -> int:
@@ -5831,11 +5825,8 @@ GIVE_TO_OWNER = f"""
     DO $$ DECLARE kind record; found record; BEGIN
         FOR kind IN
             SELECT attrelid, attname FROM pg_attribute JOIN pg_class ON oid = attrelid
-            WHERE relnamespace = 'pg_catalog'::regnamespace AND relkind = 'r' AND
-                  attname IN ('relowner', 'proowner', 'typowner', 'nspowner',
-                              'oprowner', 'opcowner', 'opfowner', 'collowner',
-                              'conowner', 'cfgowner', 'dictowner', 'stxowner',
-                              'pubowner', 'srvowner')
+            WHERE relnamespace = 'pg_catalog'::regnamespace AND relkind = 'r'
+              AND attname LIKE '%owner'
         LOOP
             FOR found IN EXECUTE format(
                 'SELECT (pg_identify_object(%L, oid, 0)).* FROM %s AS c WHERE %I = 10
@@ -5862,21 +5853,9 @@ def with_superusers_part(
 
     If what follows fails, or nothing of it `stays`, they go again.
     """
-    if not server.superuser:
+    if not server.programs:
         yield
         return
-    admin = dataclasses.replace(server, user=server.superuser)
-    with Database(admin) as db, contextlib.ExitStack() as undo:
-        for name in make_extensions(db, script):
-            drop = sql.SQL("DROP EXTENSION IF EXISTS {}").format(sql.Identifier(name))
-            undo.callback(db.execute, drop)
-        yield
-        if stays:
-            undo.pop_all()
-
-
-def make_extensions(db: Database, script: Script) -> Iterator[str]:
-    """Make what a script needs and its role may not make; yield the names."""
     query = """
         SELECT name FROM pg_available_extensions AS e
         JOIN pg_available_extension_versions AS v USING (name)
@@ -5884,10 +5863,16 @@ def make_extensions(db: Database, script: Script) -> Iterator[str]:
           AND installed_version IS NULL AND name = ANY (%s)
     """
     named = extensions_named(script)
-    for (name,) in db.fetch(query, [list(named)]):
-        with contextlib.suppress(psycopg2.Error):  # the script itself will say why
-            db.execute(named[name])
-            yield name
+    admin = dataclasses.replace(server, user=SUPERUSER)
+    with Database(admin) as db, contextlib.ExitStack() as undo:
+        for (name,) in db.fetch(query, [list(named)]):
+            with contextlib.suppress(psycopg2.Error):  # the script itself will say why
+                db.execute(named[name])
+                drop = sql.SQL("DROP EXTENSION IF EXISTS {}")
+                undo.callback(db.execute, drop.format(sql.Identifier(name)))
+        yield
+        if stays:
+            undo.pop_all()
 
 
 def lend_roles(db: Database, names: Iterable[str]) -> None:
@@ -5900,14 +5885,13 @@ def lend_roles(db: Database, names: Iterable[str]) -> None:
 
 
 @contextlib.contextmanager
-def private_server(major: int, script: Script | None = None) -> Iterator[Settings]:
-    """Give a throw-away server that is like one of a version and can run a script.
+def private_server(major: int, wanted: Collection[str] = ()) -> Iterator[Settings]:
+    """Give a throw-away server like one of a version, with extensions if it can be.
 
     What rehearsals that were killed have left behind goes, too.
     """
     for left in Path(tempfile.gettempdir()).glob(PRIVATE_PREFIX + "*"):
         remove_private(left)
-    wanted = {*extensions_named(script)} if script else set()
     best = min(find_servers(), key=lambda each: each.unlike(major, wanted))
     with contextlib.ExitStack() as stack:
         with uninterrupted():
@@ -6006,10 +5990,10 @@ class Programs:
         controls = Path(folder or os.devnull, "extension").glob("*.control")
         return {path.stem for path in controls} | {*re.findall(r"--with-(\w+)", built)}
 
-    def unlike(self, major: int, wanted: set[str]) -> tuple[bool, int, int, int]:
-        """Return how badly they stand in for a server of a version; 0 is perfect."""
+    def unlike(self, major: int, wanted: Collection[str]) -> tuple[int, ...]:
+        """Return how badly they stand in for a server of a version with extensions."""
         parts = self.parts()
-        lacking = len(wanted - parts)
+        lacking = len({*wanted} - parts)
         return self.major < major, lacking, abs(self.major - major), -len(parts)
 
     def for_all(self) -> Programs:
@@ -6026,8 +6010,7 @@ class Programs:
             for source in filter(Path.exists, (install, libraries)):
                 shutil.copytree(source, copy / source.relative_to(package.parent))
             for path in (copy, *copy.rglob("*")):
-                runs = path.is_dir() or path.stat().st_mode & stat.S_IXUSR
-                path.chmod(0o755 if runs else 0o644)
+                path.chmod(0o755 if os.access(path, os.X_OK) else 0o644)
             with contextlib.suppress(OSError):  # another process was faster
                 copy.rename(made)
             shutil.rmtree(copy, ignore_errors=True)
@@ -6048,8 +6031,7 @@ def find_programs(name: str) -> list[Programs]:
     found: dict[Path, Programs] = {}
     for folder in map(Path, program_folders()):
         path = folder / f"{name}{EXE}"
-        real = path.resolve()
-        if os.access(path, os.X_OK) and real not in found:
+        if os.access(path, os.X_OK) and (real := path.resolve()) not in found:
             said = run_program(path, "--version", seconds=20).stdout
             if match := re.match(r"\w+ \(PostgreSQL\) (\d+)\D?(\d*)", said):
                 home = real if real.name == path.name else path  # a link, or a wrapper
@@ -6076,14 +6058,15 @@ def program_folders() -> Iterator[str]:
 def run_program(
     program: Path, *arguments: str, seconds: float | None = None, **how: Any
 ) -> subprocess.CompletedProcess[str]:
-    """Run one of PostgreSQL's programs to its end; it does not outlive us."""
+    """Run one of PostgreSQL's programs, as the env file alone decides; to our end."""
     command = [str(program), *arguments]
-    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE}
-    how = {"env": without_pg(os.environ), "encoding": "utf-8", **pipes, **how}
+    ours = {k: v for k, v in os.environ.items() if not k.upper().startswith("PG")}
     try:
         with subprocess.Popen(
-            command, stderr=subprocess.PIPE, errors="replace", **how
-        ) as process:
+            command, env=ours | how.pop("env", {}), stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
+            errors="replace", **how,
+        ) as process:  # fmt: skip
             try:
                 said = process.communicate(timeout=seconds)
             except BaseException:
@@ -6126,7 +6109,7 @@ def dump_schema(
                 break
             done = run_program(
                 program.folder / "pg_dump", *options,
-                *program.excluding(plan.left_out), env=without_pg(os.environ) | secret,
+                *program.excluding(plan.left_out), env=secret,
             )  # fmt: skip
             if done.returncode == 0:
                 for line in done.stderr.splitlines():
@@ -6135,11 +6118,6 @@ def dump_schema(
             if NO_TLS_INSIDE not in done.stderr:
                 raise dump_failure(program, server, done.stderr)
     raise no_pg_dump(server, plan.major, found)
-
-
-def without_pg(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment without libpq's variables."""
-    return {k: v for k, v in environment.items() if not k.upper().startswith("PG")}
 
 
 def dump_failure(program: Programs, server: Settings, said: str) -> SnapshotError:
@@ -8621,7 +8599,9 @@ def rehearse(settings: Settings | None, folder: Path, report: Report) -> Rehears
             report.expect(3 * sum(file.text_size for file in snapshot.csv_files))
         report.doing("making a place for the rehearsal")
         if settings is None:
-            scratch = stack.enter_context(private_server(major, snapshot.script))
+            scratch = stack.enter_context(
+                private_server(major, extensions_named(snapshot.script))
+            )
             prepare_private(scratch, snapshot.script)
         else:
             server = stack.enter_context(reachable(settings))
@@ -8643,7 +8623,7 @@ def rehearse(settings: Settings | None, folder: Path, report: Report) -> Rehears
 
 def prepare_private(server: Settings, script: Script) -> None:
     """Give a private server the roles that a blueprint names."""
-    with Database(dataclasses.replace(server, user=server.superuser)) as db:
+    with Database(dataclasses.replace(server, user=SUPERUSER)) as db:
         lend_roles(db, {*roles_named(script)} - {*roles_created(script)})
 
 
@@ -8713,7 +8693,7 @@ def find_flaw(text: str, major: int) -> str:
     """
     script = parse_script(text.encode(), SCHEMA_FILE)
     try:
-        with private_server(major, script) as server:
+        with private_server(major, extensions_named(script)) as server:
             prepare_private(server, script)
             with (
                 with_superusers_part(server, script, stays=True),
@@ -9282,16 +9262,19 @@ def run_rehearsal(settings: Settings | None, folder: Path, report: Report) -> No
     where = f"a scratch database beside {settings}" if settings else "a private server"
     report.note(f"rehearsing the restore of {folder} on {where}")
     rehearsal = rehearse(settings, folder, report)
-    version, programs = rehearsal.server_version, rehearsal.programs
+    programs = rehearsal.programs
     proof = "to the byte" if rehearsal.compared else "with nothing"
     report.result(
         rehearsal.copied,
         f"The snapshot in {folder} can be restored: it was, on "
-        f"{programs or f'PostgreSQL {version}'}, compared {proof}, "
+        f"{programs or f'PostgreSQL {rehearsal.server_version}'}, compared {proof}, "
         "and nothing is left of it.",
     )
-    report.record(server_version=version, compared=rehearsal.compared)
-    report.record(programs=programs and str(programs.folder))
+    report.record(
+        server_version=rehearsal.server_version,
+        server_programs=programs and str(programs.folder),
+        compared=rehearsal.compared,
+    )
 
 
 def command_schema(options: Options, report: Report) -> int:
