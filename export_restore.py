@@ -5511,6 +5511,7 @@ SERVER_USER = 60_900
 ROOT_PLACE = Path("/var/lib/export_restore")
 PRIVATE_PREFIX = "export_restore-rehearsal-"
 SOCKET_PREFIX = "export_restore-socket-"
+NEW_PREFIX = "export_restore-new-"  # where initdb is at work; it may outlive us
 IN_USE = 7_250_927  # the lock in the server that each process holds while it uses it
 # A server that is thrown away need not survive a power cut.
 THROW_AWAY = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
@@ -5639,19 +5640,32 @@ class OwnServer:
         options += ["--no-sync"] if self.settings else []
         options += ["--auth=scram-sha-256" if WINDOWS else "--auth=trust"]
         named = nobody() if self.user else None
-        give(self.data, named)
+        for left in self.data.glob("*") if self.unfinished() else ():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
         with tempfile.TemporaryDirectory(prefix="export_restore-") as folder:
             secret = Path(folder, PASSWORD)
             secret.write_text(os.urandom(16).hex())
             options += [f"--pwfile={secret}"] if WINDOWS else []
-            self.run("initdb", *options, user=named)
+            new = Path(tempfile.mkdtemp(prefix=NEW_PREFIX, dir=self.data))
+            if named:  # he has to pass
+                self.data.chmod(0o711)
+            give(new, named)
+            dataclasses.replace(self, data=new).run("initdb", *options, user=named)
             if WINDOWS:
                 shutil.copy(secret, self.data)
+        for path in new.iterdir():
+            path.rename(self.data / path.name)
+        self.data.chmod(0o700)
         give(self.data, self.user)
+        new.rmdir()
+
+    def unfinished(self) -> bool:
+        """Tell whether whoever made its files was killed."""
+        return any(self.data.glob(NEW_PREFIX + "*"))
 
     def start(self) -> None:
         """Start it on a socket in a folder of its own; on Windows on a port."""
-        if not (self.data / "PG_VERSION").exists():
+        if self.unfinished() or not (self.data / "PG_VERSION").exists():
             self.create()
         self.remove_socket_folder(self.noted()[0])
         if WINDOWS:

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import psycopg2
 import pytest
-from conftest import ROOT, Fail, Succeed, run_process
+from conftest import ROOT, Fail, Succeed, run_process, wait_until
 from servers import binaries, servers
 
 import export_restore as er
@@ -354,6 +354,23 @@ def test_a_server_that_was_killed_starts_again(open_folder: Path) -> None:
         psutil.wait_procs(family, 20)
     with er.reachable(settings) as server, er.Database(server) as db:
         assert db.fetch("SELECT 1") == [(1,)]
+
+
+def test_whoever_makes_its_files_is_killed(open_folder: Path) -> None:
+    """initdb is not, and goes on beside the next one."""
+    env = project(open_folder / "home") / ".env"
+    data = env.parent / ".postgres"
+    command = [sys.executable, str(ROOT / "setup_db.py"), "--env-file", str(env)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    wait_until(lambda: list(data.glob("*/PG_VERSION")))
+    process.kill()
+    process.wait()
+    assert setup_db.main(["--env-file", str(env), "-q", "--leads", "9"]) == 0
+    assert list(data.glob(f"{er.NEW_PREFIX}*")) == []
+    if as_root:
+        assert {path.lstat().st_uid for path in everything(data.resolve())} == {
+            er.free_user()
+        }
 
 
 def test_programs_in_a_closed_folder(
