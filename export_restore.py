@@ -5639,20 +5639,17 @@ class OwnServer:
         options += [] if sys.getfilesystemencoding() == "utf-8" else ["--no-locale"]
         options += ["--no-sync"] if self.settings else []
         options += ["--auth=scram-sha-256" if WINDOWS else "--auth=trust"]
-        named = nobody() if self.user else None
         for left in self.data.glob("*") if self.unfinished() else ():
             shutil.rmtree(left) if left.is_dir() else left.unlink()
-        with tempfile.TemporaryDirectory(prefix="export_restore-") as folder:
-            secret = Path(folder, PASSWORD)
+        if WINDOWS:
+            secret = self.data / PASSWORD
             secret.write_text(os.urandom(16).hex())
-            options += [f"--pwfile={secret}"] if WINDOWS else []
-            new = Path(tempfile.mkdtemp(prefix=NEW_PREFIX, dir=self.data))
-            if named:  # he has to pass
-                self.data.chmod(0o711)
-            give(new, named)
-            dataclasses.replace(self, data=new).run("initdb", *options, user=named)
-            if WINDOWS:
-                shutil.copy(secret, self.data)
+            options += [f"--pwfile={secret}"]
+        new = Path(tempfile.mkdtemp(prefix=NEW_PREFIX, dir=self.data))
+        named = nobody() if self.user else None
+        self.data.chmod(0o711 if named else 0o700)  # he has to pass
+        give(new, named)
+        dataclasses.replace(self, data=new).run("initdb", *options, user=named)
         for path in new.iterdir():
             path.rename(self.data / path.name)
         self.data.chmod(0o700)
