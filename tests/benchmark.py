@@ -86,8 +86,9 @@ class Server:
 
 @contextlib.contextmanager
 def started_server() -> Iterator[Server]:
-    with er.private_server("18") as settings:
-        yield Server(settings, er.server_programs()[18])
+    with er.private_server(18) as settings:
+        assert settings.programs
+        yield Server(settings, settings.programs.folder)
 
 
 def build_sample(server: Server, dbname: str, scale: float) -> None:

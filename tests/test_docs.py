@@ -171,6 +171,7 @@ def test_one_word_for_one_thing(name: str) -> None:
 # What PostgreSQL says itself, and hints are given for by SQLSTATE.
 SAID_BY_THE_SERVER = (
     "does not match host name",
+    "could not look up effective user ID",
     "other objects depend on it",
     'relation "…" already exists',
     "must be owner of table …",

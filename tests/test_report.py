@@ -511,7 +511,8 @@ def test_json_of_each_command(exported: Database, work: Path, run: Run) -> None:
         },
         ("verify", *env): {"tables", "equal", "states", "catalog"},
         ("rehearse", *env): {
-            "tables", "total", "skipped", "server_version", "compared",
+            "tables", "total", "skipped", "server_version", "server_programs",
+            "compared",
         },
     }.items():  # fmt: skip
         found = answer(run(*argv, "--json"))

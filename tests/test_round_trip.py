@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, Succeed, both_versions, wait_until
-from servers import Database, Server, meanwhile
+from servers import Database, Server, meanwhile, servers
 
 import export_restore as er
 import setup_db
@@ -108,7 +108,7 @@ def test_from_one_embedded_server_to_another(
     for version in versions:
         home = tmp_path / f"pg{version}"
         home.mkdir()
-        er.OwnServer.of(home / er.EMBEDDED_FOLDER, version).create()
+        er.OwnServer.of(home / er.EMBEDDED_FOLDER, servers()[version]).create()
         envs.append(home / ".env")
         envs[-1].write_text("DB_HOST=embedded\nDB_NAME=sales\n")
     first, second = envs

