@@ -611,7 +611,7 @@ class Catalog:
     materialized_views: tuple[MaterializedView, ...]
     relations: Mapping[Relation, int]  # everything with rows or columns, and its oid
 
-    @property
+    @functools.cached_property
     def roots(self) -> dict[Relation, Relation]:
         """Return the table that each partition belongs to."""
         return {
@@ -1597,8 +1597,8 @@ def select_tables(
     """
     everything = list(tables)
     wanted = matched(everything, only) if only else names_of(everything)
-    unwanted = matched(everything, exclude)
-    chosen = [table for table in everything if table.relation in wanted - unwanted]
+    wanted -= matched(everything, exclude)
+    chosen = [table for table in everything if table.relation in wanted]
     if not chosen:
         raise SnapshotError(
             "the database has no tables to export",
@@ -3503,18 +3503,19 @@ LIST_TIES = f"""
 # The functions that a check calls, of a table or a domain; an extension's do what they
 # should.
 LIST_ASKED = """
-    SELECT p.oid::regprocedure::text
+    SELECT k.conname, n.nspname, coalesce(c.relname, t.typname),
+           min(p.oid::regprocedure::text)
     FROM pg_constraint AS k
     LEFT JOIN pg_class AS c ON c.oid = k.conrelid
     LEFT JOIN pg_type AS t ON t.oid = k.contypid
     JOIN pg_namespace AS n ON n.oid = coalesce(c.relnamespace, t.typnamespace)
     JOIN pg_depend AS d ON d.classid = 'pg_constraint'::regclass AND d.objid = k.oid
     JOIN pg_proc AS p ON d.refclassid = 'pg_proc'::regclass AND p.oid = d.refobjid
-    WHERE (k.conname, n.nspname, coalesce(c.relname, t.typname)) = (%s, %s, %s)
+    WHERE k.contype = 'c'
       AND NOT EXISTS (SELECT FROM pg_depend AS e
                       WHERE e.classid = 'pg_proc'::regclass AND e.objid = p.oid
                         AND e.deptype = 'e')
-    ORDER BY 1
+    GROUP BY 1, 2, 3
 """
 
 # What holds unless somebody says otherwise, and then again: names that the server
@@ -4512,6 +4513,8 @@ def render_rights(changes: Collection[tuple[Rights, Rights]]) -> Iterator[str]:
 class Database:
     """A connection: where it leads, and what to do while it waits for a lock."""
 
+    _asked: Mapping[tuple[str | None, ...], str]  # the function that each check calls
+
     def __init__(self, settings: Settings, watch: LockWatch | None = None) -> None:
         """Connect; raise SnapshotError with a hint if the server says no."""
         self.settings = settings
@@ -5160,24 +5163,28 @@ class Database:
         stream: Any,
         *,
         null: str = "",
+        freeze: bool = False,
     ) -> int:
         """Load CSV with a header line from a binary stream; return how many rows came.
 
-        `null` is what an unquoted cell holds where it means NULL.
+        `null` is what an unquoted cell holds where it means NULL. Rows that come frozen
+        need no VACUUM: for a table that this transaction made or emptied.
         """
-        query = sql.SQL("COPY {} {} FROM STDIN (FORMAT csv, HEADER, NULL {})").format(
-            relation.ident, in_parentheses(columns), sql.Literal(null)
+        options = "FORMAT csv, HEADER, NULL {}, FREEZE {}"
+        query = sql.SQL(f"COPY {{}} {{}} FROM STDIN ({options})").format(
+            relation.ident, in_parentheses(columns), *map(sql.Literal, (null, freeze))
         )
         return self._copy(query, stream)
 
     def copy_in_file(
-        self, relation: Relation, columns: Collection[str], stream: Any, file: str
+        self, relation: Relation, stream: CsvReader, *, freeze: bool
     ) -> int:
         """Load a snapshot's CSV; raise SnapshotError with file, line and column."""
+        file = stream.file
         try:
-            return self.copy_in(relation, columns, stream)
+            return self.copy_in(relation, file.header, stream, freeze=freeze)
         except psycopg2.Error as error:
-            raise self.copy_failure(error, file) from error
+            raise self.copy_failure(error, file.path.name) from error
 
     def run_script(self, statements: Seq[Statement], name: str) -> list[Skip]:
         """Run a schema script inside the open transaction; return what was skipped.
@@ -5223,12 +5230,14 @@ class Database:
             return self.run_script(statements, name), False
         self.execute("SAVEPOINT script")
         try:
-            return self.run_script(statements, name), False
+            skipped = self.run_script(statements, name)
         except SnapshotError as error:
             if not misses_names(error.__cause__):
                 raise
-        self.execute("ROLLBACK TO SAVEPOINT script")
-        return self.run_script(rest, name), True
+            self.execute("ROLLBACK TO script; RELEASE script")
+            return self.run_script(rest, name), True
+        self.execute("RELEASE script")  # or no rows would come frozen
+        return skipped, False
 
     def use_settings_of_source(self, settings: Mapping[str, str]) -> list[str]:
         """Let a script mean what it meant to its source; return unknown settings.
@@ -5301,12 +5310,8 @@ class Database:
         """Return the function of the user's that refused a row, or made it refused."""
         if error.pgcode == CHECK_VIOLATION:
             diag = error.diag
-            names = (diag.constraint_name, diag.schema_name)
-            self.execute("ROLLBACK TO SAVEPOINT rows")
             about = diag.table_name or diag.datatype_name
-            return next(
-                (name for (name,) in self.fetch(LIST_ASKED, [*names, about])), None
-            )
+            return self._asked.get((diag.constraint_name, diag.schema_name, about))
         found = IN_FUNCTION.match(within)
         return found["name"] if found else None
 
@@ -5342,12 +5347,14 @@ class Database:
     def make_room(self, tables: Collection[Table]) -> None:
         """Empty the tables, all at once, and prepare for rows to come.
 
-        Functions of defaults, checks and indexes find what they call by bare names.
+        Functions of defaults, checks and indexes find what they call by bare names. No
+        savepoint may begin from here on: rows would not come frozen.
         """
         names = sql.SQL(", ").join(map(itself, tables))
         empty = sql.SQL("TRUNCATE {};" if tables else "").format(names)
         prepare = sql.SQL(f"{PREPARE_BUILDS} {OWN_PATH};")
-        self.execute(prepare + empty + sql.SQL("SAVEPOINT rows"))
+        asked = self.fetch(prepare + empty + sql.SQL(LIST_ASKED))
+        self._asked = {row[:3]: row[3] for row in asked}
 
     def set_aside(self, loaded: Iterable[Table], large: Iterable[Table]) -> list[str]:
         """Let go what acts on rows of the tables as they load; return what makes it.
@@ -5388,9 +5395,8 @@ class Database:
         What the catalog printed means the same under the search_path it was printed
         under.
         """
-        steps = ("RELEASE SAVEPOINT rows", NARROW_PATH, *statements, NARROW_PATH)
         try:
-            self.execute_all(steps)
+            self.execute_all((NARROW_PATH, *statements, NARROW_PATH))
         except psycopg2.IntegrityError as error:
             raise damaged(
                 str(database_failure(error)),
@@ -5404,12 +5410,13 @@ class Database:
         try:
             self.execute(sql.SQL(tie.statement))
         except psycopg2.Error as error:
-            self.execute("ROLLBACK TO tie")
+            self.execute("ROLLBACK TO tie; RELEASE tie")
             raise damaged(
                 f"{SCHEMA_FILE} takes the {tie.name}, which cannot be brought back: "
                 f"{database_failure(error)}",
                 f"drop less in {SCHEMA_FILE}, or lose it with --accept-drift",
             ) from error
+        self.execute("RELEASE tie")
 
     def give_rights(self, changes: Collection[tuple[Rights, Rights]]) -> None:
         """Give objects the owner and grants that they had: pairs of what is and was.
@@ -8049,7 +8056,11 @@ class Restore:
         aside = self.db.set_aside(self.tables, large)
         aside += [part for key in self.lost_keys for part in key.create]
         self.db.make_room(stale)
-        copied = [self.load_table(load) for load in self.loads]
+        new = {table.oid for table in self.tables} - self.known
+        new |= {table.oid for table in stale}
+        copied = [
+            self.load_table(each, new=each.table.oid in new) for each in self.loads
+        ]
         self.check_rows(copied)
         self.report.doing("building indexes and keys")
         self.db.rebuild(aside)
@@ -8074,15 +8085,16 @@ class Restore:
             )
         return seeded
 
-    def load_table(self, load: Load) -> Copied:
-        """Load one CSV into its table."""
+    def load_table(self, load: Load, *, new: bool) -> Copied:
+        """Load one CSV into its table; one that TRUNCATE has emptied is new, too."""
         start = time.monotonic()
         relation, file = load.table.relation, load.file
+        freeze = new and not load.table.partitioned
         with (
             self.report.progress(str(relation), file.text_size) as advance,
             CsvReader(file, advance) as stream,
         ):
-            rows = self.db.copy_in_file(relation, file.header, stream, file.path.name)
+            rows = self.db.copy_in_file(relation, stream, freeze=freeze)
             stream.check_rows(rows)
         seconds = time.monotonic() - start
         copied = Copied(relation, rows, file.size, seconds, file.path.name)
