@@ -5431,14 +5431,33 @@ class Database:
                 hint=f"say in {SCHEMA_FILE} which grants are to hold (GRANT, REVOKE)",
             ) from error
 
-    def analyze(self, relations: Iterable[Relation]) -> None:
-        """Refresh the planner's statistics; the restore is complete without them."""
-        names = sql.SQL(", ").join(relation.ident for relation in relations)
+    def analyze(self, batches: list[list[Relation]]) -> None:
+        """Refresh the planner's statistics; the restore is complete without them.
+
+        Each connection takes the next batch; one that is not to be had takes none.
+        """
+
+        def work(connect: Callable[[], Connection]) -> None:
+            nothing_more = (psycopg2.Error, IndexError)
+            with contextlib.suppress(*nothing_more), connect().cursor() as cursor:
+                while True:
+                    names = sql.SQL(", ").join(each.ident for each in batches.pop(0))
+                    # With settings pinned no timeout of the role ends it.
+                    cursor.execute(f"BEGIN READ WRITE; {PIN_SETTINGS}", self._pinned)
+                    query = sql.SQL(f"{OWN_PATH}; ANALYZE {{}}; COMMIT").format(names)
+                    cursor.execute(query)
+
         if ENDING.signals:
             return
-        with contextlib.suppress(psycopg2.Error, KeyboardInterrupt):
-            self.begin("READ WRITE")  # no timeout of the role ends it
-            self.execute(sql.SQL(f"{OWN_PATH}; ANALYZE {{}}; COMMIT").format(names))
+        way = way_of(self.connection)
+        others = min(os.cpu_count() or 1, MOST_JOBS, len(batches)) - 1
+        calls = [
+            Call(lambda: work(lambda: open_connection(way))) for _ in range(others)
+        ]
+        with contextlib.suppress(KeyboardInterrupt):
+            awaited(lambda: work(lambda: self.connection), self.connection)
+        while not (ENDING.signals or all(call.over(TURN) for call in calls)):
+            pass
 
     def set_sequences(
         self,
@@ -7788,7 +7807,10 @@ class Restore:
         for said in self.db.commit(done):
             self.report.note(said)
         self.report.doing("analyzing the tables")
-        self.db.analyze([each.relation for each in copied])
+        filled = sorted((each for each in copied if each.rows), key=lambda c: -c.size)
+        large = [[each.relation] for each in filled if each.size >= LARGE_FILE]
+        small = [each.relation for each in filled if each.size < LARGE_FILE]
+        self.db.analyze(large + [small] * bool(small))
 
     # The schema.
 
