@@ -139,6 +139,7 @@ CHUNK_BYTES = 1 << 18
 SEND_BYTES = 1 << 16  # more at once would keep the server waiting for us
 # From this size on it is faster to build a table's indexes than to keep them (bytes).
 LARGE_FILE = 1 << 20
+SMALL_TABLES = 100  # so many of them are analyzed at once
 # From this size on a table is worth a job, or a part of a job, of its own (bytes).
 LARGE_TABLE = 32 << 20
 MOST_JOBS = 4  # unless the user says otherwise: a pooler has few connections to give
@@ -2662,12 +2663,15 @@ SEQUENCE_USES = f"""
 LIST_SEQUENCES = f"""
     SELECT c.oid, n.nspname, c.relname,
            q.seqincrement, q.seqmin, q.seqmax, q.seqcycle, tn.nspname, t.relname,
-           (SELECT json_agg(json_build_array(u.nspname, u.relname, u.attname)
-                            ORDER BY u.nspname, u.relname, u.attname)
-            FROM ({SEQUENCE_USES}) AS u WHERE u.sequence = c.oid)
+           uses.columns
     FROM pg_class AS c
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
     JOIN pg_sequence AS q ON q.seqrelid = c.oid
+    LEFT JOIN (SELECT u.sequence,
+                      json_agg(json_build_array(u.nspname, u.relname, u.attname)
+                               ORDER BY u.nspname, u.relname, u.attname) AS columns
+               FROM ({SEQUENCE_USES}) AS u GROUP BY u.sequence) AS uses
+           ON uses.sequence = c.oid
     LEFT JOIN pg_depend AS o
            ON o.classid = 'pg_class'::regclass AND o.objid = c.oid AND o.objsubid = 0
           AND o.refclassid = 'pg_class'::regclass AND o.deptype IN ('a', 'i')
@@ -5316,9 +5320,20 @@ class Database:
         return found["name"] if found else None
 
     def fetch_filled(self, tables: Collection[Table]) -> list[Table]:
-        """Return those of the tables that have rows."""
-        filled = self.probe("EXISTS (SELECT FROM {table})", tables)
-        return [table for table in tables if filled[table.oid]]
+        """Return those of the tables that have rows; what has no page is not asked."""
+        query = """
+            SELECT DISTINCT t.oid::bigint
+            FROM unnest(%s::oid[]) AS t(oid), LATERAL (
+                SELECT t.oid UNION SELECT relid FROM pg_partition_tree(t.oid)
+            ) AS part(oid)
+            JOIN pg_class AS c ON c.oid = part.oid AND c.relkind <> 'p'
+            LEFT JOIN pg_am AS am ON am.oid = c.relam
+            WHERE am.amname IS DISTINCT FROM 'heap' OR pg_relation_size(c.oid) > 0
+        """
+        sized = {oid for (oid,) in self.fetch(query, [[each.oid for each in tables]])}
+        some = [table for table in tables if table.oid in sized]
+        filled = self.probe("EXISTS (SELECT FROM {table})", some)
+        return [table for table in some if filled[table.oid]]
 
     def fetch_storage(self, tables: Iterable[Table]) -> dict[int, list[int]]:
         """Return what holds the rows of tables, by oid: DROP and TRUNCATE let it go."""
@@ -7809,8 +7824,9 @@ class Restore:
         self.report.doing("analyzing the tables")
         filled = sorted((each for each in copied if each.rows), key=lambda c: -c.size)
         large = [[each.relation] for each in filled if each.size >= LARGE_FILE]
-        small = [each.relation for each in filled if each.size < LARGE_FILE]
-        self.db.analyze(large + [small] * bool(small))
+        small = [each.relation for each in filled[len(large) :]]
+        parts = range(0, len(small), SMALL_TABLES)
+        self.db.analyze(large + [small[at : at + SMALL_TABLES] for at in parts])
 
     # The schema.
 
