@@ -819,10 +819,16 @@ class CsvFile:
 class Snapshot:
     folder: Path
     script: Script
-    csv_files: tuple[CsvFile, ...]
+    names: Collection[str]  # of the CSVs
     manifest: Manifest | None  # a folder made by hand has none
     # The lines of catalog.txt; None: there is none, or an older program wrote it.
     catalog: tuple[str, ...] | None
+    read_csvs: Callable[[], Iterator[CsvFile]]
+
+    @functools.cached_property
+    def csvs(self) -> Mapping[str, CsvFile]:
+        """Return the CSVs by name, once all files are checked; raise if that fails."""
+        return {file.path.name: file for file in self.read_csvs()}
 
 
 @dataclass(frozen=True)
@@ -6335,32 +6341,7 @@ def decoded(raw: bytes, path: Path) -> str:
         ) from error
 
 
-def read_checked(path: Path, found: Mapping[str, str]) -> bytes:
-    """Read a small file; raise if it is not what it was when it was checked."""
-    raw = read_plain(path)
-    if hashlib.sha256(raw).hexdigest() != found[path.name]:
-        raise exchanged(path.name)
-    return raw
-
-
-def exchanged(name: str) -> SnapshotError:
-    return damaged(
-        f"{name} was changed while it was read; nothing was changed in the database",
-        "run the command again when nobody writes to the folder",
-    )
-
-
 EDITS_HINT = "restore it anyway with --accept-edits, or export again"
-
-
-def file_hashes(paths: Seq[Path]) -> list[str]:
-    """Return the sha256 of each file, on all cores: hashing leaves Python's lock."""
-    if sum(path.stat().st_size for path in paths) < LARGE_FILE:
-        return list(map(file_hash, paths))
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(file_hash, paths))
 
 
 def file_hash(path: Path) -> str:
@@ -6512,7 +6493,11 @@ class CsvReader(io.RawIOBase):
     def check_unchanged(self) -> None:
         """Raise if what was read to its end is not the file that was checked."""
         if self._raw.sha256 != self.file.sha256:
-            raise exchanged(self.file.path.name)
+            raise damaged(
+                f"{self.file.path.name} was changed while it was read; nothing was "
+                "changed in the database",
+                "run the command again when nobody writes to the folder",
+            )
 
     def check_rows(self, rows: int) -> None:
         """Raise if not every record became a row: PostgreSQL 17 still ends at \\."""
@@ -6763,6 +6748,104 @@ SNAPSHOT_FILE = re.compile(
 )
 
 
+class FileCheck:
+    """A check of a snapshot's files; of the CSVs while other things are done."""
+
+    def __init__(
+        self,
+        folder: Folder,
+        manifest: Manifest | None,
+        csvs: Seq[Path],
+        *,
+        accept_edits: bool,
+    ) -> None:
+        """Check all but the CSVs; raise SnapshotError if there is a fault."""
+        self._folder, self._csvs, self._accept_edits = folder, csvs, accept_edits
+        self._entries = {each.path: each for each in manifest.files} if manifest else {}
+        self._hashes = {each.path: each.sha256 for each in self._entries.values()}
+        self._hashes |= manifest.hashes if manifest else {}
+        names = {path.name for path in csvs}
+        there = {SCHEMA_FILE, *names}
+        unexpected = sorted(there - self._hashes.keys()) if manifest else ()
+        self._faults = [f"{name} is not part of the snapshot" for name in unexpected]
+        self._plain = list(self._plain_files(self._hashes or sorted(there)))
+        self._left = [path for path in self._plain if path.name in names]
+        others = [path for path in self._plain if path.name not in names]
+        self.small = {path.name: read_plain(path) for path in others}
+        self._found = {
+            name: hashlib.sha256(raw).hexdigest() for name, raw in self.small.items()
+        }
+        self._sizes: dict[str, int] = {}
+        large = sum(path.stat().st_size for path in self._left) >= LARGE_FILE
+        # On all cores: hashing leaves Python's lock.
+        threads = min(os.cpu_count() or 1, len(self._left)) if large else 0
+        self._calls = [Call(self._hash) for _ in range(threads)]
+        if not large:
+            self._hash()
+        if self._faults or not large or self._edited(self.small):
+            self.check()
+
+    def _plain_files(self, names: Iterable[str]) -> Iterator[Path]:
+        """Yield the plain files; note other things, and what is missing."""
+        for name in names:
+            kind = kind_of(self._folder.path / name)
+            if kind == PLAIN_FILE:
+                yield self._folder.path / name
+            else:
+                what = f"{kind}, no plain file" if kind else "missing"
+                self._faults.append(f"{name} is {what}")
+
+    def _hash(self) -> None:
+        """Hash files until there is none left."""
+        with contextlib.suppress(IndexError):
+            while True:
+                path = self._left.pop(0)
+                self._found[path.name] = file_hash(path)
+                self._sizes[path.name] = path.stat().st_size
+
+    def _edited(self, names: Iterable[str]) -> dict[str, str]:
+        """Return those of the files that are not as they were, and their checksums."""
+        sizes = {name: entry.size for name, entry in self._entries.items()}
+        return {
+            name: self._hashes[name]
+            for name in sorted(names)
+            if self._found[name] != self._hashes.get(name, self._found[name])
+            or self._sizes.get(name) != sizes.get(name, self._sizes.get(name))
+        }
+
+    def check(self) -> None:
+        """Wait for the end of the check; raise SnapshotError naming every fault."""
+        for call in self._calls:
+            while not call.over(TURN):
+                pass
+            call.result()
+        edited = self._edited(path.name for path in self._plain)
+        faults, hint = list(self._faults), "put the folder right, or export again"
+        if edited and not self._accept_edits:
+            faults += self._render_edits(edited)
+            translated = any(fault.endswith(OTHER_LINE_ENDS) for fault in faults)
+            hint = self._folder.line_ends_hint() if translated else EDITS_HINT
+        if faults:
+            raise damaged("; ".join(faults), hint)
+
+    def _render_edits(self, hashes: Mapping[str, str]) -> list[str]:
+        """Return in what the files differ from those with these checksums."""
+        return [
+            f"{name} {OTHER_LINE_ENDS}"
+            if differs_in_line_ends(self._folder.path / name, digest)
+            else f"{name} was changed since the export (sha256 differs)"
+            for name, digest in hashes.items()
+        ]
+
+    def read_csvs(self) -> Iterator[CsvFile]:
+        """Yield the CSVs once they are checked, but for their rows."""
+        self.check()
+        for path in self._csvs:
+            entry, digest = self._entries.get(path.name), self._found[path.name]
+            intact = entry if entry and entry.sha256 == digest else None
+            yield read_csv_header(path, intact, digest)
+
+
 class Folder:
     """A snapshot's folder: what exports made there, and how a new one gets there."""
 
@@ -6774,8 +6857,8 @@ class Folder:
     def opened(self, *, accept_edits: bool = False) -> Iterator[Snapshot]:
         """Give a snapshot whose files stay as they are until the end.
 
-        Raises SnapshotError naming every fault at once. With `accept_edits` files that
-        were changed since the export are none.
+        Raises SnapshotError naming every fault at once, at the latest when its CSVs are
+        wanted. With `accept_edits` files that were changed since the export are none.
         """
         if not self.path.is_dir():
             raise usage_error(
@@ -6790,10 +6873,15 @@ class Folder:
                 lock("LOCK_EX")
                 self.roll_forward()
                 lock("LOCK_SH")
-            yield self.read(accept_edits=accept_edits)
+            snapshot = self.read(accept_edits=accept_edits)
+            try:
+                yield snapshot
+            except Exception:
+                _ = snapshot.csvs  # what is damaged is told first
+                raise
 
     def read(self, *, accept_edits: bool) -> Snapshot:
-        """Read everything of a snapshot but the rows; raise if it has faults."""
+        """Read everything of a snapshot but the CSVs, whose check begins."""
         manifest = read_manifest(self.path / MANIFEST_FILE)
         paths = self.csv_paths()
         if not paths or not kind_of(self.path / SCHEMA_FILE):
@@ -6802,27 +6890,19 @@ class Folder:
                 f"{SCHEMA_FILE if paths else 'CSV files'}",
                 "export first, or name another folder with --dir",
             )
-        found = self.check_files(manifest, paths, accept_edits=accept_edits)
-        resources = manifest.files if manifest else ()
-        intact = {
-            each.path: each for each in resources if each.sha256 == found[each.path]
-        }
-        script = read_checked(self.path / SCHEMA_FILE, found)
+        check = FileCheck(self, manifest, paths, accept_edits=accept_edits)
         catalog: tuple[str, ...] | None = None
-        if manifest is not None:
-            raw = read_checked(self.path / CATALOG_FILE, found)
-            lines = decoded(raw, self.path / CATALOG_FILE).split("\n")[:-1]
-            catalog = tuple(lines) if manifest.format == FORMAT_VERSION else None
+        if manifest is not None and manifest.format == FORMAT_VERSION:
+            lines = decoded(check.small[CATALOG_FILE], self.path / CATALOG_FILE)
+            # str.splitlines would split at more than newlines.
+            catalog = tuple(lines.split("\n")[:-1])
         return Snapshot(
             self.path,
-            parse_script(script, str(self.path / SCHEMA_FILE)),
-            tuple(
-                read_csv_header(path, intact.get(path.name), found[path.name])
-                for path in paths
-            ),
+            parse_script(check.small[SCHEMA_FILE], str(self.path / SCHEMA_FILE)),
+            [path.name for path in paths],
             manifest,
-            # str.splitlines would split at more than newlines.
             catalog,
+            check.read_csvs,
         )
 
     def line_ends_hint(self) -> str:
@@ -6831,52 +6911,6 @@ class Folder:
             f'put "* -text" into {self.path / ".gitattributes"}, delete '
             "the other files there, and have git check them out again"
         )
-
-    def check_files(
-        self, manifest: Manifest | None, csvs: Iterable[Path], *, accept_edits: bool
-    ) -> dict[str, str]:
-        """Return each file's sha256; raise SnapshotError naming every fault."""
-        resources = manifest.files if manifest else ()
-        sizes = {each.path: each.size for each in resources}
-        hashes = {each.path: each.sha256 for each in resources}
-        hashes |= manifest.hashes if manifest else {}
-        there = {SCHEMA_FILE, *(path.name for path in csvs)}
-        unexpected = sorted(there - hashes.keys()) if manifest else ()
-        faults = [f"{name} is not part of the snapshot" for name in unexpected]
-        plain: list[Path] = []
-        for name in hashes or sorted(there):
-            kind = kind_of(self.path / name)
-            if kind == PLAIN_FILE:
-                plain.append(self.path / name)
-            else:
-                what = f"{kind}, no plain file" if kind else "missing"
-                faults.append(f"{name} is {what}")
-        found = dict(
-            zip((path.name for path in plain), file_hashes(plain), strict=True)
-        )
-        edited = {
-            path.name: hashes[path.name]
-            for path in sorted(plain)
-            if found[path.name] != hashes.get(path.name, found[path.name])
-            or path.stat().st_size != sizes.get(path.name, path.stat().st_size)
-        }
-        hint = "put the folder right, or export again"
-        if edited and not accept_edits:
-            faults += self.render_edits(edited)
-            translated = any(fault.endswith(OTHER_LINE_ENDS) for fault in faults)
-            hint = self.line_ends_hint() if translated else EDITS_HINT
-        if faults:
-            raise damaged("; ".join(faults), hint)
-        return found
-
-    def render_edits(self, hashes: Mapping[str, str]) -> list[str]:
-        """Return in what the files differ from those with these checksums."""
-        return [
-            f"{name} {OTHER_LINE_ENDS}"
-            if differs_in_line_ends(self.path / name, digest)
-            else f"{name} was changed since the export (sha256 differs)"
-            for name, digest in hashes.items()
-        ]
 
     @contextlib.contextmanager
     def staged(self, done: str = "") -> Iterator[Stage]:
@@ -7737,16 +7771,19 @@ class Restore:
         """Return the tables that are emptied or dropped and have rows, or may have."""
         going = [(t, f) for t, f in self.tables_and_files() if f or t.relation in gone]
         counts = self.db.fetch_row_counts([table for table, _ in going])
-        found = [Replaced(table, counts.get(table.oid), file) for table, file in going]
-        return [each for each in found if each.now is None or each.now.rows]
-
-    def tables_and_files(self) -> list[tuple[Table, CsvFile | None]]:
-        """Return the target's tables, each with the CSV that fills it again."""
-        files = {file.path.name: file for file in self.snapshot.csv_files}
-        named = dict(self.named(self.before.tables))
-        only = self.options.tables
+        found = [(t, counts.get(t.oid), f) for t, f in going]
         return [
-            (table, files.get(named[table]))
+            Replaced(table, rows, self.snapshot.csvs[name] if name else None)
+            for table, rows, name in found
+            if rows is None or rows.rows
+        ]
+
+    def tables_and_files(self) -> list[tuple[Table, str]]:
+        """Return the target's tables, each with the CSV that fills it again, if any."""
+        named = dict(self.named(self.before.tables))
+        only, there = self.options.tables, {*self.snapshot.names}
+        return [
+            (table, named[table] if named[table] in there else "")
             for table in self.before.tables
             if not only or any(matches(table.relation, each) for each in only)
         ]
@@ -7756,8 +7793,8 @@ class Restore:
         planned = plan_files(self.catalog, tables)
         manifest = self.snapshot.manifest
         if manifest is None:
-            files = {file.path.name for file in self.snapshot.csv_files}
-            packed = {name.removesuffix(GZIP_SUFFIX): name for name in files}
+            names = self.snapshot.names
+            packed = {name.removesuffix(GZIP_SUFFIX): name for name in names}
             return [(table, packed.get(name, name)) for table, name in planned]
         paths = {each.relation: each.path for each in manifest.files}
         return [(table, paths.get(table.relation, "")) for table, _ in planned]
@@ -7810,6 +7847,7 @@ class Restore:
             return
         self.report.note(f"keeping what is in {self.settings} in {options.keep}")
         going = [t for t, f in self.tables_and_files() if f or t.relation.name in names]
+        _ = self.snapshot.csvs  # nothing is kept for files that will not do
         self.db.lock_tables(going, "EXCLUSIVE")
         own = options.keep_schema_file
         script = read_script(own) if own else self.snapshot.script
@@ -8058,7 +8096,7 @@ class Restore:
 
         Without a manifest, only tables that are new need a CSV.
         """
-        files = {file.path.name: file for file in self.snapshot.csv_files}
+        files = self.snapshot.csvs
         new = set() if self.options.data_only else {*self.catalog.relations.values()}
         new -= self.known
         planned = [(t, name) for t, name in self.named(self.catalog.tables) if name]
@@ -8491,7 +8529,7 @@ class Comparison:
         )
         check_visible(tables)
         there = {table.relation: table for table in tables}
-        files = {file.path.name: file for file in self.snapshot.csv_files}
+        files = self.snapshot.csvs
         self.report.expect(sum(file.text_size for file in files.values()))
         compared = [
             self.compare_table(there.get(each.relation), files[each.path], each)
@@ -8639,8 +8677,6 @@ def rehearse(settings: Settings | None, folder: Path, report: Report) -> Rehears
     """
     report.doing("checking the files")
     with Folder(folder).opened() as snapshot, contextlib.ExitStack() as stack:
-        if snapshot.manifest:  # in, out for the checksums, and out to be compared
-            report.expect(3 * sum(file.text_size for file in snapshot.csv_files))
         report.doing("making a place for the rehearsal")
         if settings is None:
             version = snapshot.manifest.server_version if snapshot.manifest else ""
@@ -8649,6 +8685,8 @@ def rehearse(settings: Settings | None, folder: Path, report: Report) -> Rehears
         else:
             server = stack.enter_context(reachable(settings))
             scratch = stack.enter_context(scratch_database(server))
+        if snapshot.manifest:  # in, out for the checksums, and out to be compared
+            report.expect(3 * sum(each.text_size for each in snapshot.csvs.values()))
         options = Options(dir=folder, checksum=True, scratch=True)
         try:
             copied = restore(scratch, options, report)

@@ -170,7 +170,7 @@ def test_the_readme_shows_the_question(exported: Database, work: Path) -> None:
         er.Replaced(
             table,
             er.RowCount(now, exact=now < er.COUNTED_ROWS),
-            dataclasses.replace(snapshot.csv_files[0], rows=then),
+            dataclasses.replace(next(iter(snapshot.csvs.values())), rows=then),
         )
         for table in tables
         for now, then in [rows[table.relation.name]]
