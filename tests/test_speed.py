@@ -536,6 +536,120 @@ def test_a_stranger_in_the_folder_is_named(
     assert (work / "exports/mine.csv").exists()
 
 
+# ---- the check of the files
+
+
+def test_files_are_checked_while_the_command_connects(
+    exported: Database, work: Path, fail: Fail, run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """What is damaged is told first all the same, and before anybody is asked."""
+    connected = threading.Event()
+    begin, file_hash = er.Database.begin_restore, er.file_hash
+
+    def begin_restore(db: er.Database) -> None:
+        connected.set()
+        begin(db)
+
+    def late_hash(path: Path) -> str:
+        assert connected.wait(60)
+        return file_hash(path)
+
+    monkeypatch.setattr(er, "LARGE_FILE", 0)
+    monkeypatch.setattr(er.Report, "can_ask", lambda report: True)
+    exported.execute("DELETE FROM feedback")
+    env = exported.env_file(work)
+    before = exported.state()
+    path = work / "exports/leads.csv"
+    path.write_text(path.read_text(encoding="utf-8") + "1\n", encoding="utf-8")
+    nowhere = exported.env_file(work.parent, DB_PORT="1")
+    assert "leads.csv was changed" in fail(3, "restore", "--env-file", nowhere)
+    with monkeypatch.context() as patch:
+        patch.setattr(er.Database, "begin_restore", begin_restore)
+        patch.setattr(er, "file_hash", late_hash)
+        assert "leads.csv was changed" in fail(3, "restore", "--env-file", env)
+        assert connected.is_set()
+    assert exported.state() == before
+
+
+# ---- what comes is ready
+
+DUMPED = "SELECT pg_catalog.set_config('search_path', '', false);"
+READY = """
+    DROP TABLE IF EXISTS public.plain, public.seeded, public.parted CASCADE;
+    DROP FUNCTION IF EXISTS public.f CASCADE;
+    CREATE FUNCTION public.f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN END';
+    CREATE TABLE public.plain (id int PRIMARY KEY);
+    CREATE TABLE public.seeded (a int);
+    CREATE TABLE public.parted (a int) PARTITION BY RANGE (a);
+    CREATE TABLE public.part PARTITION OF public.parted DEFAULT;
+"""
+
+
+@both_versions
+@pytest.mark.parametrize("first", ["", DUMPED], ids=["script", "dump"])
+def test_rows_come_frozen(
+    build: Build, target: Database, work: Path, succeed: Succeed, first: str
+) -> None:
+    """Nobody has to write their pages again. PostgreSQL freezes no partition's."""
+    rows = "SELECT i FROM generate_series(1, 5000) AS i"
+    fill = f"INSERT INTO public.seeded {rows};"
+    env = build(
+        f"{READY}{first}{fill}",
+        f"INSERT INTO public.plain {rows}; INSERT INTO public.parted {rows}",
+    )
+    succeed("export", "--env-file", env)
+    # What goes with the function comes back before the rows do.
+    target.execute(
+        "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN END';"
+        "CREATE TABLE mine (a int);"
+        "CREATE TRIGGER t BEFORE INSERT ON mine FOR EACH ROW EXECUTE FUNCTION f()"
+    )
+    for options in ((), (), ("--data-only",)):
+        succeed("restore", "--env-file", target.env_file(work), "--yes", *options)
+        pages = target.fetch(
+            "SELECT relallvisible > relpages / 2 FROM pg_class"
+            " WHERE relname IN ('plain', 'seeded')"
+        )
+        assert pages == [(True,), (True,)]
+    assert target.fetch("SELECT tgname FROM pg_trigger WHERE tgname = 't'")
+
+
+@pytest.mark.usefixtures("all_aside")
+def test_tables_with_rows_are_analyzed_by_several_connections(
+    build: Build,
+    target: Database,
+    work: Path,
+    succeed: Succeed,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that is not to be had is no error."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    env = build(
+        "CREATE TABLE a (id int); CREATE TABLE b (id int); CREATE TABLE empty (id int)",
+        "INSERT INTO a VALUES (1); INSERT INTO b VALUES (1), (2)",
+    )
+    succeed("export", "--env-file", env)
+    rows = (
+        "SELECT relname, reltuples FROM pg_class WHERE relnamespace = 2200 ORDER BY 1"
+    )
+    for limit in (-1, 1):
+        target.execute(
+            "DROP TABLE IF EXISTS a, b, empty; CREATE ROLE single LOGIN PASSWORD"
+            f" 'over the line' CONNECTION LIMIT {limit};"
+            "GRANT CREATE ON SCHEMA public TO single"
+        )
+        try:
+            with line(target, work) as (proxy, _):
+                place = {"DB_HOST": "127.0.0.1", "DB_PORT": str(proxy.port)}
+                who = {"DB_USER": "single", "DB_PASSWORD": "'over the line'"}
+                succeed("restore", "--env-file", target.env_file(work, **place, **who))
+                assert len(proxy.sockets) == 2 * 2
+            assert target.fetch(rows) == [("a", 1), ("b", 2), ("empty", -1)]
+        finally:
+            target.execute("DROP OWNED BY single; DROP ROLE single")
+
+
 # ---- round trips
 
 TABLES = 100
