@@ -206,7 +206,7 @@ class Job:
     peak: int = 0  # kB, of all its processes together
 
     def run(self, folder: Path, *, watched: bool = False) -> float:
-        """Run it once; return the seconds. See how much memory it takes if `watched`."""
+        """Run it once; return the seconds. If `watched`, see what memory it takes."""
         tell(self.name)
         self.prepare()
         start = monotonic()
