@@ -8,9 +8,12 @@ import gzip
 import json
 import os
 import signal
+import sys
 import threading
 import time
+import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -306,6 +309,31 @@ def test_gzip_in_the_manifest(exported: Database, work: Path, succeed: Succeed) 
     succeed_quietly = er.main(["restore", "-q", "--env-file", str(env)])
     assert succeed_quietly == 0
     assert exported.fetch("SELECT count(*) FROM feedback") == [(90,)]
+
+
+def test_what_compresses_changes_no_text(
+    exported: Database, work: Path, succeed: Succeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """isal is used if it is installed; the manifest's checksum of the text stays."""
+    env = exported.env_file(work)
+    asked = []
+
+    def compressobj(level: int, *, wbits: int) -> Any:
+        asked.append(level)
+        return zlib.compressobj(9, wbits=wbits)
+
+    hashes = []
+    for folder, isal_zlib in (("zlib", None), ("isal", compressobj)):
+        package = SimpleNamespace(isal_zlib=SimpleNamespace(compressobj=isal_zlib))
+        monkeypatch.setitem(sys.modules, "isal", package if isal_zlib else None)
+        succeed("export", "--env-file", env, "--gzip", "--dir", folder)
+        succeed("verify", "--env-file", env, "--dir", folder)
+        with er.Folder(work / folder).opened() as snapshot:
+            hashes.append([each.text_sha256 for each in snapshot.csvs.values()])
+    assert asked == [er.ISAL_LEVEL] * 3
+    assert hashes[0] == hashes[1]
+    names = [work / folder / "leads.csv.gz" for folder in ("zlib", "isal")]
+    assert names[0].read_bytes() != names[1].read_bytes()
 
 
 @pytest.mark.parametrize("harm", ["cut", "flipped", "no gzip"])
