@@ -686,7 +686,7 @@ TABLES = 100
 def test_few_round_trips_a_table(
     source: Database, target: Database, build: Build, work: Path, succeed: Succeed
 ) -> None:
-    """100 tables with 300 rows: at most 5 round trips a table."""
+    """100 tables with 300 rows: a COPY out is one, a COPY in two, and the rest few."""
     build(
         "".join(
             f"DROP TABLE IF EXISTS t{n} CASCADE;\n"
@@ -697,8 +697,8 @@ def test_few_round_trips_a_table(
         ),
         "".join(f"INSERT INTO t{n} (up) VALUES (1), (1), (2);" for n in range(TABLES)),
     )
-    for command, database in (("export", source), ("restore", target)):
+    for command, database, each in (("export", source, 1), ("restore", target, 2)):
         with line(database, work) as (proxy, env):
             succeed(command, "--env-file", env)
-            assert TABLES < proxy.round_trips <= 5 * TABLES
+            assert 0 < proxy.round_trips - each * TABLES <= 40 * each
     assert target.state() == source.state()
