@@ -4297,6 +4297,10 @@ def column_list(names: Iterable[str]) -> sql.Composable:
     return sql.SQL(", ").join(map(sql.Identifier, names))
 
 
+PARTS_OF_TABLES = """
+    FROM unnest(%s::oid[]) AS t(oid), LATERAL (
+        SELECT t.oid UNION SELECT relid FROM pg_partition_tree(t.oid)) AS part(oid)
+"""
 COPY_TO_CLIENT = " TO STDOUT (FORMAT csv, HEADER {})"
 
 
@@ -5172,18 +5176,22 @@ class Database:
         relation: Relation,
         columns: Collection[str],
         stream: Any,
-        *,
-        null: str = "",
-        freeze: bool = False,
+        **options: object,
     ) -> int:
         """Load CSV with a header line from a binary stream; return how many rows came.
 
-        `null` is what an unquoted cell holds where it means NULL. Rows that come frozen
-        need no VACUUM: for a table that this transaction made or emptied.
+        Of COPY's `options`, null is what an unquoted cell holds where it means NULL;
+        with freeze, which wants a table that this transaction made or emptied, rows
+        need no VACUUM.
         """
-        options = "FORMAT csv, HEADER, NULL {}, FREEZE {}"
-        query = sql.SQL(f"COPY {{}} {{}} FROM STDIN ({options})").format(
-            relation.ident, in_parentheses(columns), *map(sql.Literal, (null, freeze))
+        others = [
+            sql.SQL(f"{name} {{}}").format(sql.Literal(value))
+            for name, value in options.items()
+        ]
+        query = sql.SQL("COPY {} {} FROM STDIN ({})").format(
+            relation.ident,
+            in_parentheses(columns),
+            sql.SQL(", ").join([sql.SQL("FORMAT csv, HEADER"), *others]),
         )
         return self._copy(query, stream)
 
@@ -5328,11 +5336,9 @@ class Database:
 
     def fetch_filled(self, tables: Collection[Table]) -> list[Table]:
         """Return those of the tables that have rows; what has no page is not asked."""
-        query = """
+        query = f"""
             SELECT DISTINCT t.oid::bigint
-            FROM unnest(%s::oid[]) AS t(oid), LATERAL (
-                SELECT t.oid UNION SELECT relid FROM pg_partition_tree(t.oid)
-            ) AS part(oid)
+            {PARTS_OF_TABLES}
             JOIN pg_class AS c ON c.oid = part.oid AND c.relkind <> 'p'
             LEFT JOIN pg_am AS am ON am.oid = c.relam
             WHERE am.amname IS DISTINCT FROM 'heap' OR pg_relation_size(c.oid) > 0
@@ -5344,24 +5350,20 @@ class Database:
 
     def fetch_storage(self, tables: Iterable[Table]) -> dict[int, list[int]]:
         """Return what holds the rows of tables, by oid: DROP and TRUNCATE let it go."""
-        query = """
+        query = f"""
             SELECT t.oid::bigint, array_agg(relfilenode::bigint ORDER BY c.oid)
-            FROM unnest(%s::oid[]) AS t(oid), LATERAL (
-                SELECT t.oid UNION SELECT relid FROM pg_partition_tree(t.oid)
-            ) AS part(oid) JOIN pg_class AS c ON c.oid = part.oid
+            {PARTS_OF_TABLES} JOIN pg_class AS c ON c.oid = part.oid
             GROUP BY t.oid
         """
         return dict(self.fetch(query, [[table.oid for table in tables]]))
 
     def fetch_changed_rows(self, tables: Iterable[Table]) -> dict[int, int]:
         """Return how many rows this transaction deleted or updated, by table's oid."""
-        query = """
+        query = f"""
             SELECT t.oid::bigint,
                    sum(pg_stat_get_xact_tuples_deleted(part.oid)
                        + pg_stat_get_xact_tuples_updated(part.oid))::bigint
-            FROM unnest(%s::oid[]) AS t(oid), LATERAL (
-                SELECT t.oid UNION SELECT relid FROM pg_partition_tree(t.oid)
-            ) AS part(oid)
+            {PARTS_OF_TABLES}
             GROUP BY t.oid
         """
         return dict(self.fetch(query, [[table.oid for table in tables]]))
@@ -6774,54 +6776,46 @@ class FileCheck:
         self._entries = {each.path: each for each in manifest.files} if manifest else {}
         self._hashes = {each.path: each.sha256 for each in self._entries.values()}
         self._hashes |= manifest.hashes if manifest else {}
-        names = {path.name for path in csvs}
-        there = {SCHEMA_FILE, *names}
+        there = {SCHEMA_FILE, *(path.name for path in csvs)}
         unexpected = sorted(there - self._hashes.keys()) if manifest else ()
         self._faults = [f"{name} is not part of the snapshot" for name in unexpected]
-        self._plain = list(self._plain_files(self._hashes or sorted(there)))
-        self._left = [path for path in self._plain if path.name in names]
-        others = [path for path in self._plain if path.name not in names]
-        self.small = {path.name: read_plain(path) for path in others}
-        self._found = {
-            name: hashlib.sha256(raw).hexdigest() for name, raw in self.small.items()
-        }
-        self._sizes: dict[str, int] = {}
+        self._found: dict[str, str] = {}
+        self._edited: dict[str, str] = {}  # what they were
+        self.small: dict[str, bytes] = {}  # what is no CSV
+        self._left: list[Path] = []
+        for name in self._hashes or sorted(there):
+            path = folder.path / name
+            if (kind := kind_of(path)) != PLAIN_FILE:
+                what = f"{kind}, no plain file" if kind else "missing"
+                self._faults.append(f"{name} is {what}")
+            elif name in (SCHEMA_FILE, CATALOG_FILE):
+                self.small[name] = read_plain(path)
+                self._compare(path, hashlib.sha256(self.small[name]).hexdigest())
+            else:
+                self._left.append(path)
         large = sum(path.stat().st_size for path in self._left) >= LARGE_FILE
         # On all cores: hashing leaves Python's lock.
         threads = min(os.cpu_count() or 1, len(self._left)) if large else 0
         self._calls = [Call(self._hash) for _ in range(threads)]
         if not large:
             self._hash()
-        if self._faults or not large or self._edited(self.small):
+        if self._faults or self._edited or not large:
             self.check()
-
-    def _plain_files(self, names: Iterable[str]) -> Iterator[Path]:
-        """Yield the plain files; note other things, and what is missing."""
-        for name in names:
-            kind = kind_of(self._folder.path / name)
-            if kind == PLAIN_FILE:
-                yield self._folder.path / name
-            else:
-                what = f"{kind}, no plain file" if kind else "missing"
-                self._faults.append(f"{name} is {what}")
 
     def _hash(self) -> None:
         """Hash files until there is none left."""
         with contextlib.suppress(IndexError):
             while True:
                 path = self._left.pop(0)
-                self._found[path.name] = file_hash(path)
-                self._sizes[path.name] = path.stat().st_size
+                self._compare(path, file_hash(path))
 
-    def _edited(self, names: Iterable[str]) -> dict[str, str]:
-        """Return those of the files that are not as they were, and their checksums."""
-        sizes = {name: entry.size for name, entry in self._entries.items()}
-        return {
-            name: self._hashes[name]
-            for name in sorted(names)
-            if self._found[name] != self._hashes.get(name, self._found[name])
-            or self._sizes.get(name) != sizes.get(name, self._sizes.get(name))
-        }
+    def _compare(self, path: Path, digest: str) -> None:
+        """Note a file's checksum, and whether it is as it was."""
+        name = path.name
+        self._found[name] = digest
+        entry, before = self._entries.get(name), self._hashes.get(name, digest)
+        if digest != before or (entry and entry.size != path.stat().st_size):
+            self._edited[name] = before
 
     def check(self) -> None:
         """Wait for the end of the check; raise SnapshotError naming every fault."""
@@ -6829,23 +6823,19 @@ class FileCheck:
             while not call.over(TURN):
                 pass
             call.result()
-        edited = self._edited(path.name for path in self._plain)
         faults, hint = list(self._faults), "put the folder right, or export again"
-        if edited and not self._accept_edits:
-            faults += self._render_edits(edited)
-            translated = any(fault.endswith(OTHER_LINE_ENDS) for fault in faults)
+        if self._edited and not self._accept_edits:
+            edits = [
+                f"{name} {OTHER_LINE_ENDS}"
+                if differs_in_line_ends(self._folder.path / name, digest)
+                else f"{name} was changed since the export (sha256 differs)"
+                for name, digest in sorted(self._edited.items())
+            ]
+            faults += edits
+            translated = any(each.endswith(OTHER_LINE_ENDS) for each in edits)
             hint = self._folder.line_ends_hint() if translated else EDITS_HINT
         if faults:
             raise damaged("; ".join(faults), hint)
-
-    def _render_edits(self, hashes: Mapping[str, str]) -> list[str]:
-        """Return in what the files differ from those with these checksums."""
-        return [
-            f"{name} {OTHER_LINE_ENDS}"
-            if differs_in_line_ends(self._folder.path / name, digest)
-            else f"{name} was changed since the export (sha256 differs)"
-            for name, digest in hashes.items()
-        ]
 
     def read_csvs(self) -> Iterator[CsvFile]:
         """Yield the CSVs once they are checked, but for their rows."""
@@ -7465,6 +7455,12 @@ START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 MOST_PROCESSES = 61  # Windows cannot wait for more
 
 
+def together(pieces: Seq[Written]) -> Written:
+    """Return what parts of a table are together, but for the checksums."""
+    rows, size = (sum(p.rows for p in pieces), sum(p.size for p in pieces))
+    return Written(rows, "", size, "", max(p.seconds for p in pieces), size)
+
+
 class Jobs:
     """Copies tables to files, by several connections in one transaction snapshot."""
 
@@ -7530,14 +7526,9 @@ class Jobs:
         self.done[part.path] = written
         parts = self.parts[part.table.oid]
         if all(each.path in self.done for each in parts):
-            pieces = [self.done[each.path] for each in parts]
-            rows, size = (
-                sum(each.rows for each in pieces),
-                sum(each.size for each in pieces),
-            )
-            seconds = max(each.seconds for each in pieces)
-            name = parts[0].path.name
-            self.report.finished(Copied(part.table.relation, rows, size, seconds, name))
+            whole = together([self.done[each.path] for each in parts])
+            copied = whole.rows, whole.size, whole.seconds, parts[0].path.name
+            self.report.finished(Copied(part.table.relation, *copied))
 
     def join(self, task: CopyTask) -> Written:
         """Make one file of a table's parts, all but the first without their header.
@@ -7548,21 +7539,18 @@ class Jobs:
         pieces = [self.done[path] for path in parts]
         if len(parts) == 1:
             return pieces[0]
-        rows = sum(each.rows for each in pieces)
-        total = self.totals[task.table.oid]
-        if rows != total:
+        whole, total = together(pieces), self.totals[task.table.oid]
+        if whole.rows != total:
             raise SnapshotError(
-                f"the parts of {task.table.relation} have {rows:,} rows, the table "
-                f"{total:,}",
+                f"the parts of {task.table.relation} have {whole.rows:,} rows, the "
+                f"table {total:,}",
                 hint="see whether an index of it is damaged (REINDEX), or take it "
                 "whole with --jobs 1",
             )
         for path in parts[1:]:
             append_file(task.path, path)
         digest = file_hash(task.path)
-        size = sum(each.size for each in pieces)
-        seconds = max(each.seconds for each in pieces)
-        return Written(rows, digest, size, digest, seconds, size)
+        return dataclasses.replace(whole, sha256=digest, text_sha256=digest)
 
     def copy_in_processes(self, parts: Seq[CopyTask], count: int) -> None:
         """Copy in processes of their own.
@@ -7615,10 +7603,8 @@ class Jobs:
             ready, _ = concurrent.futures.wait(
                 waiting, 0.1, concurrent.futures.FIRST_COMPLETED
             )
-            if select.select([self.db.connection], [], [], 0)[
-                0
-            ]:  # its end, most likely
-                self.db.execute("SELECT")
+            if any(select.select([self.db.connection], [], [], 0)):
+                self.db.execute("SELECT")  # its end, most likely
             if self._died:
                 raise self._died[0]
             self.report.advance(copied.value - told)
