@@ -5371,12 +5371,13 @@ class Database:
     def make_room(self, tables: Collection[Table]) -> None:
         """Empty the tables, all at once, and prepare for rows to come.
 
-        Functions of defaults, checks and indexes find what they call by bare names. No
-        savepoint may begin from here on: rows would not come frozen.
+        Functions of defaults, checks and indexes find what they call by bare names.
+        PostgreSQL freezes no rows while a cursor is open, nor in a savepoint that begins
+        from here on.
         """
         names = sql.SQL(", ").join(map(itself, tables))
         empty = sql.SQL("TRUNCATE {};" if tables else "").format(names)
-        prepare = sql.SQL(f"{PREPARE_BUILDS} {OWN_PATH};")
+        prepare = sql.SQL(f"CLOSE ALL; {PREPARE_BUILDS} {OWN_PATH};")
         asked = self.fetch(prepare + empty + sql.SQL(LIST_ASKED))
         self._asked = {row[:3]: row[3] for row in asked}
 

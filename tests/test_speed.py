@@ -602,6 +602,7 @@ def test_files_are_checked_while_the_command_connects(
 
 # ---- what comes is ready
 
+CURSOR = "DECLARE still_open CURSOR WITH HOLD FOR SELECT 1;"
 DUMPED = "SELECT pg_catalog.set_config('search_path', '', false);"
 READY = """
     DROP TABLE IF EXISTS public.plain, public.seeded, public.parted CASCADE;
@@ -615,7 +616,7 @@ READY = """
 
 
 @both_versions
-@pytest.mark.parametrize("first", ["", DUMPED], ids=["script", "dump"])
+@pytest.mark.parametrize("first", [CURSOR, DUMPED], ids=["script", "dump"])
 def test_rows_come_frozen(
     build: Build, target: Database, work: Path, succeed: Succeed, first: str
 ) -> None:
