@@ -5474,7 +5474,7 @@ class Database:
 
         if ENDING.signals:
             return
-        way = way_of(self.connection)
+        way = libpq_options(self.settings)
         others = min(os.cpu_count() or 1, MOST_JOBS, len(batches)) - 1
         calls = [
             Call(lambda: work(lambda: open_connection(way))) for _ in range(others)
