@@ -5372,8 +5372,8 @@ class Database:
         """Empty the tables, all at once, and prepare for rows to come.
 
         Functions of defaults, checks and indexes find what they call by bare names.
-        PostgreSQL freezes no rows while a cursor is open, nor in a savepoint that begins
-        from here on.
+        While a cursor is open PostgreSQL freezes no rows, nor in a savepoint that
+        begins from here on.
         """
         names = sql.SQL(", ").join(map(itself, tables))
         empty = sql.SQL("TRUNCATE {};" if tables else "").format(names)
