@@ -122,8 +122,9 @@ MANIFEST_FILE = "datapackage.json"
 CSV_SUFFIX = ".csv"
 GZIP_SUFFIX = ".gz"
 # On the sample's CSVs level 1 makes 339 MB/s and an eighth of the size; 3 makes 230, 6,
-# gzip's own choice, 103 MB/s, and both take only 7 % less.
+# gzip's own choice, 103 MB/s, and both take only 7 % less. isal makes 1130 MB/s of it.
 GZIP_LEVEL = 1
+ISAL_LEVEL = 2
 CATALOG_FILE = "catalog.txt"
 # In a folder of ours git is to leave the files as they are, with their line ends, and
 # first of all where they are: they hold personal data.
@@ -144,6 +145,7 @@ CHUNK_BYTES = 1 << 18
 SEND_BYTES = 1 << 16  # more at once would keep the server waiting for us
 # From this size on it is faster to build a table's indexes than to keep them (bytes).
 LARGE_FILE = 1 << 20
+SMALL_TABLES = 100  # so many of them are analyzed at once
 # From this size on a table is worth a job, or a part of a job, of its own (bytes).
 LARGE_TABLE = 32 << 20
 MOST_JOBS = 4  # unless the user says otherwise: a pooler has few connections to give
@@ -631,7 +633,7 @@ class Catalog:
     materialized_views: tuple[MaterializedView, ...]
     relations: Mapping[Relation, int]  # everything with rows or columns, and its oid
 
-    @property
+    @functools.cached_property
     def roots(self) -> dict[Relation, Relation]:
         """Return the table that each partition belongs to."""
         return {
@@ -843,10 +845,16 @@ class CsvFile:
 class Snapshot:
     folder: Path
     script: Script
-    csv_files: tuple[CsvFile, ...]
+    names: Collection[str]  # of the CSVs
     manifest: Manifest | None  # a folder made by hand has none
     # The lines of catalog.txt; None: there is none, or an older program wrote it.
     catalog: tuple[str, ...] | None
+    read_csvs: Callable[[], Iterator[CsvFile]]
+
+    @functools.cached_property
+    def csvs(self) -> Mapping[str, CsvFile]:
+        """Return the CSVs by name, once all files are checked; raise if that fails."""
+        return {file.path.name: file for file in self.read_csvs()}
 
 
 @dataclass(frozen=True)
@@ -867,15 +875,6 @@ class Contents:
     manifest: Manifest | None
     files: tuple[ShownFile, ...]
     faults: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Examined:
-    """What the files of a folder are, beside what its manifest says of them."""
-
-    hashes: dict[str, str]  # of the plain files
-    faults: dict[str, str]  # by file
-    edits: dict[str, str]  # the same; somebody may have meant them
 
 
 @dataclass(frozen=True)
@@ -1667,8 +1666,8 @@ def select_tables(
     """
     everything = list(tables)
     wanted = matched(everything, only) if only else names_of(everything)
-    unwanted = matched(everything, exclude)
-    chosen = [table for table in everything if table.relation in wanted - unwanted]
+    wanted -= matched(everything, exclude)
+    chosen = [table for table in everything if table.relation in wanted]
     if not chosen:
         raise SnapshotError(
             "the database has no tables to export",
@@ -2768,12 +2767,15 @@ SEQUENCE_USES = f"""
 LIST_SEQUENCES = f"""
     SELECT c.oid, n.nspname, c.relname,
            q.seqincrement, q.seqmin, q.seqmax, q.seqcycle, tn.nspname, t.relname,
-           (SELECT json_agg(json_build_array(u.nspname, u.relname, u.attname)
-                            ORDER BY u.nspname, u.relname, u.attname)
-            FROM ({SEQUENCE_USES}) AS u WHERE u.sequence = c.oid)
+           uses.columns
     FROM pg_class AS c
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
     JOIN pg_sequence AS q ON q.seqrelid = c.oid
+    LEFT JOIN (SELECT u.sequence,
+                      json_agg(json_build_array(u.nspname, u.relname, u.attname)
+                               ORDER BY u.nspname, u.relname, u.attname) AS columns
+               FROM ({SEQUENCE_USES}) AS u GROUP BY u.sequence) AS uses
+           ON uses.sequence = c.oid
     LEFT JOIN pg_depend AS o
            ON o.classid = 'pg_class'::regclass AND o.objid = c.oid AND o.objsubid = 0
           AND o.refclassid = 'pg_class'::regclass AND o.deptype IN ('a', 'i')
@@ -3678,18 +3680,19 @@ LIST_TIES = f"""
 # The functions that a check calls, of a table or a domain; an extension's do what they
 # should.
 LIST_ASKED = """
-    SELECT p.oid::regprocedure::text
+    SELECT k.conname, n.nspname, coalesce(c.relname, t.typname),
+           min(p.oid::regprocedure::text)
     FROM pg_constraint AS k
     LEFT JOIN pg_class AS c ON c.oid = k.conrelid
     LEFT JOIN pg_type AS t ON t.oid = k.contypid
     JOIN pg_namespace AS n ON n.oid = coalesce(c.relnamespace, t.typnamespace)
     JOIN pg_depend AS d ON d.classid = 'pg_constraint'::regclass AND d.objid = k.oid
     JOIN pg_proc AS p ON d.refclassid = 'pg_proc'::regclass AND p.oid = d.refobjid
-    WHERE (k.conname, n.nspname, coalesce(c.relname, t.typname)) = (%s, %s, %s)
+    WHERE k.contype = 'c'
       AND NOT EXISTS (SELECT FROM pg_depend AS e
                       WHERE e.classid = 'pg_proc'::regclass AND e.objid = p.oid
                         AND e.deptype = 'e')
-    ORDER BY 1
+    GROUP BY 1, 2, 3
 """
 
 # What holds unless somebody says otherwise, and then again: names that the server
@@ -4467,6 +4470,10 @@ def column_list(names: Iterable[str]) -> sql.Composable:
     return sql.SQL(", ").join(map(sql.Identifier, names))
 
 
+PARTS_OF_TABLES = """
+    FROM unnest(%s::oid[]) AS t(oid), LATERAL (
+        SELECT t.oid UNION SELECT relid FROM pg_partition_tree(t.oid)) AS part(oid)
+"""
 COPY_TO_CLIENT = " TO STDOUT (FORMAT csv, HEADER {})"
 
 
@@ -4694,6 +4701,8 @@ def render_rights(changes: Collection[tuple[Rights, Rights]]) -> Iterator[str]:
 
 class Database:
     """A connection: where it leads, and what to do while it waits for a lock."""
+
+    _asked: Mapping[tuple[str | None, ...], str]  # the function that each check calls
 
     def __init__(self, settings: Settings, watch: LockWatch | None = None) -> None:
         """Connect; raise SnapshotError with a hint if the server says no."""
@@ -5369,26 +5378,34 @@ class Database:
         relation: Relation,
         columns: Collection[str],
         stream: Any,
-        *,
-        null: str = "",
+        **options: object,
     ) -> int:
         """Load CSV with a header line from a binary stream; return how many rows came.
 
-        `null` is what an unquoted cell holds where it means NULL.
+        Of COPY's `options`, null is what an unquoted cell holds where it means NULL;
+        with freeze, which wants a table that this transaction made or emptied, rows
+        need no VACUUM.
         """
-        query = sql.SQL("COPY {} {} FROM STDIN (FORMAT csv, HEADER, NULL {})").format(
-            relation.ident, in_parentheses(columns), sql.Literal(null)
+        others = [
+            sql.SQL(f"{name} {{}}").format(sql.Literal(value))
+            for name, value in options.items()
+        ]
+        query = sql.SQL("COPY {} {} FROM STDIN ({})").format(
+            relation.ident,
+            in_parentheses(columns),
+            sql.SQL(", ").join([sql.SQL("FORMAT csv, HEADER"), *others]),
         )
         return self._copy(query, stream)
 
     def copy_in_file(
-        self, relation: Relation, columns: Collection[str], stream: Any, file: str
+        self, relation: Relation, stream: CsvReader, *, freeze: bool
     ) -> int:
         """Load a snapshot's CSV; raise SnapshotError with file, line and column."""
+        file = stream.file
         try:
-            return self.copy_in(relation, columns, stream)
+            return self.copy_in(relation, file.header, stream, freeze=freeze)
         except psycopg2.Error as error:
-            raise self.copy_failure(error, file) from error
+            raise self.copy_failure(error, file.path.name) from error
 
     def run_script(self, statements: Seq[Statement], name: str) -> list[Skip]:
         """Run a schema script inside the open transaction; return what was skipped.
@@ -5434,12 +5451,14 @@ class Database:
             return self.run_script(statements, name), False
         self.execute("SAVEPOINT script")
         try:
-            return self.run_script(statements, name), False
+            skipped = self.run_script(statements, name)
         except SnapshotError as error:
             if not misses_names(error.__cause__):
                 raise
-        self.execute("ROLLBACK TO SAVEPOINT script")
-        return self.run_script(rest, name), True
+            self.execute("ROLLBACK TO script; RELEASE script")
+            return self.run_script(rest, name), True
+        self.execute("RELEASE script")  # or no rows would come frozen
+        return skipped, False
 
     def use_settings_of_source(self, settings: Mapping[str, str]) -> list[str]:
         """Let a script mean what it meant to its source; return unknown settings.
@@ -5512,40 +5531,41 @@ class Database:
         """Return the function of the user's that refused a row, or made it refused."""
         if error.pgcode == CHECK_VIOLATION:
             diag = error.diag
-            names = (diag.constraint_name, diag.schema_name)
-            self.execute("ROLLBACK TO SAVEPOINT rows")
             about = diag.table_name or diag.datatype_name
-            return next(
-                (name for (name,) in self.fetch(LIST_ASKED, [*names, about])), None
-            )
+            return self._asked.get((diag.constraint_name, diag.schema_name, about))
         found = IN_FUNCTION.match(within)
         return found["name"] if found else None
 
     def fetch_filled(self, tables: Collection[Table]) -> list[Table]:
-        """Return those of the tables that have rows."""
-        filled = self.probe("EXISTS (SELECT FROM {table})", tables)
-        return [table for table in tables if filled[table.oid]]
+        """Return those of the tables that have rows; what has no page is not asked."""
+        query = f"""
+            SELECT DISTINCT t.oid::bigint
+            {PARTS_OF_TABLES}
+            JOIN pg_class AS c ON c.oid = part.oid AND c.relkind <> 'p'
+            LEFT JOIN pg_am AS am ON am.oid = c.relam
+            WHERE am.amname IS DISTINCT FROM 'heap' OR pg_relation_size(c.oid) > 0
+        """
+        sized = {oid for (oid,) in self.fetch(query, [[each.oid for each in tables]])}
+        some = [table for table in tables if table.oid in sized]
+        filled = self.probe("EXISTS (SELECT FROM {table})", some)
+        return [table for table in some if filled[table.oid]]
 
     def fetch_storage(self, tables: Iterable[Table]) -> dict[int, list[int]]:
         """Return what holds the rows of tables, by oid: DROP and TRUNCATE let it go."""
-        query = """
+        query = f"""
             SELECT t.oid::bigint, array_agg(relfilenode::bigint ORDER BY c.oid)
-            FROM unnest(%s::oid[]) AS t(oid), LATERAL (
-                SELECT t.oid UNION SELECT relid FROM pg_partition_tree(t.oid)
-            ) AS part(oid) JOIN pg_class AS c ON c.oid = part.oid
+            {PARTS_OF_TABLES} JOIN pg_class AS c ON c.oid = part.oid
             GROUP BY t.oid
         """
         return dict(self.fetch(query, [[table.oid for table in tables]]))
 
     def fetch_changed_rows(self, tables: Iterable[Table]) -> dict[int, int]:
         """Return how many rows this transaction deleted or updated, by table's oid."""
-        query = """
+        query = f"""
             SELECT t.oid::bigint,
                    sum(pg_stat_get_xact_tuples_deleted(part.oid)
                        + pg_stat_get_xact_tuples_updated(part.oid))::bigint
-            FROM unnest(%s::oid[]) AS t(oid), LATERAL (
-                SELECT t.oid UNION SELECT relid FROM pg_partition_tree(t.oid)
-            ) AS part(oid)
+            {PARTS_OF_TABLES}
             GROUP BY t.oid
         """
         return dict(self.fetch(query, [[table.oid for table in tables]]))
@@ -5554,11 +5574,14 @@ class Database:
         """Empty the tables, all at once, and prepare for rows to come.
 
         Functions of defaults, checks and indexes find what they call by bare names.
+        While a cursor is open PostgreSQL freezes no rows, nor in a savepoint that
+        begins from here on.
         """
         names = sql.SQL(", ").join(map(itself, tables))
         empty = sql.SQL("TRUNCATE {};" if tables else "").format(names)
-        prepare = sql.SQL(f"{PREPARE_BUILDS} {OWN_PATH};")
-        self.execute(prepare + empty + sql.SQL("SAVEPOINT rows"))
+        prepare = sql.SQL(f"CLOSE ALL; {PREPARE_BUILDS} {OWN_PATH};")
+        asked = self.fetch(prepare + empty + sql.SQL(LIST_ASKED))
+        self._asked = {row[:3]: row[3] for row in asked}
 
     def set_aside(self, loaded: Iterable[Table], large: Iterable[Table]) -> list[str]:
         """Let go what acts on rows of the tables as they load; return what makes it.
@@ -5599,9 +5622,8 @@ class Database:
         What the catalog printed means the same under the search_path it was printed
         under.
         """
-        steps = ("RELEASE SAVEPOINT rows", NARROW_PATH, *statements, NARROW_PATH)
         try:
-            self.execute_all(steps)
+            self.execute_all((NARROW_PATH, *statements, NARROW_PATH))
         except psycopg2.IntegrityError as error:
             raise damaged(
                 str(database_failure(error)),
@@ -5614,12 +5636,13 @@ class Database:
         try:
             self.execute(sql.SQL(tie.statement))
         except psycopg2.Error as error:
-            self.execute("ROLLBACK TO tie")
+            self.execute("ROLLBACK TO tie; RELEASE tie")
             raise damaged(
                 f"{SCHEMA_FILE} takes the {tie.name}, which cannot be brought back: "
                 f"{database_failure(error)}",
                 f"drop less in {SCHEMA_FILE}, or lose it with restore --accept-drift",
             ) from error
+        self.execute("RELEASE tie")
 
     def give_rights(self, changes: Collection[tuple[Rights, Rights]]) -> None:
         """Give objects the owner and grants that they had: pairs of what is and was.
@@ -5634,14 +5657,33 @@ class Database:
                 hint=f"say in {SCHEMA_FILE} which grants are to hold (GRANT, REVOKE)",
             ) from error
 
-    def analyze(self, relations: Iterable[Relation]) -> None:
-        """Refresh the planner's statistics; the restore is complete without them."""
-        names = sql.SQL(", ").join(relation.ident for relation in relations)
+    def analyze(self, batches: list[list[Relation]]) -> None:
+        """Refresh the planner's statistics; the restore is complete without them.
+
+        Each connection takes the next batch; one that is not to be had takes none.
+        """
+
+        def work(connect: Callable[[], Connection]) -> None:
+            nothing_more = (psycopg2.Error, IndexError)
+            with contextlib.suppress(*nothing_more), connect().cursor() as cursor:
+                while True:
+                    names = sql.SQL(", ").join(each.ident for each in batches.pop(0))
+                    # With settings pinned no timeout of the role ends it.
+                    cursor.execute(f"BEGIN READ WRITE; {PIN_SETTINGS}", self._pinned)
+                    query = sql.SQL(f"{OWN_PATH}; ANALYZE {{}}; COMMIT").format(names)
+                    cursor.execute(query)
+
         if ENDING.signals:
             return
-        with contextlib.suppress(psycopg2.Error, KeyboardInterrupt):
-            self.begin("READ WRITE")  # no timeout of the role ends it
-            self.execute(sql.SQL(f"{OWN_PATH}; ANALYZE {{}}; COMMIT").format(names))
+        way = libpq_options(self.settings)
+        others = min(os.cpu_count() or 1, MOST_JOBS, len(batches)) - 1
+        calls = [
+            Call(lambda: work(lambda: open_connection(way))) for _ in range(others)
+        ]
+        with contextlib.suppress(KeyboardInterrupt):
+            awaited(lambda: work(lambda: self.connection), self.connection)
+        while not (ENDING.signals or all(call.over(TURN) for call in calls)):
+            pass
 
     def set_sequences(
         self,
@@ -6560,35 +6602,10 @@ def decoded(raw: bytes, path: Path) -> str:
         ) from error
 
 
-def read_checked(path: Path, found: Mapping[str, str]) -> bytes:
-    """Read a small file; raise if it is not what it was when it was checked."""
-    raw = read_plain(path)
-    if hashlib.sha256(raw).hexdigest() != found[path.name]:
-        raise exchanged(path.name)
-    return raw
-
-
-def exchanged(name: str) -> SnapshotError:
-    return damaged(
-        f"{name} was changed while it was read",
-        "run the command again when nobody writes to the folder",
-    )
-
-
 EDITS_HINT = (
     "restore --accept-edits takes it as it is (verify and rehearse, too); "
     "or export again"
 )
-
-
-def file_hashes(paths: Seq[Path]) -> list[str]:
-    """Return the sha256 of each file, on all cores: hashing leaves Python's lock."""
-    if sum(path.stat().st_size for path in paths) < LARGE_FILE:
-        return list(map(file_hash, paths))
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(file_hash, paths))
 
 
 def file_hash(path: Path) -> str:
@@ -6740,7 +6757,10 @@ class CsvReader(io.RawIOBase):
     def check_unchanged(self) -> None:
         """Raise if what was read to its end is not the file that was checked."""
         if self._raw.sha256 != self.file.sha256:
-            raise exchanged(self.file.path.name)
+            raise damaged(
+                f"{self.file.path.name} was changed while it was read",
+                "run the command again when nobody writes to the folder",
+            )
 
     def check_rows(self, rows: int) -> None:
         """Raise if not every record became a row: PostgreSQL 17 still ends at \\."""
@@ -6813,6 +6833,15 @@ class CsvWriter(Hasher):
             os.close(self._file)
 
 
+def gzip_compressor() -> Any:
+    """Return what compresses a file: isal, where it is installed, is the quicker."""
+    try:
+        from isal import isal_zlib
+    except ImportError:
+        return zlib.compressobj(GZIP_LEVEL, wbits=16 + zlib.MAX_WBITS)
+    return isal_zlib.compressobj(ISAL_LEVEL, wbits=16 + zlib.MAX_WBITS)
+
+
 class GzipWriter(Hasher):
     """A new CSV in a gzip file.
 
@@ -6824,7 +6853,7 @@ class GzipWriter(Hasher):
     def __init__(self, path: Path, advance: Callable[[int], object]) -> None:
         super().__init__(advance)
         self.file = CsvWriter(path, lambda size: None)
-        self._gzip = zlib.compressobj(GZIP_LEVEL, wbits=16 + zlib.MAX_WBITS)
+        self._gzip = gzip_compressor()
         self._chunks: queue.Queue[bytes | None] = queue.Queue(WRITE_AHEAD)
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._work, daemon=True)
@@ -6991,6 +7020,87 @@ SNAPSHOT_FILE = re.compile(
 )
 
 
+class FileCheck:
+    """A check of a snapshot's files; of the CSVs while other things are done."""
+
+    def __init__(
+        self, folder: Folder, manifest: Manifest | None, csvs: Seq[Path]
+    ) -> None:
+        """Check all but the CSVs, and begin with those."""
+        self._folder, self._csvs = folder, csvs
+        self._entries = {each.path: each for each in manifest.files} if manifest else {}
+        self._hashes = {each.path: each.sha256 for each in self._entries.values()}
+        self._hashes |= manifest.hashes if manifest else {}
+        there = {SCHEMA_FILE, *(path.name for path in csvs)}
+        unexpected = sorted(there - self._hashes.keys()) if manifest else ()
+        self.faults = {
+            name: f"{name} is not part of the snapshot" for name in unexpected
+        }
+        self.edits: dict[str, str] = {}  # the same; somebody may have meant them
+        self.small: dict[str, bytes] = {}  # what is no CSV
+        self._found: dict[str, str] = {}
+        self._left: list[Path] = []
+        for name in self._hashes or sorted(there):
+            path = folder.path / name
+            if (kind := kind_of(path)) != PLAIN_FILE:
+                what = f"{kind}, no plain file" if kind else "missing"
+                self.faults[name] = f"{name} is {what}"
+            elif name in (SCHEMA_FILE, CATALOG_FILE):
+                self.small[name] = read_plain(path)
+                self._compare(path, hashlib.sha256(self.small[name]).hexdigest())
+            else:
+                self._left.append(path)
+        large = sum(path.stat().st_size for path in self._left) >= LARGE_FILE
+        # On all cores: hashing leaves Python's lock.
+        threads = min(os.cpu_count() or 1, len(self._left)) if large else 0
+        self._calls = [Call(self._hash) for _ in range(threads)]
+        if not large:
+            self._hash()
+
+    def _hash(self) -> None:
+        """Hash files until there is none left."""
+        with contextlib.suppress(IndexError):
+            while True:
+                path = self._left.pop(0)
+                self._compare(path, file_hash(path))
+
+    def _compare(self, path: Path, digest: str) -> None:
+        """Note a file's checksum, and whether it is as it was."""
+        name = path.name
+        self._found[name] = digest
+        entry, before = self._entries.get(name), self._hashes.get(name, digest)
+        if digest != before or (entry and entry.size != path.stat().st_size):
+            translated = differs_in_line_ends(path, before)
+            self.edits[name] = f"{name} {OTHER_LINE_ENDS if translated else CHANGED}"
+
+    def wait(self) -> None:
+        """Wait for the end of the check."""
+        for call in self._calls:
+            while not call.over(TURN):
+                pass
+            call.result()
+
+    def check(self, *, accept_edits: bool) -> None:
+        """Raise SnapshotError naming every fault; if one is known, all are waited for.
+
+        With `accept_edits` files that were changed since the export are none.
+        """
+        edits = {} if accept_edits else self.edits
+        if self.faults or edits:
+            self.wait()
+            faults = [*self.faults.values(), *(edits[name] for name in sorted(edits))]
+            heading = f"{self._folder.path} is not a whole snapshot"
+            raise several(faults, heading, self._folder.hint_of(faults))
+
+    def read_csvs(self) -> Iterator[CsvFile]:
+        """Yield the CSVs, all but their rows, once they are checked."""
+        self.wait()
+        for path in self._csvs:
+            entry, digest = self._entries.get(path.name), self._found[path.name]
+            intact = entry if entry and entry.sha256 == digest else None
+            yield read_csv_header(path, intact, digest)
+
+
 class Folder:
     """A snapshot's folder: what exports made there, and how a new one gets there."""
 
@@ -7021,27 +7131,27 @@ class Folder:
     def opened(self, *, accept_edits: bool = False) -> Iterator[Snapshot]:
         """Give a snapshot whose files stay as they are until the end.
 
-        Raises SnapshotError naming every fault at once. With `accept_edits` files that
-        were changed since the export are none.
+        Raises SnapshotError naming every fault at once, at the latest when its CSVs are
+        wanted. With `accept_edits` files that were changed since the export are none.
         """
         with self.settled():
-            manifest, paths = self.list_files()
-            seen = self.examine(manifest, paths)
-            faults = list((seen.faults | ({} if accept_edits else seen.edits)).values())
-            if faults:
-                heading = f"{self.path} is not a whole snapshot"
-                raise several(faults, heading, self.hint_of(faults))
-            yield self.read(manifest, paths, seen.hashes)
+            snapshot = self.read(self.list_files(), accept_edits=accept_edits)
+            try:
+                yield snapshot
+            except Exception:
+                _ = snapshot.csvs  # what is damaged is told first
+                raise
 
     def show(self) -> Contents:
         """Return what is in the folder, with every fault of it."""
         with self.settled():
             manifest, paths = self.list_files()
-            seen = self.examine(manifest, paths)
-            faults = seen.faults | seen.edits
+            check = FileCheck(self, manifest, paths)
+            check.wait()
+            faults = check.faults | check.edits
             if not faults:
                 try:
-                    self.read(manifest, paths, seen.hashes)
+                    _ = self.read((manifest, paths), accept_edits=False).csvs
                 except SnapshotError as error:
                     faults = {"": str(error)}
         files = [
@@ -7068,29 +7178,30 @@ class Folder:
         return manifest, paths
 
     def read(
-        self, manifest: Manifest | None, csvs: Seq[Path], hashes: dict[str, str]
+        self, files: tuple[Manifest | None, list[Path]], *, accept_edits: bool
     ) -> Snapshot:
-        """Read everything of a snapshot but the rows; raise if it cannot be read."""
-        resources = manifest.files if manifest else ()
-        intact = {
-            each.path: each for each in resources if each.sha256 == hashes[each.path]
-        }
-        script = read_checked(self.path / SCHEMA_FILE, hashes)
+        """Read everything of a snapshot but the CSVs, whose check begins."""
+        manifest, paths = files
+        check = FileCheck(self, manifest, paths)
+        check.check(accept_edits=accept_edits)
         catalog: tuple[str, ...] | None = None
-        if manifest is not None:
-            raw = read_checked(self.path / CATALOG_FILE, hashes)
+        if manifest is not None and manifest.format == FORMAT_VERSION:
+            lines = decoded(check.small[CATALOG_FILE], self.path / CATALOG_FILE)
             # str.splitlines would split at more than newlines.
-            lines = decoded(raw, self.path / CATALOG_FILE).split("\n")[:-1]
-            catalog = tuple(lines) if manifest.format == FORMAT_VERSION else None
+            catalog = tuple(lines.split("\n")[:-1])
+
+        def read_csvs() -> Iterator[CsvFile]:
+            check.wait()
+            check.check(accept_edits=accept_edits)
+            return check.read_csvs()
+
         return Snapshot(
             self.path,
-            parse_script(script, str(self.path / SCHEMA_FILE)),
-            tuple(
-                read_csv_header(path, intact.get(path.name), hashes[path.name])
-                for path in csvs
-            ),
+            parse_script(check.small[SCHEMA_FILE], str(self.path / SCHEMA_FILE)),
+            [path.name for path in paths],
             manifest,
             catalog,
+            read_csvs,
         )
 
     def hint_of(self, faults: Iterable[str]) -> str:
@@ -7106,37 +7217,6 @@ class Folder:
             f'put "* -text" into {self.path / ".gitattributes"}, delete '
             "the other files there, and have git check them out again"
         )
-
-    def examine(self, manifest: Manifest | None, csvs: Iterable[Path]) -> Examined:
-        """Compare the files with the manifest, if there is one."""
-        resources = manifest.files if manifest else ()
-        sizes = {each.path: each.size for each in resources}
-        hashes = {each.path: each.sha256 for each in resources}
-        hashes |= manifest.hashes if manifest else {}
-        there = {SCHEMA_FILE, *(path.name for path in csvs)}
-        unexpected = sorted(there - hashes.keys()) if manifest else ()
-        faults = {name: f"{name} is not part of the snapshot" for name in unexpected}
-        kinds = {name: kind_of(self.path / name) for name in hashes or sorted(there)}
-        for name, kind in kinds.items():
-            if kind != PLAIN_FILE:
-                what = f"{kind}, no plain file" if kind else "missing"
-                faults[name] = f"{name} is {what}"
-        plain = [self.path / name for name in kinds if name not in faults]
-        found = dict(
-            zip((path.name for path in plain), file_hashes(plain), strict=True)
-        )
-        edits = {
-            path.name: self.render_edit(path, hashes[path.name])
-            for path in sorted(plain)
-            if found[path.name] != hashes.get(path.name, found[path.name])
-            or path.stat().st_size != sizes.get(path.name, path.stat().st_size)
-        }
-        return Examined(found, faults, edits)
-
-    def render_edit(self, path: Path, digest: str) -> str:
-        """Return in what a file differs from the one with that checksum."""
-        translated = differs_in_line_ends(path, digest)
-        return f"{path.name} {OTHER_LINE_ENDS if translated else CHANGED}"
 
     @contextlib.contextmanager
     def staged(self, done: str = "") -> Iterator[Stage]:
@@ -7702,6 +7782,12 @@ START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 MOST_PROCESSES = 61  # Windows cannot wait for more
 
 
+def together(pieces: Seq[Written]) -> Written:
+    """Return what parts of a table are together, but for the checksums."""
+    rows, size = (sum(p.rows for p in pieces), sum(p.size for p in pieces))
+    return Written(rows, "", size, "", max(p.seconds for p in pieces), size)
+
+
 class Jobs:
     """Copies tables to files, by several connections in one transaction snapshot."""
 
@@ -7767,14 +7853,9 @@ class Jobs:
         self.done[part.path] = written
         parts = self.parts[part.table.oid]
         if all(each.path in self.done for each in parts):
-            pieces = [self.done[each.path] for each in parts]
-            rows, size = (
-                sum(each.rows for each in pieces),
-                sum(each.size for each in pieces),
-            )
-            seconds = max(each.seconds for each in pieces)
-            name = parts[0].path.name
-            self.report.finished(Copied(part.table.relation, rows, size, seconds, name))
+            whole = together([self.done[each.path] for each in parts])
+            copied = whole.rows, whole.size, whole.seconds, parts[0].path.name
+            self.report.finished(Copied(part.table.relation, *copied))
 
     def join(self, task: CopyTask) -> Written:
         """Make one file of a table's parts, all but the first without their header.
@@ -7785,21 +7866,18 @@ class Jobs:
         pieces = [self.done[path] for path in parts]
         if len(parts) == 1:
             return pieces[0]
-        rows = sum(each.rows for each in pieces)
-        total = self.totals[task.table.oid]
-        if rows != total:
+        whole, total = together(pieces), self.totals[task.table.oid]
+        if whole.rows != total:
             raise SnapshotError(
-                f"the parts of {task.table.relation} have {rows:,} rows, the table "
-                f"{total:,}",
+                f"the parts of {task.table.relation} have {whole.rows:,} rows, the "
+                f"table {total:,}",
                 hint="see whether an index of it is damaged (REINDEX), or take it "
                 "whole: export --jobs 1",
             )
         for path in parts[1:]:
             append_file(task.path, path)
         digest = file_hash(task.path)
-        size = sum(each.size for each in pieces)
-        seconds = max(each.seconds for each in pieces)
-        return Written(rows, digest, size, digest, seconds, size)
+        return dataclasses.replace(whole, sha256=digest, text_sha256=digest)
 
     def copy_in_processes(self, parts: Seq[CopyTask], count: int) -> None:
         """Copy in processes of their own.
@@ -7852,10 +7930,8 @@ class Jobs:
             ready, _ = concurrent.futures.wait(
                 waiting, 0.1, concurrent.futures.FIRST_COMPLETED
             )
-            if select.select([self.db.connection], [], [], 0)[
-                0
-            ]:  # its end, most likely
-                self.db.execute("SELECT")
+            if any(select.select([self.db.connection], [], [], 0)):
+                self.db.execute("SELECT")  # its end, most likely
             if self._died:
                 raise self._died[0]
             self.report.advance(copied.value - told)
@@ -8039,7 +8115,7 @@ class Restore:
         if manifest is None:
             return "those of the snapshot", "an unknown database", "of unknown age"
         files = [each for each in manifest.files if self.is_chosen(each.relation)]
-        edited = any(file.rows is None for file in self.snapshot.csv_files)
+        edited = any(file.rows is None for file in self.snapshot.csvs.values())
         rows = f"{'about ' * edited}{sum(file.rows for file in files):,} rows"
         return rows, str(manifest.origin or manifest.database), age(manifest.created)
 
@@ -8051,15 +8127,19 @@ class Restore:
         """Return the tables that are emptied or dropped and have rows, or may have."""
         going = [(t, f) for t, f in self.tables_and_files() if f or t.relation in gone]
         counts = self.db.fetch_row_counts([table for table, _ in going])
-        found = [Replaced(table, counts.get(table.oid), file) for table, file in going]
-        return [each for each in found if each.now is None or each.now.rows]
-
-    def tables_and_files(self) -> list[tuple[Table, CsvFile | None]]:
-        """Return the target's tables, each with the CSV that fills it again."""
-        files = {file.path.name: file for file in self.snapshot.csv_files}
-        named = dict(self.named(self.before.tables))
+        found = [(t, counts.get(t.oid), f) for t, f in going]
         return [
-            (table, files.get(named[table]))
+            Replaced(table, rows, self.snapshot.csvs[name] if name else None)
+            for table, rows, name in found
+            if rows is None or rows.rows
+        ]
+
+    def tables_and_files(self) -> list[tuple[Table, str]]:
+        """Return the target's tables, each with the CSV that fills it again, if any."""
+        named = dict(self.named(self.before.tables))
+        there = {*self.snapshot.names}
+        return [
+            (table, named[table] if named[table] in there else "")
             for table in self.before.tables
             if self.is_chosen(table.relation)
         ]
@@ -8069,8 +8149,8 @@ class Restore:
         planned = plan_files(self.catalog, tables)
         manifest = self.snapshot.manifest
         if manifest is None:
-            files = {file.path.name for file in self.snapshot.csv_files}
-            packed = {name.removesuffix(GZIP_SUFFIX): name for name in files}
+            names = self.snapshot.names
+            packed = {name.removesuffix(GZIP_SUFFIX): name for name in names}
             return [(table, packed.get(name, name)) for table, name in planned]
         paths = {each.relation: each.path for each in manifest.files}
         return [(table, paths.get(table.relation, "")) for table, _ in planned]
@@ -8123,6 +8203,7 @@ class Restore:
             return
         self.report.note(f"keeping what is in {self.settings} in {options.keep}")
         going = [t for t, f in self.tables_and_files() if f or t.relation.name in names]
+        _ = self.snapshot.csvs  # nothing is kept for files that will not do
         self.db.lock_tables(going, "EXCLUSIVE")
         own = options.keep_schema_file
         script = read_script(own) if own else self.snapshot.script
@@ -8136,7 +8217,11 @@ class Restore:
         for said in self.db.commit(done):
             self.report.note(said)
         self.report.doing("analyzing the tables")
-        self.db.analyze([each.relation for each in copied])
+        filled = sorted((each for each in copied if each.rows), key=lambda c: -c.size)
+        large = [[each.relation] for each in filled if each.size >= LARGE_FILE]
+        small = [each.relation for each in filled[len(large) :]]
+        parts = range(0, len(small), SMALL_TABLES)
+        self.db.analyze(large + [small[at : at + SMALL_TABLES] for at in parts])
 
     # The schema.
 
@@ -8376,7 +8461,7 @@ class Restore:
 
         Without a manifest, only tables that are new need a CSV.
         """
-        files = {file.path.name: file for file in self.snapshot.csv_files}
+        files = self.snapshot.csvs
         new = set() if self.options.data_only else {*self.catalog.relations.values()}
         new -= self.known
         planned = [(t, name) for t, name in self.named(self.catalog.tables) if name]
@@ -8410,7 +8495,11 @@ class Restore:
         aside = self.db.set_aside(self.tables, large)
         aside += [part for key in self.lost_keys for part in key.create]
         self.db.make_room(stale)
-        copied = [self.load_table(load) for load in self.loads]
+        new = {table.oid for table in self.tables} - self.known
+        new |= {table.oid for table in stale}
+        copied = [
+            self.load_table(each, new=each.table.oid in new) for each in self.loads
+        ]
         self.check_rows(copied)
         self.report.doing("building indexes and keys")
         self.db.rebuild(aside)
@@ -8435,15 +8524,16 @@ class Restore:
             )
         return seeded
 
-    def load_table(self, load: Load) -> Copied:
-        """Load one CSV into its table."""
+    def load_table(self, load: Load, *, new: bool) -> Copied:
+        """Load one CSV into its table; one that TRUNCATE has emptied is new, too."""
         start = time.monotonic()
         relation, file = load.table.relation, load.file
+        freeze = new and not load.table.partitioned
         with (
             self.report.progress(str(relation), file.text_size) as advance,
             CsvReader(file, advance) as stream,
         ):
-            rows = self.db.copy_in_file(relation, file.header, stream, file.path.name)
+            rows = self.db.copy_in_file(relation, stream, freeze=freeze)
             stream.check_rows(rows)
         seconds = time.monotonic() - start
         copied = Copied(relation, rows, file.size, seconds, file.path.name)
@@ -8807,7 +8897,7 @@ class Comparison:
         )
         check_visible(tables)
         there = {table.relation: table for table in tables}
-        files = {file.path.name: file for file in self.snapshot.csv_files}
+        files = self.snapshot.csvs
         self.report.expect(sum(file.text_size for file in files.values()))
         compared = []
         for each in self.manifest.files:
@@ -8961,8 +9051,6 @@ def rehearse(settings: Settings | None, options: Options, report: Report) -> Reh
     ):
         version = snapshot.manifest.server_version if snapshot.manifest else ""
         major = int(re.sub(r"\D.*", "", version) or PACKAGED_MAJOR)
-        if snapshot.manifest:  # in, out for the checksums, and out to be compared
-            report.expect(3 * sum(file.text_size for file in snapshot.csv_files))
         report.doing("making a place for the rehearsal")
         if settings is None:
             scratch = stack.enter_context(
@@ -8972,6 +9060,8 @@ def rehearse(settings: Settings | None, options: Options, report: Report) -> Reh
         else:
             server = stack.enter_context(reachable(settings))
             scratch = stack.enter_context(scratch_database(server))
+        if snapshot.manifest:  # in, out for the checksums, and out to be compared
+            report.expect(3 * sum(each.text_size for each in snapshot.csvs.values()))
         try:
             trial = dataclasses.replace(asked, checksum=True, scratch=True)
             copied = restore(scratch, trial, report)

@@ -345,7 +345,7 @@ def set_up(settings: Settings, options: SetupOptions, report: Report) -> None:
         run_schema(db)
         counts = fill(db, options, report)
         db.commit()
-        db.analyze(Relation("public", name) for name in counts)
+        db.analyze([[Relation("public", name) for name in counts]])
     report.record(database=settings, rows=counts)
     table = render_table(
         ("table", "rows"), [(name, f"{count:,}") for name, count in counts.items()]

@@ -56,7 +56,7 @@ class Server:
 
     user = "postgres"
 
-    def __init__(self, version: int) -> None:
+    def __init__(self, version: int, settings: str = SETTINGS) -> None:
         self.version = version
         self.data = Path(tempfile.mkdtemp(prefix=f"er{version}-", dir=HOME))
         programs = servers()[version]
@@ -68,7 +68,7 @@ class Server:
         self.own.create("postgres")
         (self.data / "pg_hba.conf").write_text(HBA)
         with (self.data / "postgresql.conf").open("a") as config:
-            config.write(SETTINGS)
+            config.write(settings)
         self.port = er.free_port()
         self.host = str(self.data)
 

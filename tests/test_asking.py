@@ -207,7 +207,7 @@ def test_the_readme_shows_the_question(exported: Database, work: Path) -> None:
     )
     files = {
         file.path.stem: dataclasses.replace(file, rows=rows[file.path.stem][1])
-        for file in snapshot.csv_files
+        for file in snapshot.csvs.values()
     }
     replaced = [
         er.Replaced(table, er.RowCount(now, exact=now < er.COUNTED_ROWS), files[name])

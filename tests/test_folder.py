@@ -203,7 +203,7 @@ def changing(exported: Database, work: Path) -> Iterator[tuple[Database, Path]]:
 def state_of(folder: Path) -> dict[str, bytes]:
     """Return what a reader of the snapshot would get, without its time."""
     with er.Folder(folder).opened() as snapshot:
-        return {file.path.name: file.path.read_bytes() for file in snapshot.csv_files}
+        return {name: file.path.read_bytes() for name, file in snapshot.csvs.items()}
 
 
 def test_killed_at_each_step_of_publishing(

@@ -262,7 +262,6 @@ def test_files_that_are_exchanged_after_the_check(
         patch.setattr(owner, step, exchange)
 
     for owner, step, name, command, *options in (
-        (er.Folder, "examine", "schema.sql", "restore"),
         (er.Database, "begin_restore", "leads.csv", "restore", "--yes"),
         (
             er.Database,

@@ -129,7 +129,7 @@ def test_a_new_file_whose_old_name_had_another_case(
         patched.setattr(er, "move", killing_move)
         er.main(["export", "--env-file", str(env), "-q"])
     with er.Folder(work / "exports").opened() as snapshot:
-        assert [each.path.name for each in snapshot.csv_files] == ["leads.csv"]
+        assert [*snapshot.csvs] == ["leads.csv"]
 
 
 def killing_move(path: Path, target: Path) -> None:
