@@ -559,23 +559,6 @@ class Resting:
 
 
 @dataclass(frozen=True)
-class Index:
-    """An index, or the constraint that it serves, and how to drop and build it."""
-
-    oid: int
-    top: int  # the index that it is a partition of at last, or itself
-    table: Relation
-    safe: bool  # nothing else is lost when it is dropped, and we may build it
-    drop: str
-    build: tuple[str, ...]
-
-    @property
-    def serves(self) -> bool:
-        """Tell whether it is a constraint that goes with it."""
-        return self.drop.startswith("ALTER TABLE")
-
-
-@dataclass(frozen=True)
 class Sequence:
     oid: int
     relation: Relation
@@ -2449,6 +2432,23 @@ COLUMN_NAMES = """ARRAY(
     JOIN pg_attribute AS a ON a.attrelid = {} AND a.attnum = u.attnum
     ORDER BY u.place)"""
 
+# What relations, and the parts of one, are asked with: c and n.
+RELATIONS = "pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+
+
+def of_relation(oid: str) -> str:
+    """Return the join of a part with its relation and schema."""
+    return f"JOIN ({RELATIONS}) ON c.oid = {oid}"
+
+
+def not_of_an_extension(catalog: str, oid: str) -> str:
+    """Return the condition that an object is no member of an extension."""
+    return f"""NOT EXISTS (
+        SELECT FROM pg_depend AS d
+        WHERE d.classid = {catalog}::regclass AND d.objid = {oid} AND d.deptype = 'e')
+    """
+
+
 # Temporary tables live in schemas called pg_temp_…, so USER_SCHEMA leaves them out.
 # The key that orders the rows: the primary key, else the first unique index that is
 # whole, immediate and on columns without NULLs alone (attnum 0 would be an expression).
@@ -2472,8 +2472,7 @@ LIST_TABLES = f"""
             WHERE p.oid <> c.oid AND {ANY_SCHEMA}),
            c.oid IN (SELECT coalesce(pg_partition_root(relid)::oid, relid)
                      FROM ({INLINED}) AS inlined)
-    FROM pg_class AS c
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    FROM {RELATIONS}
     LEFT JOIN LATERAL (
         SELECT (i.indkey::int2[])[0:i.indnkeyatts - 1] AS columns
         FROM pg_index AS i
@@ -2498,8 +2497,7 @@ LIST_FOREIGN_KEYS = f"""
            CASE WHEN k.convalidated AND pg_get_constraintdef(k.oid) !~ 'PERIOD'
                 THEN {COLUMN_NAMES.format("k.confkey", "k.confrelid")} END
     FROM pg_constraint AS k
-    JOIN pg_class AS c ON c.oid = k.conrelid
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    {of_relation("k.conrelid")}
     JOIN pg_class AS r ON r.oid = k.confrelid
     JOIN pg_namespace AS rn ON rn.oid = r.relnamespace
     WHERE k.contype = 'f' AND k.conparentid = 0 AND k.coninhcount = 0 AND {ANY_SCHEMA}
@@ -2511,7 +2509,7 @@ TRIGGER_STATE = """
         WHEN 'A' THEN 'ENABLE ALWAYS' ELSE 'ENABLE REPLICA' END
 """
 SAID_OF_CONSTRAINT = """ARRAY(
-    SELECT format('COMMENT ON CONSTRAINT %%I ON {0}%%s IS %%L', k.conname, {1}, said)
+    SELECT format('COMMENT ON CONSTRAINT %%I ON %%s IS %%L', k.conname, {}, said)
     FROM obj_description(k.oid, 'pg_constraint') AS said WHERE said IS NOT NULL)"""
 
 # Foreign keys; checks that are NOT VALID, for rows break them, of tables and domains;
@@ -2522,13 +2520,13 @@ SAID_OF_CONSTRAINT = """ARRAY(
 LIST_AT_REST = f"""
     SELECT oid::bigint, schema, relation, of_schema, of_relation, dropping, making
     FROM (
-        SELECT 1, 0, k.conname, k.oid, n.nspname, c.relname, rn.nspname, r.relname,
-               format('ALTER TABLE %%s DROP CONSTRAINT %%I', c.oid::regclass,
-                      k.conname),
+        SELECT CASE WHEN t.oid IS NULL THEN 1 ELSE 2 END, 0, k.conname, k.oid,
+               n.nspname, c.relname, rn.nspname, r.relname,
+               format('ALTER %%s DROP CONSTRAINT %%I', whole, k.conname),
                ARRAY[CASE k.contype WHEN 'f' THEN %(own)s ELSE %(narrow)s END,
-                     format('ALTER TABLE %%s ADD CONSTRAINT %%I %%s', c.oid::regclass,
-                            k.conname, pg_get_constraintdef(k.oid))]
-               || {SAID_OF_CONSTRAINT.format("", "c.oid::regclass")}
+                     format('ALTER %%s ADD CONSTRAINT %%I %%s', whole, k.conname,
+                            pg_get_constraintdef(k.oid))]
+               || {SAID_OF_CONSTRAINT.format("regexp_replace(whole, '^TABLE ', '')")}
                || CASE WHEN NOT k.convalidated THEN ARRAY(
                    WITH RECURSIVE heir(oid) AS (
                        SELECT inhrelid FROM pg_inherits WHERE inhparent = k.conrelid
@@ -2540,23 +2538,15 @@ LIST_AT_REST = f"""
                    WHERE i.conname = k.conname AND i.contype = k.contype
                      AND i.coninhcount > 0 AND i.convalidated) END
         FROM pg_constraint AS k
-        JOIN pg_class AS c ON c.oid = k.conrelid
-        JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        LEFT JOIN pg_class AS c ON c.oid = k.conrelid
+        LEFT JOIN pg_type AS t ON t.oid = k.contypid
+        JOIN pg_namespace AS n ON n.oid = coalesce(c.relnamespace, t.typnamespace)
         LEFT JOIN pg_class AS r ON r.oid = k.confrelid
-        LEFT JOIN pg_namespace AS rn ON rn.oid = r.relnamespace
+        LEFT JOIN pg_namespace AS rn ON rn.oid = r.relnamespace,
+             coalesce('DOMAIN ' || t.oid::regtype, 'TABLE ' || c.oid::regclass) AS whole
         WHERE (k.contype = 'f' OR k.contype IN ('c', 'n') AND NOT k.convalidated)
           AND k.conparentid = 0 AND k.coninhcount = 0 AND {ANY_SCHEMA}
-        UNION ALL
-        SELECT 2, 0, k.conname, k.oid, NULL, NULL, NULL, NULL,
-               format('ALTER DOMAIN %%s DROP CONSTRAINT %%I', t.oid::regtype,
-                      k.conname),
-               ARRAY[format('ALTER DOMAIN %%s ADD CONSTRAINT %%I %%s', t.oid::regtype,
-                            k.conname, pg_get_constraintdef(k.oid))]
-               || {SAID_OF_CONSTRAINT.format("DOMAIN ", "t.oid::regtype")}
-        FROM pg_constraint AS k
-        JOIN pg_type AS t ON t.oid = k.contypid
-        JOIN pg_namespace AS n ON n.oid = t.typnamespace
-        WHERE NOT k.convalidated AND {USER_SCHEMA} AND pg_has_role(t.typowner, 'USAGE')
+          AND (t.oid IS NULL OR {USER_SCHEMA} AND pg_has_role(t.typowner, 'USAGE'))
         UNION ALL
         SELECT 3, (SELECT count(*) FROM pg_partition_ancestors(c.oid)), t.tgname, t.oid,
                n.nspname, c.relname, NULL, NULL,
@@ -2566,8 +2556,7 @@ LIST_AT_REST = f"""
                ARRAY[format('ALTER TABLE %%s %%s TRIGGER %%I', c.oid::regclass,
                             {TRIGGER_STATE}, t.tgname)]
         FROM pg_trigger AS t
-        JOIN pg_class AS c ON c.oid = t.tgrelid
-        JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        {of_relation("t.tgrelid")}
         WHERE NOT t.tgisinternal AND c.relkind IN ('r', 'p') AND {ANY_SCHEMA}
     ) AS rest(place, depth, name, oid, schema, relation, of_schema, of_relation,
               dropping, making)
@@ -2583,8 +2572,10 @@ LIST_AT_REST = f"""
 # not where an index is built: since 17 that happens under a search_path of its own. Nor
 # where the server looks at the partition key, under ours.
 LIST_INDEXES = f"""
-    SELECT i.indexrelid, coalesce(pg_partition_root(i.indexrelid)::oid, i.indexrelid),
-           n.nspname, c.relname,
+    SELECT oid = top, dropping, making FROM (
+        SELECT x.oid, top, (SELECT count(*) FROM pg_partition_ancestors(x.oid)),
+           -- An index cannot take a partition's constraint with it.
+           count(k.oid) OVER tree IN (0, count(*) OVER tree) AND bool_and(
            i.indisvalid AND NOT i.indisclustered AND NOT i.indisreplident
            AND x.reltablespace = 0 AND (k.oid IS NULL OR x.reloptions IS NULL)
            AND has_schema_privilege(n.oid, 'CREATE')
@@ -2594,22 +2585,21 @@ LIST_INDEXES = f"""
                LEFT JOIN pg_constraint AS f
                       ON d.classid = 'pg_constraint'::regclass AND f.oid = d.objid
                WHERE (d.refclassid, d.refobjid) IN (
-                         ('pg_class'::regclass, i.indexrelid),
+                         ('pg_class'::regclass, x.oid),
                          ('pg_constraint'::regclass, k.oid))
                  AND d.deptype = 'n' AND f.contype IS DISTINCT FROM 'f')
            AND NOT EXISTS (
                SELECT FROM pg_depend AS d
                LEFT JOIN pg_type AS t
                       ON d.refclassid = 'pg_type'::regclass AND t.oid = d.refobjid
-               WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
-                 AND (d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass)
-                      OR t.typtype = 'd' OR d.deptype = 'x'))
+               WHERE d.classid = 'pg_class'::regclass
+                 AND (d.objid = x.oid AND (t.typtype = 'd' OR d.deptype = 'x'
+                                           OR d.refclassid = 'pg_operator'::regclass)
+                      OR d.objid IN (x.oid, c.oid)
+                         AND d.refclassid = 'pg_proc'::regclass))
            AND NOT EXISTS (SELECT FROM pg_attribute AS a
                            WHERE a.attrelid = x.oid AND a.attstattarget >= 0)
-           AND NOT EXISTS (
-               SELECT FROM pg_depend AS d
-               WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
-                 AND d.refclassid = 'pg_proc'::regclass),
+           ) OVER tree,
            CASE WHEN k.oid IS NULL THEN format('DROP INDEX %%s', x.oid::regclass)
                 ELSE format('ALTER TABLE %%s DROP CONSTRAINT %%I',
                             c.oid::regclass, k.conname) END,
@@ -2623,15 +2613,17 @@ LIST_INDEXES = f"""
            || ARRAY(SELECT format('COMMENT ON INDEX %%s IS %%L', x.oid::regclass, said)
                     FROM obj_description(x.oid, 'pg_class') AS said
                     WHERE said IS NOT NULL)
-           || {SAID_OF_CONSTRAINT.format("", "c.oid::regclass")}
-    FROM pg_index AS i
-    JOIN pg_class AS c ON c.oid = i.indrelid AND c.relkind IN ('r', 'p')
-    JOIN pg_class AS x ON x.oid = i.indexrelid
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    LEFT JOIN pg_constraint AS k
-           ON k.conindid = x.oid AND k.conrelid = c.oid AND k.contype IN ('p', 'u', 'x')
-    WHERE {USER_SCHEMA} AND {NOT_OF_AN_EXTENSION}
-    ORDER BY (SELECT count(*) FROM pg_partition_ancestors(x.oid)) DESC, x.oid
+           || {SAID_OF_CONSTRAINT.format("c.oid::regclass")}
+        FROM pg_index AS i
+        {of_relation("i.indrelid")} AND c.relkind IN ('r', 'p')
+        JOIN pg_class AS x ON x.oid = i.indexrelid
+        LEFT JOIN pg_constraint AS k ON k.conindid = x.oid AND k.conrelid = c.oid
+                                    AND k.contype IN ('p', 'u', 'x'),
+             coalesce(pg_partition_root(x.oid)::oid, x.oid) AS top
+        WHERE coalesce(pg_partition_root(c.oid)::oid, c.oid) = ANY (%s::oid[])
+        WINDOW tree AS (PARTITION BY top)
+    ) AS i(oid, top, depth, safe, dropping, making)
+    WHERE safe ORDER BY depth DESC, oid
 """
 
 # The integer columns that a sequence owns or whose default names it.
@@ -2665,8 +2657,7 @@ LIST_SEQUENCES = f"""
            (SELECT json_agg(json_build_array(u.nspname, u.relname, u.attname)
                             ORDER BY u.nspname, u.relname, u.attname)
             FROM ({SEQUENCE_USES}) AS u WHERE u.sequence = c.oid)
-    FROM pg_class AS c
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    FROM {RELATIONS}
     JOIN pg_sequence AS q ON q.seqrelid = c.oid
     LEFT JOIN pg_depend AS o
            ON o.classid = 'pg_class'::regclass AND o.objid = c.oid AND o.objsubid = 0
@@ -2697,71 +2688,77 @@ LIST_MATERIALIZED_VIEWS = f"""
             FROM reaches JOIN pg_class AS m ON m.oid = reaches.relation
             JOIN pg_namespace AS n ON n.oid = m.relnamespace
             WHERE reaches.reader = c.oid AND m.relkind = 'm')
-    FROM pg_class AS c
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    FROM {RELATIONS}
     WHERE c.relkind = 'm' AND {USER_SCHEMA} AND {NOT_OF_AN_EXTENSION}
     ORDER BY n.nspname, c.relname
 """
 
 LIST_RELATIONS = f"""
     SELECT n.nspname, c.relname, c.oid::bigint
-    FROM pg_class AS c
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    FROM {RELATIONS}
     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND {ANY_SCHEMA}
 """
 
-POLICY_DEFINITION = """
+# Triggers and policies: of which relation, the function that one calls, the state that
+# it is in, and what makes it.
+TRIGGERS_AND_POLICIES = """
+    SELECT 'trigger', t.tgname, t.tgrelid, t.tgfoid, t.tgenabled,
+           pg_get_triggerdef(t.oid)
+    FROM pg_trigger AS t WHERE NOT t.tgisinternal AND t.tgparentid = 0
+    UNION ALL
+    SELECT 'policy', p.polname, p.polrelid, 0, 'O',
            format('CREATE POLICY %%I ON %%s AS %%s FOR %%s TO %%s', p.polname,
-                  c.oid::regclass,
+                  p.polrelid::regclass,
                   CASE WHEN p.polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END,
                   CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT'
                       WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE' ELSE 'ALL' END,
                   (SELECT string_agg(CASE role WHEN 0 THEN 'PUBLIC'
                                      ELSE role::regrole::text END, ', ')
                    FROM unnest(p.polroles) AS role))
-           || coalesce(' USING (' || pg_get_expr(p.polqual, c.oid) || ')', '')
-           || coalesce(' WITH CHECK (' || pg_get_expr(p.polwithcheck, c.oid) || ')',
-                       '')
+           || coalesce(' USING (' || pg_get_expr(p.polqual, p.polrelid) || ')', '')
+           || coalesce(' WITH CHECK (' || pg_get_expr(p.polwithcheck, p.polrelid)
+                       || ')', '')
+    FROM pg_policy AS p
+"""
+TRIGGERS_AND_POLICIES = f"""
+    ({TRIGGERS_AND_POLICIES}) AS t(kind, tgname, relid, calls, tgenabled, making)
+    {of_relation("t.relid")},
+    LATERAL (SELECT format('%%s %%I on %%s', kind, tgname, relid::regclass)) AS o(name)
 """
 
-# Triggers and policies of the user's on tables of a provider, which no dump has: what
-# they are called, what makes them, and whether we may.
+# Those of the user's on tables of a provider, which no dump has: what they are called,
+# what makes them, and whether we may.
 LIST_HOOKS = f"""
-    SELECT t.tgname, format('trigger %%I on %%s', t.tgname, c.oid::regclass),
-           replace(pg_get_triggerdef(t.oid), 'CREATE TRIGGER',
-                   'CREATE OR REPLACE TRIGGER'),
-           has_table_privilege(c.oid, 'TRIGGER') AND t.tgenabled = 'O'
-    FROM pg_trigger AS t
-    JOIN pg_class AS c ON c.oid = t.tgrelid
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    JOIN pg_proc AS p ON p.oid = t.tgfoid
-    JOIN pg_namespace AS pn ON pn.oid = p.pronamespace
-    WHERE NOT t.tgisinternal AND {IS_MANAGED} AND {NOT_OF_AN_EXTENSION}
-      AND pn.nspname <> ALL (%(managed)s)
-    UNION ALL
-    SELECT p.polname, format('policy %%I on %%s', p.polname, c.oid::regclass),
-           format('DROP POLICY IF EXISTS %%I ON %%s;', p.polname, c.oid::regclass)
-           || E'\\n' || {POLICY_DEFINITION},
-           pg_has_role(c.relowner, 'USAGE')
-    FROM pg_policy AS p
-    JOIN pg_class AS c ON c.oid = p.polrelid
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE {IS_MANAGED} AND {NOT_OF_AN_EXTENSION}
+    SELECT t.tgname, o.name,
+           CASE kind WHEN 'trigger'
+               THEN replace(making, 'CREATE TRIGGER', 'CREATE OR REPLACE TRIGGER')
+               ELSE format(E'DROP POLICY IF EXISTS %%I ON %%s;\\n%%s', t.tgname,
+                           relid::regclass, making) END,
+           CASE kind WHEN 'trigger'
+               THEN has_table_privilege(c.oid, 'TRIGGER') AND t.tgenabled = 'O'
+               ELSE pg_has_role(c.relowner, 'USAGE') END
+    FROM {TRIGGERS_AND_POLICIES}
+    WHERE {IS_MANAGED} AND {NOT_OF_AN_EXTENSION} AND NOT EXISTS (
+        SELECT FROM pg_proc AS p JOIN pg_namespace AS pn ON pn.oid = p.pronamespace
+        WHERE p.oid = t.calls AND pn.nspname = ANY (%(managed)s))
 """
 
 # What lies in no schema: its kind, name and owner. A script may make it.
 OF_NO_SCHEMA = """
-    SELECT 'publications', pubname, pubowner, oid FROM pg_publication
+    SELECT 'publications', 'PUBLICATION', pubname, pubowner, oid FROM pg_publication
     UNION ALL
-    SELECT 'subscriptions', subname, subowner, oid FROM pg_subscription
+    SELECT 'subscriptions', NULL, subname, subowner, oid FROM pg_subscription
     WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
     UNION ALL
-    SELECT 'event triggers', evtname, evtowner, oid FROM pg_event_trigger
+    SELECT 'event triggers', 'EVENT TRIGGER', evtname, evtowner, oid
+    FROM pg_event_trigger
     UNION ALL
-    SELECT 'foreign servers', srvname, srvowner, oid FROM pg_foreign_server
+    SELECT 'foreign servers', 'SERVER', srvname, srvowner, oid FROM pg_foreign_server
     UNION ALL
-    SELECT 'foreign-data wrappers', fdwname, fdwowner, oid FROM pg_foreign_data_wrapper
+    SELECT 'foreign-data wrappers', 'FOREIGN DATA WRAPPER', fdwname, fdwowner, oid
+    FROM pg_foreign_data_wrapper
 """
+OF_NO_SCHEMA = f"({OF_NO_SCHEMA}) AS o(kinds, kind, name, owner, oid)"
 MANAGED_KIND = "schemas that the provider manages"
 MADE_BY_SCRIPTS = (
     "publications", "event triggers", "foreign servers", "foreign-data wrappers",
@@ -2771,8 +2768,7 @@ MADE_BY_SCRIPTS = (
 # What a snapshot does not hold although somebody may think so: how many and examples.
 LIST_LEFT_OUT = f"""
     SELECT 'foreign tables', format('%%s.%%s', n.nspname, c.relname)
-    FROM pg_class AS c
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    FROM {RELATIONS}
     WHERE c.relkind = 'f' AND NOT c.relispartition AND {USER_SCHEMA}
     UNION ALL
     SELECT 'rows of tables of the extension ' || e.extname,
@@ -2782,16 +2778,15 @@ LIST_LEFT_OUT = f"""
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
     UNION ALL
     SELECT DISTINCT '{MANAGED_KIND}', n.nspname
-    FROM pg_class AS c
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    FROM {RELATIONS}
     WHERE c.relkind IN ('r', 'p') AND {IS_MANAGED} AND {NOT_OF_AN_EXTENSION}
     UNION ALL
     SELECT 'large objects', count(*)::text FROM pg_largeobject_metadata
     HAVING count(*) > 0
     UNION ALL
-    SELECT kind, quote_ident(name) FROM ({OF_NO_SCHEMA}) AS o(kind, name, owner, ext)
+    SELECT kinds, quote_ident(name) FROM {OF_NO_SCHEMA}
     WHERE pg_has_role(owner, 'MEMBER') AND NOT EXISTS (
-        SELECT FROM pg_depend AS d WHERE d.deptype = 'e' AND d.objid = o.ext)
+        SELECT FROM pg_depend AS d WHERE d.deptype = 'e' AND d.objid = o.oid)
     UNION ALL
     SELECT 'triggers and policies on tables that the provider manages', hook.called
     FROM ({LIST_HOOKS}) AS hook(name, called)
@@ -2801,8 +2796,7 @@ LIST_LEFT_OUT = f"""
     UNION ALL
     SELECT 'tablespaces', quote_ident(t.spcname)
     FROM pg_tablespace AS t
-    WHERE EXISTS (SELECT FROM pg_class AS c JOIN pg_namespace AS n
-                  ON n.oid = c.relnamespace
+    WHERE EXISTS (SELECT FROM {RELATIONS}
                   WHERE c.reltablespace = t.oid AND {USER_SCHEMA})
     UNION ALL
     SELECT 'security labels', format('%%s %%s', l.objtype, l.objname)
@@ -2817,8 +2811,7 @@ LIST_LEFT_OUT = f"""
 
 LIST_FOREIGN_PARTITIONS = f"""
     SELECT rn.nspname, r.relname, n.nspname, c.relname
-    FROM pg_class AS c
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    FROM {RELATIONS}
     JOIN pg_class AS r ON r.oid = pg_partition_root(c.oid)
     JOIN pg_namespace AS rn ON rn.oid = r.relnamespace
     WHERE c.relkind = 'f' AND c.relispartition AND {USER_SCHEMA}
@@ -2831,7 +2824,7 @@ LIST_OF_OTHERS = f"""
     WHERE {ANY_SCHEMA} AND ({IS_MANAGED} OR NOT has_schema_privilege(n.oid, 'USAGE'))
     UNION ALL
     SELECT 'TABLE', n.nspname, c.relname
-    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    FROM {RELATIONS}
     WHERE c.relkind IN ('r', 'p') AND {USER_SCHEMA} AND {NOT_OF_AN_EXTENSION}
       AND has_schema_privilege(n.oid, 'USAGE')
       AND NOT has_table_privilege(c.oid, 'SELECT')
@@ -2840,42 +2833,24 @@ LIST_OF_OTHERS = f"""
     FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
     WHERE {IS_MANAGED} AND n.nspname <> 'extensions'
     UNION ALL
-    SELECT kind, '', name
-    FROM (SELECT 'EVENT TRIGGER', evtname, evtowner FROM pg_event_trigger
-          UNION ALL SELECT 'PUBLICATION', pubname, pubowner FROM pg_publication
-          UNION ALL SELECT 'SERVER', srvname, srvowner FROM pg_foreign_server
-          UNION ALL SELECT 'FOREIGN DATA WRAPPER', fdwname, fdwowner
-                    FROM pg_foreign_data_wrapper) AS o(kind, name, owner)
-    WHERE NOT pg_has_role(owner, 'MEMBER')
+    SELECT kind, '', name FROM {OF_NO_SCHEMA}
+    WHERE kind IS NOT NULL AND NOT pg_has_role(owner, 'MEMBER')
 """
 
 # What a user's triggers and policies on tables of a provider depend on, and other parts
 # of such tables: the common handle_new_user(), which a trigger on auth.users calls.
 LIST_USED_BY_OTHERS = f"""
-    WITH managed AS (
-        SELECT c.oid FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WITH used(class, id) AS (
+        SELECT d.refclassid, d.refobjid FROM {RELATIONS}
+        JOIN pg_depend AS part ON part.refclassid = 'pg_class'::regclass
+                              AND part.refobjid = c.oid AND part.deptype IN ('a', 'i')
+        JOIN pg_depend AS d ON (d.classid, d.objid) = (part.classid, part.objid)
         WHERE {IS_MANAGED}
-    ), part(class, id) AS (
-        SELECT 'pg_trigger'::regclass, oid FROM pg_trigger
-        WHERE tgrelid IN (SELECT oid FROM managed)
-        UNION ALL SELECT 'pg_policy'::regclass, oid FROM pg_policy
-        WHERE polrelid IN (SELECT oid FROM managed)
-        UNION ALL SELECT 'pg_attrdef'::regclass, oid FROM pg_attrdef
-        WHERE adrelid IN (SELECT oid FROM managed)
-        UNION ALL SELECT 'pg_constraint'::regclass, oid FROM pg_constraint
-        WHERE conrelid IN (SELECT oid FROM managed)
-        UNION ALL SELECT 'pg_rewrite'::regclass, oid FROM pg_rewrite
-        WHERE ev_class IN (SELECT oid FROM managed)
-    ), used(schema, name) AS (
-        SELECT p.pronamespace, p.proname FROM part
-        JOIN pg_depend AS d ON (d.classid, d.objid) = (part.class, part.id)
-        JOIN pg_proc AS p ON d.refclassid = 'pg_proc'::regclass AND p.oid = d.refobjid
-        UNION
-        SELECT c.relnamespace, c.relname FROM part
-        JOIN pg_depend AS d ON (d.classid, d.objid) = (part.class, part.id)
-        JOIN pg_class AS c ON d.refclassid = 'pg_class'::regclass AND c.oid = d.refobjid
     )
-    SELECT n.nspname, used.name FROM used JOIN pg_namespace AS n ON n.oid = used.schema
+    SELECT n.nspname, coalesce(p.proname, c.relname) FROM used
+    LEFT JOIN pg_proc AS p ON class = 'pg_proc'::regclass AND p.oid = id
+    LEFT JOIN pg_class AS c ON class = 'pg_class'::regclass AND c.oid = id
+    JOIN pg_namespace AS n ON n.oid = coalesce(p.pronamespace, c.relnamespace)
     WHERE {USER_SCHEMA}
 """
 
@@ -2892,7 +2867,7 @@ LIST_NAMES_OF_NEWER_KEYWORDS = f"""
     WHERE {USER_SCHEMA} AND p.proargnames && ARRAY(SELECT word FROM keyword)
     UNION ALL
     SELECT c.relname
-    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    FROM {RELATIONS}
     JOIN keyword ON keyword.word = 'system_user'
     WHERE {USER_SCHEMA}
       AND (c.relname = word
@@ -2914,10 +2889,6 @@ ROWS_OF_PLAIN_CATALOGS = "".join(
 )
 INVALID = " invalid"  # an index that no dump has
 
-NOT_A_TYPE_OF_AN_EXTENSION = """
-    NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_type'::regclass
-                AND d.objid = t.oid AND d.deptype = 'e')
-"""
 INDEX_EXPRESSIONS = """
     ARRAY(SELECT pg_get_indexdef(i.indexrelid, place, false)
           FROM generate_series(1, i.indnkeyatts) AS place
@@ -2945,7 +2916,7 @@ STORED_AS = f"""
 LIST_LINES = f"""
     WITH relation AS (
         SELECT c.*, n.nspname, format('%%I.%%I', n.nspname, c.relname) AS called
-        FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        FROM {RELATIONS}
         WHERE {USER_SCHEMA} AND {NOT_OF_AN_EXTENSION}
     ), own AS (
         SELECT n.oid, n.nspname FROM pg_namespace AS n
@@ -3159,7 +3130,7 @@ LIST_LINES = f"""
                                  ORDER BY e.enumsortorder)
                FROM pg_enum AS e WHERE e.enumtypid = t.oid)), NULL
     FROM pg_type AS t JOIN own ON own.oid = t.typnamespace
-    WHERE t.typtype = 'e' AND {NOT_A_TYPE_OF_AN_EXTENSION}
+    WHERE t.typtype = 'e' AND {not_of_an_extension("'pg_type'", "t.oid")}
     UNION ALL
     SELECT t.oid, NULL, NULL, t.typname,
            format('domain %%s: %%s', t.oid::regtype,
@@ -3171,14 +3142,14 @@ LIST_LINES = f"""
            || coalesce(' default ' || pg_get_expr(t.typdefaultbin, 0), ''),
            ARRAY[pg_get_expr(t.typdefaultbin, 0)]
     FROM pg_type AS t JOIN own ON own.oid = t.typnamespace
-    WHERE t.typtype = 'd' AND {NOT_A_TYPE_OF_AN_EXTENSION}
+    WHERE t.typtype = 'd' AND {not_of_an_extension("'pg_type'", "t.oid")}
     UNION ALL
     SELECT k.oid, NULL, NULL, NULL,
            format('domain constraint %%s.%%I: %%s', t.oid::regtype, k.conname,
                   pg_get_constraintdef(k.oid)), ARRAY[pg_get_expr(k.conbin, 0)]
     FROM pg_constraint AS k
     JOIN pg_type AS t ON t.oid = k.contypid JOIN own ON own.oid = t.typnamespace
-    WHERE k.contype = 'c' AND {NOT_A_TYPE_OF_AN_EXTENSION}
+    WHERE k.contype = 'c' AND {not_of_an_extension("'pg_type'", "t.oid")}
     UNION ALL
     SELECT p.oid, NULL, NULL, p.proname,
            format('%%s %%s: ', kind, p.oid::regprocedure) || body, ARRAY[body]
@@ -3353,52 +3324,43 @@ GRANTS = """(
 # What DROP and CREATE change in silence: a new object belongs to its maker, and has
 # the default privileges of its maker and schema.
 LIST_RIGHTS = f"""
-    WITH object AS (
-        SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind,
-               c.oid::regclass::text AS name, c.oid, c.relnamespace AS schema,
-               c.relowner AS owner, c.relacl AS acl,
-               CASE c.relkind WHEN 'S' THEN 'S' ELSE 'r' END AS type,
+    WITH object(class, kind, name, oid, schema, owner, acl, type, apart, acts) AS (
+        SELECT 'pg_class', CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END,
+               c.oid::regclass::text, c.oid, n.oid, c.relowner, c.relacl,
+               CASE c.relkind WHEN 'S' THEN 'S' ELSE 'r' END,
                NOT EXISTS (SELECT FROM pg_depend AS d
                            WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
-                             AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0)
-               AS apart,
+                             AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0),
                EXISTS (SELECT FROM pg_rewrite AS r WHERE r.ev_class = c.oid)
                AND NOT EXISTS (
                    SELECT FROM pg_options_to_table(c.reloptions)
                    WHERE option_name = 'security_invoker' AND option_value::boolean)
-               AS acts
-        FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-        WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
-          AND {USER_SCHEMA} AND {NOT_OF_AN_EXTENSION}
+        FROM {RELATIONS}
+        WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND {USER_SCHEMA}
         UNION ALL
-        SELECT 'ROUTINE', p.oid::regprocedure::text, p.oid, p.pronamespace, p.proowner,
-               p.proacl, 'f', true, p.prosecdef
+        SELECT 'pg_proc', 'ROUTINE', p.oid::regprocedure::text, p.oid, n.oid,
+               p.proowner, p.proacl, 'f', true, p.prosecdef
         FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
         WHERE {USER_SCHEMA}
           AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = p.oid
-                          AND d.classid = 'pg_proc'::regclass
-                          AND d.deptype IN ('e', 'i'))
+                          AND d.classid = 'pg_proc'::regclass AND d.deptype = 'i')
         UNION ALL
-        SELECT 'TYPE', t.oid::regtype::text, t.oid, t.typnamespace, t.typowner,
+        SELECT 'pg_type', 'TYPE', t.oid::regtype::text, t.oid, n.oid, t.typowner,
                t.typacl, 'T', true, false
         FROM pg_type AS t JOIN pg_namespace AS n ON n.oid = t.typnamespace
         LEFT JOIN pg_class AS c ON c.oid = t.typrelid
         WHERE (t.typtype IN ('e', 'd', 'r') OR c.relkind = 'c') AND {USER_SCHEMA}
-          AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = t.oid
-                          AND d.classid = 'pg_type'::regclass AND d.deptype = 'e')
         UNION ALL
-        SELECT 'SCHEMA', quote_ident(n.nspname), n.oid, 0, n.nspowner, n.nspacl, 'n',
-               true, false
+        SELECT 'pg_namespace', 'SCHEMA', quote_ident(n.nspname), n.oid, 0, n.nspowner,
+               n.nspacl, 'n', true, false
         FROM pg_namespace AS n WHERE {USER_SCHEMA}
         UNION ALL
-        SELECT regexp_replace(upper(i.type), ' OBJECT$', ''), i.identity, o.oid, n.oid,
-               o.owner, NULL, NULL, true, false
+        SELECT o.class, regexp_replace(upper(i.type), ' OBJECT$', ''), i.identity,
+               o.oid, n.oid, o.owner, NULL, NULL, true, false
         FROM ({OWNED_ALONE}) AS o(class, oid, schema, owner)
         JOIN pg_namespace AS n ON n.oid = o.schema,
              pg_identify_object(o.class::regclass, o.oid, 0) AS i
         WHERE {USER_SCHEMA}
-          AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = o.oid
-                          AND d.classid = o.class::regclass AND d.deptype = 'e')
     )
     SELECT o.kind, o.name, o.oid::bigint, o.owner::regrole::text,
            o.apart AND o.owner = current_user::regrole,
@@ -3429,6 +3391,7 @@ LIST_RIGHTS = f"""
     LEFT JOIN pg_default_acl AS here
            ON (here.defaclrole, here.defaclnamespace) = (o.owner, o.schema)
           AND here.defaclobjtype = o.type::"char" AND o.schema <> 0
+    WHERE o.kind = 'SCHEMA' OR {not_of_an_extension("o.class", "o.oid")}
     ORDER BY o.kind, o.name
 """
 
@@ -3443,22 +3406,11 @@ PUBLISHED_PART = """
 # What belongs to a table, schema or function that goes, and is made by other statements
 # than it: Supabase's realtime, and a trigger on auth.users that calls our function.
 LIST_TIES = f"""
-    SELECT format('trigger %%I on %%s', t.tgname, c.oid::regclass),
-           n.nspname, c.relname, true,
-           pg_get_triggerdef(t.oid) || CASE t.tgenabled WHEN 'O' THEN '' ELSE
+    SELECT o.name, n.nspname, c.relname, true,
+           making || CASE t.tgenabled WHEN 'O' THEN '' ELSE
                format('; ALTER TABLE %%s %%s TRIGGER %%I', c.oid::regclass,
                       {TRIGGER_STATE}, t.tgname) END
-    FROM pg_trigger AS t
-    JOIN pg_class AS c ON c.oid = t.tgrelid
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND {ANY_SCHEMA}
-    UNION ALL
-    SELECT format('policy %%I on %%s', p.polname, c.oid::regclass),
-           n.nspname, c.relname, true,
-           {POLICY_DEFINITION}
-    FROM pg_policy AS p
-    JOIN pg_class AS c ON c.oid = p.polrelid
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    FROM {TRIGGERS_AND_POLICIES}
     WHERE {ANY_SCHEMA}
     UNION ALL
     SELECT format('default of %%s.%%I', c.oid::regclass, a.attname),
@@ -3467,8 +3419,7 @@ LIST_TIES = f"""
                   a.attname, pg_get_expr(f.adbin, c.oid))
     FROM pg_attrdef AS f
     JOIN pg_attribute AS a ON a.attrelid = f.adrelid AND a.attnum = f.adnum
-    JOIN pg_class AS c ON c.oid = f.adrelid
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    {of_relation("f.adrelid")}
     WHERE a.attgenerated = '' AND {ANY_SCHEMA}
       AND EXISTS (SELECT FROM pg_depend AS d
                   WHERE d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid
@@ -3481,8 +3432,7 @@ LIST_TIES = f"""
            {PUBLISHED_PART}
     FROM pg_publication_rel AS m
     JOIN pg_publication AS p ON p.oid = m.prpubid
-    JOIN pg_class AS c ON c.oid = m.prrelid
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    {of_relation("m.prrelid")}
     UNION ALL
     SELECT format('default privileges of %%s in %%I', d.defaclrole::regrole, n.nspname),
            NULL, NULL, false,
@@ -3502,7 +3452,7 @@ LIST_TIES = f"""
 
 # The functions that a check calls, of a table or a domain; an extension's do what they
 # should.
-LIST_ASKED = """
+LIST_ASKED = f"""
     SELECT p.oid::regprocedure::text
     FROM pg_constraint AS k
     LEFT JOIN pg_class AS c ON c.oid = k.conrelid
@@ -3511,9 +3461,7 @@ LIST_ASKED = """
     JOIN pg_depend AS d ON d.classid = 'pg_constraint'::regclass AND d.objid = k.oid
     JOIN pg_proc AS p ON d.refclassid = 'pg_proc'::regclass AND p.oid = d.refobjid
     WHERE (k.conname, n.nspname, coalesce(c.relname, t.typname)) = (%s, %s, %s)
-      AND NOT EXISTS (SELECT FROM pg_depend AS e
-                      WHERE e.classid = 'pg_proc'::regclass AND e.objid = p.oid
-                        AND e.deptype = 'e')
+      AND {not_of_an_extension("'pg_proc'", "p.oid")}
     ORDER BY 1
 """
 
@@ -4477,22 +4425,6 @@ def itself(table: Table) -> sql.Composable:
     return sql.SQL("{} {}").format(sql.SQL(only), table.relation.ident)
 
 
-def indexes_to_build(indexes: Iterable[Index], tables: Iterable[Table]) -> list[Index]:
-    """Return the tables' indexes that can be set aside: all of a tree, or none."""
-    names = {name for table in tables for name in table.names}
-    known = list(indexes)
-    tops = {index.oid: index for index in known}
-    unsafe = {
-        index.top
-        for index in known
-        if not index.safe
-        or index.table not in names
-        # An index cannot take a partition's constraint with it.
-        or index.serves != tops[index.top].serves
-    }
-    return [index for index in known if index.top not in unsafe]
-
-
 def render_rights(changes: Collection[tuple[Rights, Rights]]) -> Iterator[str]:
     """Yield statements: a schema's first, for owners need rights there."""
     schemas = [change for change in changes if change[0].kind == "SCHEMA"]
@@ -4838,7 +4770,7 @@ class Database:
         return [
             Resting(
                 oid,
-                Relation(*names[:2]) if names[0] else None,
+                Relation(*names[:2]) if names[1] else None,
                 Relation(*names[2:]) if names[2] else None,
                 drop,
                 tuple(create),
@@ -4846,11 +4778,14 @@ class Database:
             for oid, *names, drop, create in self.list_catalog(LIST_AT_REST)
         ]
 
-    def fetch_indexes(self) -> Iterator[Index]:
-        """Yield the indexes, those of partitions before the one they are part of."""
-        for row in self.list_catalog(LIST_INDEXES):
-            oid, top, schema, table, safe, drop, build = row
-            yield Index(oid, top, Relation(schema, table), safe, drop, tuple(build))
+    def fetch_indexes(self, tables: Iterable[Table]) -> list[tuple[bool, str, str]]:
+        """Return the tables' indexes that can be set aside: all of a tree, or none.
+
+        With each whether it is no other's part, how to drop it and how to build it;
+        those of partitions come first.
+        """
+        oids = [table.oid for table in tables]
+        return [(*row,) for row in self.fetch(LIST_INDEXES, [oids])] if oids else []
 
     def fetch_sequences(self) -> Iterator[Sequence]:
         for row in self.list_catalog(LIST_SEQUENCES):
@@ -5364,10 +5299,10 @@ class Database:
             for each in self.fetch_at_rest()
             if each.table is None or {each.table, each.references} & names
         ]
-        indexes = indexes_to_build(self.fetch_indexes(), large)
-        self.execute_all(each.drop for each in resting if each.drop)
-        self.execute_all(each.drop for each in indexes if each.oid == each.top)
-        built = [part for index in indexes for part in index.build]
+        indexes = self.fetch_indexes(large)
+        drops = [each.drop for each in resting if each.drop]
+        self.execute_all(drops + [drop for whole, drop, _ in indexes if whole])
+        built = [part for _, _, build in indexes for part in build]
         return built + [part for each in resting for part in each.create]
 
     def force_policies(self, tables: Iterable[Table], how: str) -> None:
