@@ -4016,13 +4016,15 @@ def ask_about(connection: Any, query: str) -> list[Any]:
 class LockWatch:
     """What to do while the server waits for a lock."""
 
-    say: Callable[[str], object]
+    say: Callable[[str], object] | None = None  # None: nobody wants to know
     timeout: float | None = None  # seconds; None: wait as long as it takes
     seen: str = ""  # who was last seen to hold one
 
     def looks(self, connection: Connection | None) -> Iterator[None]:
         """Look now and then who holds the lock, a turn at a time; tell once."""
         self.seen, told = "", False
+        if self.say is None:
+            yield from itertools.repeat(None)
         pause = min(LOCK_PATIENCE, (self.timeout or LONGEST_PAUSE) / 2)
         while True:
             for _ in range(round(pause / TURN)):
@@ -4032,7 +4034,7 @@ class LockWatch:
                 if not look.over():
                     yield
             text = self.see(look)
-            if text and not told:
+            if text and self.say and not told:
                 told = True
                 self.say(text)
             pause = min(pause * 2, LONGEST_PAUSE)
@@ -4062,13 +4064,11 @@ def join_snapshot(server: Settings, name: str, tables: Collection[Table]) -> Dat
     SnapshotError if there is a lock to wait for, or no connection to be had.
     """
     db = Database(server)
-    try:
+    with db.explaining():
         db.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         db.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(name)))
         db.pin_settings()
         db.lock_tables(tables, "ACCESS SHARE", wait=False)
-    except psycopg2.Error as error:
-        raise database_failure(error) from error
     return db
 
 
@@ -4288,11 +4288,7 @@ LOCK_TIMEOUTS = (
 EMPTIES_PATH = re.compile(r"SELECT pg_catalog\.set_config\('search_path', '', false\)")
 
 
-def brings_rows(statement: Statement) -> bool:
-    """Tell whether a statement may leave checks that wait for the end."""
-    return not statement.begins(*NO_ROWS) and "SET_CONFIG" not in statement.words
-
-
+# Others may leave checks that wait for the end.
 NO_ROWS = ("CREATE", "ALTER", "DROP", "SET", "COMMENT ON", "GRANT", "REVOKE")
 # What cannot be done to a table that deferred checks wait for, and psql can, which
 # commits after each statement.
@@ -4334,7 +4330,9 @@ def database_failure(error: psycopg2.Error, holders: str = "") -> SnapshotError:
     said = error.diag.message_primary
     if said is None or is_end(error):
         return connection_lost(error)
-    more = holders or error.diag.message_detail
+    more = error.diag.message_detail
+    if error.pgcode == LOCK_NOT_AVAILABLE:
+        more = holders or more
     detail = f" ({more})" if more else ""
     hint = (
         function_hint(error)
@@ -4427,9 +4425,8 @@ def itself(table: Table) -> sql.Composable:
 
 def render_rights(changes: Collection[tuple[Rights, Rights]]) -> Iterator[str]:
     """Yield statements: a schema's first, for owners need rights there."""
-    schemas = [change for change in changes if change[0].kind == "SCHEMA"]
-    others = [change for change in changes if change[0].kind != "SCHEMA"]
-    for part in (schemas, others):
+    for of_schemas in (True, False):
+        part = [each for each in changes if (each[0].kind == "SCHEMA") is of_schemas]
         for now, then in part:
             if now.gets_owner(then):
                 yield f"ALTER {now.kind} {now.name} OWNER TO {then.owner}"
@@ -4447,7 +4444,7 @@ class Database:
     def __init__(self, settings: Settings, watch: LockWatch | None = None) -> None:
         """Connect; raise SnapshotError with a hint if the server says no."""
         self.settings = settings
-        self._watch = watch
+        self._watch = watch or LockWatch()
         try:
             self.connection = awaited(lambda: open_connection(libpq_options(settings)))
         except psycopg2.Error as error:
@@ -4475,15 +4472,20 @@ class Database:
     @property
     def lock_timeout(self) -> int:
         """How long the server may wait for a lock, as it wants it; 0: for ever."""
-        seconds = self._watch.timeout if self._watch else None
-        return int(seconds * 1000) if seconds else 0
+        return int((self._watch.timeout or 0) * 1000)
 
     def failure(self, error: Any) -> SnapshotError:
         """Return what the server said of a failure, and who holds the lock it is of."""
-        locked = error.pgcode == LOCK_NOT_AVAILABLE and self._watch
-        return database_failure(
-            error, self._watch.seen if locked and self._watch else ""
-        )
+        return database_failure(error, self._watch.seen)
+
+    @contextlib.contextmanager
+    def explaining(self, fact: str = "", hint: str = "") -> Iterator[None]:
+        """Raise what the server refuses inside as SnapshotError, after a fact."""
+        try:
+            yield
+        except psycopg2.Error as error:
+            plain = self.failure(error)
+            raise SnapshotError(f"{fact}{plain}", hint=hint or plain.hint) from error
 
     def execute(self, query: str | sql.Composable, values: Any = None) -> int:
         """Run statements in one round trip; return the last one's row count."""
@@ -4663,10 +4665,8 @@ class Database:
         Raises SnapshotError, with the transaction broken, if the server does not share
         it.
         """
-        try:
+        with self.explaining():
             return str(self.fetch("SELECT pg_export_snapshot()")[0][0])
-        except psycopg2.Error as error:
-            raise database_failure(error) from error
 
     def fetch_sizes(self, tables: Iterable[Table]) -> dict[int, int]:
         """Return how many bytes the server keeps each table in, by its oid."""
@@ -5125,7 +5125,9 @@ class Database:
         pending = False
         for start in range(0, len(statements), BLOCK_STATEMENTS):
             block = statements[start : start + BLOCK_STATEMENTS]
-            pending = pending or any(map(brings_rows, block))
+            pending = pending or not all(
+                each.begins(*NO_ROWS) or "SET_CONFIG" in each.words for each in block
+            )
             body, lines = self.render_do_block(block, pending=pending)
             query = sql.SQL("DO {}; SELECT pg_catalog.current_setting({})").format(
                 *map(sql.Literal, (body, SKIPPED))
@@ -5351,13 +5353,11 @@ class Database:
 
         What the blueprint says of them itself, it means.
         """
-        try:
-            self.execute_all([sql.SQL(part) for part in render_rights(changes)])
-        except psycopg2.Error as error:
-            raise SnapshotError(
-                f"grants of the target cannot be given again: {self.failure(error)}",
-                hint=f"say in {SCHEMA_FILE} which grants are to hold (GRANT, REVOKE)",
-            ) from error
+        with self.explaining(
+            "grants of the target cannot be given again: ",
+            f"say in {SCHEMA_FILE} which grants are to hold (GRANT, REVOKE)",
+        ):
+            self.execute_all(render_rights(changes))
 
     def analyze(self, relations: Iterable[Relation]) -> None:
         """Refresh the planner's statistics; the restore is complete without them."""
@@ -5419,14 +5419,11 @@ class Database:
             f"{OWN_PATH}; SET LOCAL row_security = on; "
             f"REFRESH MATERIALIZED VIEW {{}} {{}}; {NARROW_PATH}"
         ).format(view.relation.ident, sql.SQL("" if with_data else "WITH NO DATA"))
-        try:
+        with self.explaining(
+            f"the materialized view {view.relation} cannot be refreshed: ",
+            "qualify the names that its functions use; nothing was changed",
+        ):
             self.execute(query)
-        except psycopg2.Error as error:
-            plain = database_failure(error)
-            raise SnapshotError(
-                f"the materialized view {view.relation} cannot be refreshed: {plain}",
-                hint="qualify the names that its functions use; nothing was changed",
-            ) from error
 
 
 # ---- Embedded server — the folder .postgres and the server in it ---------------------
@@ -7671,7 +7668,8 @@ class Restore:
         self.db.force_policies(self.tables, "FORCE")
         self.refresh_views()
         self.db.give_rights(self.rights)
-        self.keep_memberships()
+        if self.replayed:
+            self.keep_ties(self.replayed.former, survivors=False)
         if not self.options.accept_drift:
             self.report.doing("checking the catalog")
             self.check_unaltered()
@@ -7739,7 +7737,7 @@ class Restore:
         """
         former = self.replay_under_locks()
         self.report.doing("comparing the catalog")
-        if self.keep_ties(former.parts_of_survivors(self.catalog)):
+        if self.keep_ties(former, survivors=True):
             self.catalog = self.db.fetch_catalog()
         self.loads = self.plan_loads()
         self.replayed = Replayed(
@@ -7755,9 +7753,9 @@ class Restore:
             check_kept(self.replayed)
             self.check_drift(self.replayed)
         self.rights = self.rights_to_give(former.rights)
-        keys = {key.oid for key in self.replayed.keys_lost()}
+        keys = self.replayed.keys_lost
         self.lost_keys = tuple(each for each in former.at_rest if each.oid in keys)
-        self.lines = [*self.replayed.lines, *self.replayed.coming_back()]
+        self.lines = self.replayed.lines_to_be
         stayed = [table for table in self.tables if table.oid in self.known]
         self.db.lock_tables(stayed, "ACCESS EXCLUSIVE")
 
@@ -7924,10 +7922,19 @@ class Restore:
                 self.report.note(f"note: {fact}")
         return anew
 
-    def keep_ties(self, ties: Iterable[Tie]) -> bool:
-        """Bring back those that went with dropped objects; tell whether any did."""
+    def keep_ties(self, former: Former, *, survivors: bool) -> bool:
+        """Bring back what went with dropped objects; tell whether anything did.
+
+        That is either the parts of tables that survived, or what lists other ones.
+        """
         there = self.db.fetch_ties().keys()
-        lost = [tie for tie in ties if tie.name not in there]
+        lost = [
+            tie
+            for name, tie in former.ties.items()
+            if tie.survivor is survivors
+            and name not in there
+            and former.is_due(tie, self.catalog)
+        ]
         for tie in lost:
             try:
                 self.db.bring_back(tie)
@@ -7936,10 +7943,6 @@ class Restore:
                     raise
                 self.report.note(f"note: {error}")
         return bool(lost)
-
-    def keep_memberships(self) -> None:
-        if self.replayed:
-            self.keep_ties(self.replayed.former.memberships(self.catalog))
 
     # The rows.
 
@@ -8140,21 +8143,11 @@ class Former:
     at_rest: list[Resting]
     filled: list[Table]  # tables with rows, as far as we may see them
 
-    def parts_of_survivors(self, after: Catalog) -> list[Tie]:
-        """Return what is a part of tables that are there after the replay, too."""
-        return [
-            tie
-            for tie in self.ties.values()
-            if tie.survivor and outlived(tie.about, self.catalog, after)
-        ]
-
-    def memberships(self, after: Catalog) -> list[Tie]:
-        """Return what is no part of a table, of tables that are there again."""
-        return [
-            tie
-            for tie in self.ties.values()
-            if not tie.survivor and (tie.about is None or tie.about in after.relations)
-        ]
+    def is_due(self, tie: Tie, after: Catalog) -> bool:
+        """Tell whether what a tie is about is there after the replay, or its like."""
+        if tie.survivor:
+            return outlived(tie.about, self.catalog, after)
+        return tie.about is None or tie.about in after.relations
 
 
 def fetch_former(db: Database, catalog: Catalog) -> Former:
@@ -8184,27 +8177,29 @@ class Replayed:
         """Tell whether a relation is the one that was there before."""
         return outlived(relation, self.former.catalog, self.catalog)
 
-    def keys_lost(self) -> list[ForeignKey]:
-        """Return the foreign keys that surviving tables lost to DROP … CASCADE."""
+    @functools.cached_property
+    def keys_lost(self) -> set[int]:
+        """The foreign keys that surviving tables lost to DROP … CASCADE, by oid."""
         kept = {(key.table, key.name) for key in self.catalog.foreign_keys}
-        return [
-            key
+        return {
+            key.oid
             for key in self.former.catalog.foreign_keys
             if (key.table, key.name) not in kept
             and self.outlived(key.table)
             and key.references in self.catalog.relations
             and not self.outlived(key.references)
-        ]
+        }
 
-    def coming_back(self) -> list[CatalogLine]:
-        """Return the foreign keys of tables that stay, which get them back from us."""
-        keys = {key.oid for key in self.keys_lost()}
-        return [line for line in self.former.lines if line.oid in keys]
+    @functools.cached_property
+    def lines_to_be(self) -> list[CatalogLine]:
+        """The lines with those of the lost keys, which come back with the rows."""
+        lost = (line for line in self.former.lines if line.oid in self.keys_lost)
+        return [*self.lines, *lost]
 
     def lost(self) -> list[CatalogLine]:
         """Return what is gone; of what went or was made anew not its parts."""
         expected = {key_of(text) for text in self.expected}
-        there = {line.text for line in (*self.lines, *self.coming_back())}
+        there = {line.text for line in self.lines_to_be}
         keys = {line.key for line in self.lines}
         objects = {line.oid for line in self.lines}
         return [
@@ -8239,7 +8234,7 @@ class Replayed:
 
         return [
             line
-            for line in (*self.lines, *self.coming_back())
+            for line in self.lines_to_be
             if line.key in keys
             or not ((line.text, line.oid) in old or is_theirs(line.relation)
                     or (line.text in texts and self.outlived(line.relation)))
