@@ -2984,16 +2984,11 @@ LIST_LINES = f"""
            || coalesce((SELECT ' collate ' || l.oid::regcollation FROM pg_collation AS l
                         WHERE l.oid = a.attcollation AND l.oid <> t.typcollation), '')
            || CASE WHEN a.attnotnull THEN ' not null' ELSE '' END
-           || CASE WHEN EXISTS (
-                  SELECT FROM pg_constraint AS k
-                  WHERE k.conrelid = a.attrelid AND k.contype = 'n'
-                    AND k.conkey = ARRAY[a.attnum] AND NOT k.convalidated)
-                  THEN ' not valid' ELSE '' END
-           || CASE WHEN EXISTS (
-                  SELECT FROM pg_constraint AS k
-                  WHERE k.conrelid = a.attrelid AND k.contype = 'n'
-                    AND k.conkey = ARRAY[a.attnum] AND k.connoinherit)
-                  THEN ' no inherit' ELSE '' END
+           || coalesce((SELECT concat(CASE WHEN NOT convalidated THEN ' not valid' END,
+                                      CASE WHEN connoinherit THEN ' no inherit' END)
+                        FROM pg_constraint AS k
+                        WHERE k.conrelid = a.attrelid AND k.contype = 'n'
+                          AND k.conkey = ARRAY[a.attnum]), '')
            || CASE WHEN a.attislocal AND a.attinhcount > 0 AND NOT relispartition
                    THEN ' local' ELSE '' END
            || CASE WHEN relispartition AND EXISTS (
@@ -3252,15 +3247,14 @@ LIST_REMARKS = f"""
 """
 
 # A table that was never analyzed has reltuples -1: nobody knows.
-ESTIMATE_ROWS = """
-    SELECT t.oid, sum(greatest(c.reltuples, 0)::float8 / greatest(c.relpages, 1)
-                      * pg_relation_size(c.oid)
-                      / current_setting('block_size')::int)::bigint
-    FROM unnest(%s::oid[]) AS t(oid)
-    LEFT JOIN LATERAL pg_partition_tree(t.oid) AS part ON part.isleaf
-    JOIN pg_class AS c ON c.oid = coalesce(part.relid, t.oid)
-    GROUP BY t.oid
-"""
+ESTIMATED_ROWS = """
+    sum(greatest(c.reltuples, 0)::float8 / greatest(c.relpages, 1)
+        * pg_relation_size(c.oid) / current_setting('block_size')::int)::bigint"""
+ROWS_CHANGED = """
+    sum(pg_stat_get_xact_tuples_deleted(c.oid)
+        + pg_stat_get_xact_tuples_updated(c.oid))::bigint"""
+# What holds rows, DROP and TRUNCATE let go.
+STORAGE = "array_agg(c.relfilenode::bigint ORDER BY c.oid)"
 
 # A pooler does not tell its clients which process of the server works for them: then
 # any of ours may be it.
@@ -4636,8 +4630,8 @@ class Database:
         some = sql.Literal(COUNTED_ROWS + 1)
         query = "count(*) FROM (SELECT FROM {table} LIMIT {some}) AS r"
         counted = self.probe(query, visible, some=some)
-        large = [oid for oid, rows in counted.items() if rows > COUNTED_ROWS]
-        estimates = dict(self.fetch(ESTIMATE_ROWS, [large])) if large else {}
+        large = [each for each in visible if counted[each.oid] > COUNTED_ROWS]
+        estimates = self.fetch_of_parts(ESTIMATED_ROWS, large)
         return {
             oid: RowCount(max(COUNTED_ROWS, int(estimates[oid])), exact=False)
             if oid in estimates
@@ -4668,17 +4662,21 @@ class Database:
         with self.explaining():
             return str(self.fetch("SELECT pg_export_snapshot()")[0][0])
 
-    def fetch_sizes(self, tables: Iterable[Table]) -> dict[int, int]:
-        """Return how many bytes the server keeps each table in, by its oid."""
-        query = """
-            SELECT c.oid, CASE c.relkind
-                WHEN 'p' THEN (SELECT coalesce(sum(pg_table_size(part.relid)), 0)
-                               FROM pg_partition_tree(c.oid) AS part WHERE part.isleaf)
-                ELSE pg_table_size(c.oid) END
-            FROM pg_class AS c WHERE c.oid = ANY (%s::oid[])
+    def fetch_of_parts(self, total: str, tables: Iterable[Table]) -> dict[int, Any]:
+        """Return a total over each table and its partitions (c), by its oid."""
+        query = f"""
+            SELECT t.oid::bigint, {total}
+            FROM unnest(%s::oid[]) AS t(oid), LATERAL (
+                SELECT t.oid UNION SELECT relid FROM pg_partition_tree(t.oid)
+            ) AS part(oid) JOIN pg_class AS c ON c.oid = part.oid
+            GROUP BY t.oid
         """
         oids = [table.oid for table in tables]
-        return {oid: int(size) for oid, size in self.fetch(query, [oids])}
+        return dict(self.fetch(query, [oids])) if oids else {}
+
+    def fetch_sizes(self, tables: Iterable[Table]) -> dict[int, int]:
+        """Return how many bytes the server keeps each table in, by its oid."""
+        return self.fetch_of_parts("sum(pg_table_size(c.oid))::bigint", tables)
 
     def fetch_ends(self, table: Table) -> tuple[int, int] | None:
         """Return the least and the greatest value of a table's first key column."""
@@ -5251,30 +5249,6 @@ class Database:
         """Return those of the tables that have rows."""
         filled = self.probe("EXISTS (SELECT FROM {table})", tables)
         return [table for table in tables if filled[table.oid]]
-
-    def fetch_storage(self, tables: Iterable[Table]) -> dict[int, list[int]]:
-        """Return what holds the rows of tables, by oid: DROP and TRUNCATE let it go."""
-        query = """
-            SELECT t.oid::bigint, array_agg(relfilenode::bigint ORDER BY c.oid)
-            FROM unnest(%s::oid[]) AS t(oid), LATERAL (
-                SELECT t.oid UNION SELECT relid FROM pg_partition_tree(t.oid)
-            ) AS part(oid) JOIN pg_class AS c ON c.oid = part.oid
-            GROUP BY t.oid
-        """
-        return dict(self.fetch(query, [[table.oid for table in tables]]))
-
-    def fetch_changed_rows(self, tables: Iterable[Table]) -> dict[int, int]:
-        """Return how many rows this transaction deleted or updated, by table's oid."""
-        query = """
-            SELECT t.oid::bigint,
-                   sum(pg_stat_get_xact_tuples_deleted(part.oid)
-                       + pg_stat_get_xact_tuples_updated(part.oid))::bigint
-            FROM unnest(%s::oid[]) AS t(oid), LATERAL (
-                SELECT t.oid UNION SELECT relid FROM pg_partition_tree(t.oid)
-            ) AS part(oid)
-            GROUP BY t.oid
-        """
-        return dict(self.fetch(query, [[table.oid for table in tables]]))
 
     def make_room(self, tables: Collection[Table]) -> None:
         """Empty the tables, all at once, and prepare for rows to come.
@@ -7769,11 +7743,14 @@ class Restore:
         locked: list[Table] = []
         while True:
             former = fetch_former(self.db, self.before)
-            storage = self.db.fetch_storage(self.before.tables)
+            storage = self.db.fetch_of_parts(STORAGE, self.before.tables)
             self.report.doing(f"replaying {SCHEMA_FILE}")
             notes = self.replay()
             self.catalog = self.db.fetch_catalog()
-            kept, coming = self.db.fetch_storage(self.before.tables), self.coming()
+            kept, coming = (
+                self.db.fetch_of_parts(STORAGE, self.before.tables),
+                self.coming(),
+            )
             going = [
                 table
                 for table in self.before.tables
@@ -7862,7 +7839,7 @@ class Restore:
             if table.relation not in replayed.loaded
             and replayed.outlived(table.relation)
         ]
-        changed = self.db.fetch_changed_rows(besides)
+        changed = self.db.fetch_of_parts(ROWS_CHANGED, besides)
         filled = [each for each in replayed.former.filled if each.oid in changed]
         left = {table.oid for table in self.db.fetch_filled(filled)}
         emptied = {table.oid for table in filled} - left
