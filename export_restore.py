@@ -4551,16 +4551,15 @@ class Database:
 
     def begin(self, mode: str) -> None:
         """Begin a transaction of that mode, with every setting that matters pinned."""
-        self.execute(f"BEGIN {mode}; {PIN_SETTINGS}", self._pinned)
+        self.pin_settings(f"BEGIN {mode};")
 
-    @property
-    def _pinned(self) -> list[str]:
-        """What PIN_SETTINGS asks for."""
-        return [json.dumps({**PINNED_SETTINGS, "lock_timeout": str(self.lock_timeout)})]
+    def pin_settings(self, before: str = "", after: str = "") -> list[tuple[Any, ...]]:
+        """Pin every setting that matters, to the end of the transaction.
 
-    def pin_settings(self) -> None:
-        """Pin every setting that matters, to the end of the transaction."""
-        self.execute(PIN_SETTINGS, self._pinned)
+        Other statements go with it; returns the rows of the last one.
+        """
+        pins = {**PINNED_SETTINGS, "lock_timeout": str(self.lock_timeout)}
+        return self.fetch(f"{before}{PIN_SETTINGS};{after}", [json.dumps(pins)])
 
     def begin_export(self, tables: Collection[Table]) -> None:
         """Begin the transaction snapshot that every table is read from.
@@ -4694,8 +4693,8 @@ class Database:
 
     def begin_restore(self) -> None:
         """Begin the one transaction of a restore; raise if nobody may write here."""
-        query = f"BEGIN ISOLATION LEVEL READ COMMITTED; {PIN_SETTINGS};"
-        for standby, source in self.fetch(query + ASK_WHETHER_READ_ONLY, self._pinned):
+        begin = "BEGIN ISOLATION LEVEL READ COMMITTED;"
+        for standby, source in self.pin_settings(begin, ASK_WHETHER_READ_ONLY):
             raise read_only_failure(self.connection, None if standby else source)
 
     def commit(self, done: str = "everything is committed") -> list[str]:
@@ -5140,8 +5139,7 @@ class Database:
             told = (each.partition(" ") for each in json.loads(said))
             skipped += [Skip(int(line), why) for line, _, why in told]
         # A table that deferred checks wait for can be neither altered nor emptied.
-        checks = f"SET CONSTRAINTS ALL IMMEDIATE; {PIN_SETTINGS}"
-        self.execute(checks, self._pinned)
+        self.pin_settings("SET CONSTRAINTS ALL IMMEDIATE;")
         return skipped
 
     def run_dump(
@@ -7895,7 +7893,12 @@ class Restore:
             if now.ours and now.owner != then.owner and not now.gets_owner(then):
                 fact = f"{now.name} belongs to {now.owner}, not {then.owner}"
                 if now.acts and not self.options.accept_drift:
-                    raise acts_as_another(fact, then.owner)
+                    raise damaged(
+                        f"{fact}, and runs as its owner",
+                        f"restore as a superuser, or as a member of {then.owner} that "
+                        "may CREATE in the schema; or lose its owner with "
+                        "--accept-drift",
+                    )
                 self.report.note(f"note: {fact}")
         return anew
 
@@ -8285,15 +8288,6 @@ def render_lost(line: CatalogLine, drops: Iterable[Statement]) -> str:
 def shown(key: str) -> str:
     """Return the key of a line of catalog.txt for people, who leave out public."""
     return re.sub(r"(?<= )public\.", "", key)
-
-
-def acts_as_another(fact: str, owner: str) -> SnapshotError:
-    """Return the error for what would run with other rights than it did."""
-    return damaged(
-        f"{fact}, and runs as its owner",
-        f"restore as a superuser, or as a member of {owner} that may CREATE in "
-        "the schema; or lose its owner with --accept-drift",
-    )
 
 
 def header_faults(load: Load) -> Iterator[str]:
