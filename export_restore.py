@@ -2445,7 +2445,7 @@ def not_of_an_extension(catalog: str, oid: str) -> str:
     """Return the condition that an object is no member of an extension."""
     return f"""NOT EXISTS (
         SELECT FROM pg_depend AS d
-        WHERE d.classid = {catalog}::regclass AND d.objid = {oid} AND d.deptype = 'e')
+        WHERE d.classid = '{catalog}'::regclass AND d.objid = {oid} AND d.deptype = 'e')
     """
 
 
@@ -2984,11 +2984,16 @@ LIST_LINES = f"""
            || coalesce((SELECT ' collate ' || l.oid::regcollation FROM pg_collation AS l
                         WHERE l.oid = a.attcollation AND l.oid <> t.typcollation), '')
            || CASE WHEN a.attnotnull THEN ' not null' ELSE '' END
-           || coalesce((SELECT concat(CASE WHEN NOT convalidated THEN ' not valid' END,
-                                      CASE WHEN connoinherit THEN ' no inherit' END)
-                        FROM pg_constraint AS k
-                        WHERE k.conrelid = a.attrelid AND k.contype = 'n'
-                          AND k.conkey = ARRAY[a.attnum]), '')
+           || CASE WHEN EXISTS (
+                  SELECT FROM pg_constraint AS k
+                  WHERE k.conrelid = a.attrelid AND k.contype = 'n'
+                    AND k.conkey = ARRAY[a.attnum] AND NOT k.convalidated)
+                  THEN ' not valid' ELSE '' END
+           || CASE WHEN EXISTS (
+                  SELECT FROM pg_constraint AS k
+                  WHERE k.conrelid = a.attrelid AND k.contype = 'n'
+                    AND k.conkey = ARRAY[a.attnum] AND k.connoinherit)
+                  THEN ' no inherit' ELSE '' END
            || CASE WHEN a.attislocal AND a.attinhcount > 0 AND NOT relispartition
                    THEN ' local' ELSE '' END
            || CASE WHEN relispartition AND EXISTS (
@@ -3125,7 +3130,7 @@ LIST_LINES = f"""
                                  ORDER BY e.enumsortorder)
                FROM pg_enum AS e WHERE e.enumtypid = t.oid)), NULL
     FROM pg_type AS t JOIN own ON own.oid = t.typnamespace
-    WHERE t.typtype = 'e' AND {not_of_an_extension("'pg_type'", "t.oid")}
+    WHERE t.typtype = 'e' AND {not_of_an_extension("pg_type", "t.oid")}
     UNION ALL
     SELECT t.oid, NULL, NULL, t.typname,
            format('domain %%s: %%s', t.oid::regtype,
@@ -3137,14 +3142,14 @@ LIST_LINES = f"""
            || coalesce(' default ' || pg_get_expr(t.typdefaultbin, 0), ''),
            ARRAY[pg_get_expr(t.typdefaultbin, 0)]
     FROM pg_type AS t JOIN own ON own.oid = t.typnamespace
-    WHERE t.typtype = 'd' AND {not_of_an_extension("'pg_type'", "t.oid")}
+    WHERE t.typtype = 'd' AND {not_of_an_extension("pg_type", "t.oid")}
     UNION ALL
     SELECT k.oid, NULL, NULL, NULL,
            format('domain constraint %%s.%%I: %%s', t.oid::regtype, k.conname,
                   pg_get_constraintdef(k.oid)), ARRAY[pg_get_expr(k.conbin, 0)]
     FROM pg_constraint AS k
     JOIN pg_type AS t ON t.oid = k.contypid JOIN own ON own.oid = t.typnamespace
-    WHERE k.contype = 'c' AND {not_of_an_extension("'pg_type'", "t.oid")}
+    WHERE k.contype = 'c' AND {not_of_an_extension("pg_type", "t.oid")}
     UNION ALL
     SELECT p.oid, NULL, NULL, p.proname,
            format('%%s %%s: ', kind, p.oid::regprocedure) || body, ARRAY[body]
@@ -3319,7 +3324,8 @@ GRANTS = """(
 # the default privileges of its maker and schema.
 LIST_RIGHTS = f"""
     WITH object(class, kind, name, oid, schema, owner, acl, type, apart, acts) AS (
-        SELECT 'pg_class', CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END,
+        SELECT 'pg_class'::regclass,
+               CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END,
                c.oid::regclass::text, c.oid, n.oid, c.relowner, c.relacl,
                CASE c.relkind WHEN 'S' THEN 'S' ELSE 'r' END,
                NOT EXISTS (SELECT FROM pg_depend AS d
@@ -3332,25 +3338,25 @@ LIST_RIGHTS = f"""
         FROM {RELATIONS}
         WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND {USER_SCHEMA}
         UNION ALL
-        SELECT 'pg_proc', 'ROUTINE', p.oid::regprocedure::text, p.oid, n.oid,
+        SELECT 'pg_proc'::regclass, 'ROUTINE', p.oid::regprocedure::text, p.oid, n.oid,
                p.proowner, p.proacl, 'f', true, p.prosecdef
         FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
         WHERE {USER_SCHEMA}
           AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = p.oid
                           AND d.classid = 'pg_proc'::regclass AND d.deptype = 'i')
         UNION ALL
-        SELECT 'pg_type', 'TYPE', t.oid::regtype::text, t.oid, n.oid, t.typowner,
-               t.typacl, 'T', true, false
+        SELECT 'pg_type'::regclass, 'TYPE', t.oid::regtype::text, t.oid, n.oid,
+               t.typowner, t.typacl, 'T', true, false
         FROM pg_type AS t JOIN pg_namespace AS n ON n.oid = t.typnamespace
         LEFT JOIN pg_class AS c ON c.oid = t.typrelid
         WHERE (t.typtype IN ('e', 'd', 'r') OR c.relkind = 'c') AND {USER_SCHEMA}
         UNION ALL
-        SELECT 'pg_namespace', 'SCHEMA', quote_ident(n.nspname), n.oid, 0, n.nspowner,
-               n.nspacl, 'n', true, false
+        SELECT 'pg_namespace'::regclass, 'SCHEMA', quote_ident(n.nspname), n.oid, 0,
+               n.nspowner, n.nspacl, 'n', true, false
         FROM pg_namespace AS n WHERE {USER_SCHEMA}
         UNION ALL
-        SELECT o.class, regexp_replace(upper(i.type), ' OBJECT$', ''), i.identity,
-               o.oid, n.oid, o.owner, NULL, NULL, true, false
+        SELECT o.class::regclass, regexp_replace(upper(i.type), ' OBJECT$', ''),
+               i.identity, o.oid, n.oid, o.owner, NULL, NULL, true, false
         FROM ({OWNED_ALONE}) AS o(class, oid, schema, owner)
         JOIN pg_namespace AS n ON n.oid = o.schema,
              pg_identify_object(o.class::regclass, o.oid, 0) AS i
@@ -3385,7 +3391,8 @@ LIST_RIGHTS = f"""
     LEFT JOIN pg_default_acl AS here
            ON (here.defaclrole, here.defaclnamespace) = (o.owner, o.schema)
           AND here.defaclobjtype = o.type::"char" AND o.schema <> 0
-    WHERE o.kind = 'SCHEMA' OR {not_of_an_extension("o.class", "o.oid")}
+    WHERE o.kind = 'SCHEMA' OR (o.class, o.oid) NOT IN (
+        SELECT d.classid, d.objid FROM pg_depend AS d WHERE d.deptype = 'e')
     ORDER BY o.kind, o.name
 """
 
@@ -3455,7 +3462,7 @@ LIST_ASKED = f"""
     JOIN pg_depend AS d ON d.classid = 'pg_constraint'::regclass AND d.objid = k.oid
     JOIN pg_proc AS p ON d.refclassid = 'pg_proc'::regclass AND p.oid = d.refobjid
     WHERE (k.conname, n.nspname, coalesce(c.relname, t.typname)) = (%s, %s, %s)
-      AND {not_of_an_extension("'pg_proc'", "p.oid")}
+      AND {not_of_an_extension("pg_proc", "p.oid")}
     ORDER BY 1
 """
 
