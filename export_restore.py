@@ -581,23 +581,6 @@ class Resting:
 
 
 @dataclass(frozen=True)
-class Index:
-    """An index, or the constraint that it serves, and how to drop and build it."""
-
-    oid: int
-    top: int  # the index that it is a partition of at last, or itself
-    table: Relation
-    safe: bool  # nothing else is lost when it is dropped, and we may build it
-    drop: str
-    build: tuple[str, ...]
-
-    @property
-    def serves(self) -> bool:
-        """Tell whether it is a constraint that goes with it."""
-        return self.drop.startswith("ALTER TABLE")
-
-
-@dataclass(frozen=True)
 class Sequence:
     oid: int
     relation: Relation
@@ -2554,6 +2537,23 @@ COLUMN_NAMES = """ARRAY(
     JOIN pg_attribute AS a ON a.attrelid = {} AND a.attnum = u.attnum
     ORDER BY u.place)"""
 
+# What relations, and the parts of one, are asked with: c and n.
+RELATIONS = "pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+
+
+def of_relation(oid: str) -> str:
+    """Return the join of a part with its relation and schema."""
+    return f"JOIN ({RELATIONS}) ON c.oid = {oid}"
+
+
+def not_of_an_extension(catalog: str, oid: str) -> str:
+    """Return the condition that an object is no member of an extension."""
+    return f"""NOT EXISTS (
+        SELECT FROM pg_depend AS d
+        WHERE d.classid = '{catalog}'::regclass AND d.objid = {oid} AND d.deptype = 'e')
+    """
+
+
 # Temporary tables live in schemas called pg_temp_…, so USER_SCHEMA leaves them out.
 # The key that orders the rows: the primary key, else the first unique index that is
 # whole, immediate and on columns without NULLs alone (attnum 0 would be an expression).
@@ -2577,8 +2577,7 @@ LIST_TABLES = f"""
             WHERE p.oid <> c.oid AND {ANY_SCHEMA}),
            c.oid IN (SELECT coalesce(pg_partition_root(relid)::oid, relid)
                      FROM ({INLINED}) AS inlined)
-    FROM pg_class AS c
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    FROM {RELATIONS}
     LEFT JOIN LATERAL (
         SELECT (i.indkey::int2[])[0:i.indnkeyatts - 1] AS columns
         FROM pg_index AS i
@@ -2603,8 +2602,7 @@ LIST_FOREIGN_KEYS = f"""
            CASE WHEN k.convalidated AND pg_get_constraintdef(k.oid) !~ 'PERIOD'
                 THEN {COLUMN_NAMES.format("k.confkey", "k.confrelid")} END
     FROM pg_constraint AS k
-    JOIN pg_class AS c ON c.oid = k.conrelid
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    {of_relation("k.conrelid")}
     JOIN pg_class AS r ON r.oid = k.confrelid
     JOIN pg_namespace AS rn ON rn.oid = r.relnamespace
     WHERE k.contype = 'f' AND k.conparentid = 0 AND k.coninhcount = 0 AND {ANY_SCHEMA}
@@ -2616,7 +2614,7 @@ TRIGGER_STATE = """
         WHEN 'A' THEN 'ENABLE ALWAYS' ELSE 'ENABLE REPLICA' END
 """
 SAID_OF_CONSTRAINT = """ARRAY(
-    SELECT format('COMMENT ON CONSTRAINT %%I ON {0}%%s IS %%L', k.conname, {1}, said)
+    SELECT format('COMMENT ON CONSTRAINT %%I ON %%s IS %%L', k.conname, {}, said)
     FROM obj_description(k.oid, 'pg_constraint') AS said WHERE said IS NOT NULL)"""
 
 # Foreign keys; checks that are NOT VALID, for rows break them, of tables and domains;
@@ -2627,13 +2625,13 @@ SAID_OF_CONSTRAINT = """ARRAY(
 LIST_AT_REST = f"""
     SELECT oid::bigint, schema, relation, of_schema, of_relation, dropping, making
     FROM (
-        SELECT 1, 0, k.conname, k.oid, n.nspname, c.relname, rn.nspname, r.relname,
-               format('ALTER TABLE %%s DROP CONSTRAINT %%I', c.oid::regclass,
-                      k.conname),
+        SELECT CASE WHEN t.oid IS NULL THEN 1 ELSE 2 END, 0, k.conname, k.oid,
+               n.nspname, c.relname, rn.nspname, r.relname,
+               format('ALTER %%s DROP CONSTRAINT %%I', whole, k.conname),
                ARRAY[CASE k.contype WHEN 'f' THEN %(own)s ELSE %(narrow)s END,
-                     format('ALTER TABLE %%s ADD CONSTRAINT %%I %%s', c.oid::regclass,
-                            k.conname, pg_get_constraintdef(k.oid))]
-               || {SAID_OF_CONSTRAINT.format("", "c.oid::regclass")}
+                     format('ALTER %%s ADD CONSTRAINT %%I %%s', whole, k.conname,
+                            pg_get_constraintdef(k.oid))]
+               || {SAID_OF_CONSTRAINT.format("regexp_replace(whole, '^TABLE ', '')")}
                || CASE WHEN NOT k.convalidated THEN ARRAY(
                    WITH RECURSIVE heir(oid) AS (
                        SELECT inhrelid FROM pg_inherits WHERE inhparent = k.conrelid
@@ -2645,23 +2643,15 @@ LIST_AT_REST = f"""
                    WHERE i.conname = k.conname AND i.contype = k.contype
                      AND i.coninhcount > 0 AND i.convalidated) END
         FROM pg_constraint AS k
-        JOIN pg_class AS c ON c.oid = k.conrelid
-        JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        LEFT JOIN pg_class AS c ON c.oid = k.conrelid
+        LEFT JOIN pg_type AS t ON t.oid = k.contypid
+        JOIN pg_namespace AS n ON n.oid = coalesce(c.relnamespace, t.typnamespace)
         LEFT JOIN pg_class AS r ON r.oid = k.confrelid
-        LEFT JOIN pg_namespace AS rn ON rn.oid = r.relnamespace
+        LEFT JOIN pg_namespace AS rn ON rn.oid = r.relnamespace,
+             coalesce('DOMAIN ' || t.oid::regtype, 'TABLE ' || c.oid::regclass) AS whole
         WHERE (k.contype = 'f' OR k.contype IN ('c', 'n') AND NOT k.convalidated)
           AND k.conparentid = 0 AND k.coninhcount = 0 AND {ANY_SCHEMA}
-        UNION ALL
-        SELECT 2, 0, k.conname, k.oid, NULL, NULL, NULL, NULL,
-               format('ALTER DOMAIN %%s DROP CONSTRAINT %%I', t.oid::regtype,
-                      k.conname),
-               ARRAY[format('ALTER DOMAIN %%s ADD CONSTRAINT %%I %%s', t.oid::regtype,
-                            k.conname, pg_get_constraintdef(k.oid))]
-               || {SAID_OF_CONSTRAINT.format("DOMAIN ", "t.oid::regtype")}
-        FROM pg_constraint AS k
-        JOIN pg_type AS t ON t.oid = k.contypid
-        JOIN pg_namespace AS n ON n.oid = t.typnamespace
-        WHERE NOT k.convalidated AND {USER_SCHEMA} AND pg_has_role(t.typowner, 'USAGE')
+          AND (t.oid IS NULL OR {USER_SCHEMA} AND pg_has_role(t.typowner, 'USAGE'))
         UNION ALL
         SELECT 3, (SELECT count(*) FROM pg_partition_ancestors(c.oid)), t.tgname, t.oid,
                n.nspname, c.relname, NULL, NULL,
@@ -2671,8 +2661,7 @@ LIST_AT_REST = f"""
                ARRAY[format('ALTER TABLE %%s %%s TRIGGER %%I', c.oid::regclass,
                             {TRIGGER_STATE}, t.tgname)]
         FROM pg_trigger AS t
-        JOIN pg_class AS c ON c.oid = t.tgrelid
-        JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        {of_relation("t.tgrelid")}
         WHERE NOT t.tgisinternal AND c.relkind IN ('r', 'p') AND {ANY_SCHEMA}
     ) AS rest(place, depth, name, oid, schema, relation, of_schema, of_relation,
               dropping, making)
@@ -2688,8 +2677,10 @@ LIST_AT_REST = f"""
 # not where an index is built: since 17 that happens under a search_path of its own. Nor
 # where the server looks at the partition key, under ours.
 LIST_INDEXES = f"""
-    SELECT i.indexrelid, coalesce(pg_partition_root(i.indexrelid)::oid, i.indexrelid),
-           n.nspname, c.relname,
+    SELECT oid = top, dropping, making FROM (
+        SELECT x.oid, top, (SELECT count(*) FROM pg_partition_ancestors(x.oid)),
+           -- An index cannot take a partition's constraint with it.
+           count(k.oid) OVER tree IN (0, count(*) OVER tree) AND bool_and(
            i.indisvalid AND NOT i.indisclustered AND NOT i.indisreplident
            AND x.reltablespace = 0 AND (k.oid IS NULL OR x.reloptions IS NULL)
            AND has_schema_privilege(n.oid, 'CREATE')
@@ -2699,22 +2690,21 @@ LIST_INDEXES = f"""
                LEFT JOIN pg_constraint AS f
                       ON d.classid = 'pg_constraint'::regclass AND f.oid = d.objid
                WHERE (d.refclassid, d.refobjid) IN (
-                         ('pg_class'::regclass, i.indexrelid),
+                         ('pg_class'::regclass, x.oid),
                          ('pg_constraint'::regclass, k.oid))
                  AND d.deptype = 'n' AND f.contype IS DISTINCT FROM 'f')
            AND NOT EXISTS (
                SELECT FROM pg_depend AS d
                LEFT JOIN pg_type AS t
                       ON d.refclassid = 'pg_type'::regclass AND t.oid = d.refobjid
-               WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
-                 AND (d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass)
-                      OR t.typtype = 'd' OR d.deptype = 'x'))
+               WHERE d.classid = 'pg_class'::regclass
+                 AND (d.objid = x.oid AND (t.typtype = 'd' OR d.deptype = 'x'
+                                           OR d.refclassid = 'pg_operator'::regclass)
+                      OR d.objid IN (x.oid, c.oid)
+                         AND d.refclassid = 'pg_proc'::regclass))
            AND NOT EXISTS (SELECT FROM pg_attribute AS a
                            WHERE a.attrelid = x.oid AND a.attstattarget >= 0)
-           AND NOT EXISTS (
-               SELECT FROM pg_depend AS d
-               WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
-                 AND d.refclassid = 'pg_proc'::regclass),
+           ) OVER tree,
            CASE WHEN k.oid IS NULL THEN format('DROP INDEX %%s', x.oid::regclass)
                 ELSE format('ALTER TABLE %%s DROP CONSTRAINT %%I',
                             c.oid::regclass, k.conname) END,
@@ -2728,15 +2718,17 @@ LIST_INDEXES = f"""
            || ARRAY(SELECT format('COMMENT ON INDEX %%s IS %%L', x.oid::regclass, said)
                     FROM obj_description(x.oid, 'pg_class') AS said
                     WHERE said IS NOT NULL)
-           || {SAID_OF_CONSTRAINT.format("", "c.oid::regclass")}
-    FROM pg_index AS i
-    JOIN pg_class AS c ON c.oid = i.indrelid AND c.relkind IN ('r', 'p')
-    JOIN pg_class AS x ON x.oid = i.indexrelid
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    LEFT JOIN pg_constraint AS k
-           ON k.conindid = x.oid AND k.conrelid = c.oid AND k.contype IN ('p', 'u', 'x')
-    WHERE {USER_SCHEMA} AND {NOT_OF_AN_EXTENSION}
-    ORDER BY (SELECT count(*) FROM pg_partition_ancestors(x.oid)) DESC, x.oid
+           || {SAID_OF_CONSTRAINT.format("c.oid::regclass")}
+        FROM pg_index AS i
+        {of_relation("i.indrelid")} AND c.relkind IN ('r', 'p')
+        JOIN pg_class AS x ON x.oid = i.indexrelid
+        LEFT JOIN pg_constraint AS k ON k.conindid = x.oid AND k.conrelid = c.oid
+                                    AND k.contype IN ('p', 'u', 'x'),
+             coalesce(pg_partition_root(x.oid)::oid, x.oid) AS top
+        WHERE coalesce(pg_partition_root(c.oid)::oid, c.oid) = ANY (%s::oid[])
+        WINDOW tree AS (PARTITION BY top)
+    ) AS i(oid, top, depth, safe, dropping, making)
+    WHERE safe ORDER BY depth DESC, oid
 """
 
 # The integer columns that a sequence owns or whose default names it.
@@ -2768,8 +2760,7 @@ LIST_SEQUENCES = f"""
     SELECT c.oid, n.nspname, c.relname,
            q.seqincrement, q.seqmin, q.seqmax, q.seqcycle, tn.nspname, t.relname,
            uses.columns
-    FROM pg_class AS c
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    FROM {RELATIONS}
     JOIN pg_sequence AS q ON q.seqrelid = c.oid
     LEFT JOIN (SELECT u.sequence,
                       json_agg(json_build_array(u.nspname, u.relname, u.attname)
@@ -2805,71 +2796,80 @@ LIST_MATERIALIZED_VIEWS = f"""
             FROM reaches JOIN pg_class AS m ON m.oid = reaches.relation
             JOIN pg_namespace AS n ON n.oid = m.relnamespace
             WHERE reaches.reader = c.oid AND m.relkind = 'm')
-    FROM pg_class AS c
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    FROM {RELATIONS}
     WHERE c.relkind = 'm' AND {USER_SCHEMA} AND {NOT_OF_AN_EXTENSION}
     ORDER BY n.nspname, c.relname
 """
 
 LIST_RELATIONS = f"""
     SELECT n.nspname, c.relname, c.oid::bigint
-    FROM pg_class AS c
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    FROM {RELATIONS}
     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND {ANY_SCHEMA}
 """
 
-POLICY_DEFINITION = """
+# Triggers and policies: of which relation, the function that one calls, the state that
+# it is in, and what makes it.
+TRIGGERS_AND_POLICIES = """
+    SELECT 'trigger', t.tgname, t.tgrelid, t.tgfoid, t.tgenabled,
+           pg_get_triggerdef(t.oid)
+    FROM pg_trigger AS t WHERE NOT t.tgisinternal AND t.tgparentid = 0
+    UNION ALL
+    SELECT 'policy', p.polname, p.polrelid, 0, 'O',
            format('CREATE POLICY %%I ON %%s AS %%s FOR %%s TO %%s', p.polname,
-                  c.oid::regclass,
+                  p.polrelid::regclass,
                   CASE WHEN p.polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END,
                   CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT'
                       WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE' ELSE 'ALL' END,
                   (SELECT string_agg(CASE role WHEN 0 THEN 'PUBLIC'
                                      ELSE role::regrole::text END, ', ')
                    FROM unnest(p.polroles) AS role))
-           || coalesce(' USING (' || pg_get_expr(p.polqual, c.oid) || ')', '')
-           || coalesce(' WITH CHECK (' || pg_get_expr(p.polwithcheck, c.oid) || ')',
-                       '')
+           || coalesce(' USING (' || pg_get_expr(p.polqual, p.polrelid) || ')', '')
+           || coalesce(' WITH CHECK (' || pg_get_expr(p.polwithcheck, p.polrelid)
+                       || ')', '')
+    FROM pg_policy AS p
+"""
+TRIGGERS_AND_POLICIES = f"""
+    ({TRIGGERS_AND_POLICIES}) AS t(kind, tgname, relid, calls, tgenabled, making)
+    {of_relation("t.relid")},
+    LATERAL (SELECT format('%%s %%I on %%s', kind, tgname, relid::regclass)) AS o(name)
 """
 
-# Triggers and policies of the user's on tables of a provider, which no dump has: what
-# they are called, what makes them, and whether we may.
+# Those of the user's on tables of a provider, which no dump has: what they are called,
+# what makes them, and whether we may.
 LIST_HOOKS = f"""
-    SELECT t.tgname, format('trigger %%I on %%s', t.tgname, c.oid::regclass),
-           replace(pg_get_triggerdef(t.oid), 'CREATE TRIGGER',
-                   'CREATE OR REPLACE TRIGGER'),
-           has_table_privilege(c.oid, 'TRIGGER') AND t.tgenabled = 'O'
-    FROM pg_trigger AS t
-    JOIN pg_class AS c ON c.oid = t.tgrelid
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    JOIN pg_proc AS p ON p.oid = t.tgfoid
-    JOIN pg_namespace AS pn ON pn.oid = p.pronamespace
-    WHERE NOT t.tgisinternal AND {IS_MANAGED} AND {NOT_OF_AN_EXTENSION}
-      AND pn.nspname <> ALL (%(managed)s)
-    UNION ALL
-    SELECT p.polname, format('policy %%I on %%s', p.polname, c.oid::regclass),
-           format('DROP POLICY IF EXISTS %%I ON %%s;', p.polname, c.oid::regclass)
-           || E'\\n' || {POLICY_DEFINITION},
-           pg_has_role(c.relowner, 'USAGE')
-    FROM pg_policy AS p
-    JOIN pg_class AS c ON c.oid = p.polrelid
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE {IS_MANAGED} AND {NOT_OF_AN_EXTENSION}
+    SELECT t.tgname, o.name,
+           CASE kind WHEN 'trigger'
+               THEN replace(making, 'CREATE TRIGGER', 'CREATE OR REPLACE TRIGGER')
+               ELSE format(E'DROP POLICY IF EXISTS %%I ON %%s;\\n%%s', t.tgname,
+                           relid::regclass, making) END,
+           CASE kind WHEN 'trigger'
+               THEN has_table_privilege(c.oid, 'TRIGGER') AND t.tgenabled = 'O'
+               ELSE pg_has_role(c.relowner, 'USAGE') END
+    FROM {TRIGGERS_AND_POLICIES}
+    WHERE {IS_MANAGED} AND {NOT_OF_AN_EXTENSION} AND NOT EXISTS (
+        SELECT FROM pg_proc AS p JOIN pg_namespace AS pn ON pn.oid = p.pronamespace
+        WHERE p.oid = t.calls AND pn.nspname = ANY (%(managed)s))
 """
 
 # What lies in no schema: its kind, name and owner. A script may make it.
 OF_NO_SCHEMA = """
-    SELECT 'publications', pubname, pubowner, oid FROM pg_publication
+    SELECT 'publications', 'PUBLICATION', pubname, pubowner, tableoid, oid
+    FROM pg_publication
     UNION ALL
-    SELECT 'subscriptions', subname, subowner, oid FROM pg_subscription
+    SELECT 'subscriptions', NULL, subname, subowner, tableoid, oid FROM pg_subscription
     WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
     UNION ALL
-    SELECT 'event triggers', evtname, evtowner, oid FROM pg_event_trigger
+    SELECT 'event triggers', 'EVENT TRIGGER', evtname, evtowner, tableoid, oid
+    FROM pg_event_trigger
     UNION ALL
-    SELECT 'foreign servers', srvname, srvowner, oid FROM pg_foreign_server
+    SELECT 'foreign servers', 'SERVER', srvname, srvowner, tableoid, oid
+    FROM pg_foreign_server
     UNION ALL
-    SELECT 'foreign-data wrappers', fdwname, fdwowner, oid FROM pg_foreign_data_wrapper
+    SELECT 'foreign-data wrappers', 'FOREIGN DATA WRAPPER', fdwname, fdwowner, tableoid,
+           oid
+    FROM pg_foreign_data_wrapper
 """
+OF_NO_SCHEMA = f"({OF_NO_SCHEMA}) AS o(kinds, kind, name, owner, class, oid)"
 MANAGED_KIND = "schemas that the provider manages"
 MADE_BY_SCRIPTS = (
     "publications", "event triggers", "foreign servers", "foreign-data wrappers",
@@ -2879,8 +2879,7 @@ MADE_BY_SCRIPTS = (
 # What a snapshot does not hold although somebody may think so: how many and examples.
 LIST_LEFT_OUT = f"""
     SELECT 'foreign tables', format('%%s.%%s', n.nspname, c.relname)
-    FROM pg_class AS c
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    FROM {RELATIONS}
     WHERE c.relkind = 'f' AND NOT c.relispartition AND {USER_SCHEMA}
     UNION ALL
     SELECT 'rows of tables of the extension ' || e.extname,
@@ -2890,16 +2889,15 @@ LIST_LEFT_OUT = f"""
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
     UNION ALL
     SELECT DISTINCT '{MANAGED_KIND}', n.nspname
-    FROM pg_class AS c
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    FROM {RELATIONS}
     WHERE c.relkind IN ('r', 'p') AND {IS_MANAGED} AND {NOT_OF_AN_EXTENSION}
     UNION ALL
     SELECT 'large objects', count(*)::text FROM pg_largeobject_metadata
     HAVING count(*) > 0
     UNION ALL
-    SELECT kind, quote_ident(name) FROM ({OF_NO_SCHEMA}) AS o(kind, name, owner, ext)
+    SELECT kinds, quote_ident(name) FROM {OF_NO_SCHEMA}
     WHERE pg_has_role(owner, 'MEMBER') AND NOT EXISTS (
-        SELECT FROM pg_depend AS d WHERE d.deptype = 'e' AND d.objid = o.ext)
+        SELECT FROM pg_depend AS d WHERE d.deptype = 'e' AND d.objid = o.oid)
     UNION ALL
     SELECT 'triggers and policies on tables that the provider manages', hook.called
     FROM ({LIST_HOOKS}) AS hook(name, called)
@@ -2909,8 +2907,7 @@ LIST_LEFT_OUT = f"""
     UNION ALL
     SELECT 'tablespaces', quote_ident(t.spcname)
     FROM pg_tablespace AS t
-    WHERE EXISTS (SELECT FROM pg_class AS c JOIN pg_namespace AS n
-                  ON n.oid = c.relnamespace
+    WHERE EXISTS (SELECT FROM {RELATIONS}
                   WHERE c.reltablespace = t.oid AND {USER_SCHEMA})
     UNION ALL
     SELECT 'security labels', format('%%s %%s', l.objtype, l.objname)
@@ -2925,8 +2922,7 @@ LIST_LEFT_OUT = f"""
 
 LIST_FOREIGN_PARTITIONS = f"""
     SELECT rn.nspname, r.relname, n.nspname, c.relname
-    FROM pg_class AS c
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    FROM {RELATIONS}
     JOIN pg_class AS r ON r.oid = pg_partition_root(c.oid)
     JOIN pg_namespace AS rn ON rn.oid = r.relnamespace
     WHERE c.relkind = 'f' AND c.relispartition AND {USER_SCHEMA}
@@ -2940,7 +2936,7 @@ LIST_OF_OTHERS = f"""
     WHERE {ANY_SCHEMA} AND ({IS_MANAGED} OR NOT has_schema_privilege(n.oid, 'USAGE'))
     UNION ALL
     SELECT 'TABLE', n.nspname, c.relname, c.tableoid, c.oid
-    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    FROM {RELATIONS}
     WHERE c.relkind IN ('r', 'p') AND {USER_SCHEMA} AND {NOT_OF_AN_EXTENSION}
       AND has_schema_privilege(n.oid, 'USAGE')
       AND NOT has_table_privilege(c.oid, 'SELECT')
@@ -2949,15 +2945,8 @@ LIST_OF_OTHERS = f"""
     FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
     WHERE {IS_MANAGED} AND n.nspname <> 'extensions'
     UNION ALL
-    SELECT kind, '', name, class, oid
-    FROM (SELECT 'EVENT TRIGGER', evtname, tableoid, oid, evtowner FROM pg_event_trigger
-          UNION ALL SELECT 'PUBLICATION', pubname, tableoid, oid, pubowner
-                    FROM pg_publication
-          UNION ALL SELECT 'SERVER', srvname, tableoid, oid, srvowner
-                    FROM pg_foreign_server
-          UNION ALL SELECT 'FOREIGN DATA WRAPPER', fdwname, tableoid, oid, fdwowner
-                    FROM pg_foreign_data_wrapper) AS o(kind, name, class, oid, owner)
-    WHERE NOT pg_has_role(owner, 'MEMBER')
+    SELECT kind, '', name, class, oid FROM {OF_NO_SCHEMA}
+    WHERE kind IS NOT NULL AND NOT pg_has_role(owner, 'MEMBER')
 """
 
 # What tables need, and are made of: parts depend on the whole, and casts on types. A
@@ -3027,30 +3016,17 @@ LIST_VIEWS = f"""
 # What a user's triggers and policies on tables of a provider depend on, and other parts
 # of such tables: the common handle_new_user(), which a trigger on auth.users calls.
 LIST_USED_BY_OTHERS = f"""
-    WITH managed AS (
-        SELECT c.oid FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WITH used(class, id) AS (
+        SELECT d.refclassid, d.refobjid FROM {RELATIONS}
+        JOIN pg_depend AS part ON part.refclassid = 'pg_class'::regclass
+                              AND part.refobjid = c.oid AND part.deptype IN ('a', 'i')
+        JOIN pg_depend AS d ON (d.classid, d.objid) = (part.classid, part.objid)
         WHERE {IS_MANAGED}
-    ), part(class, id) AS (
-        SELECT 'pg_trigger'::regclass, oid FROM pg_trigger
-        WHERE tgrelid IN (SELECT oid FROM managed)
-        UNION ALL SELECT 'pg_policy'::regclass, oid FROM pg_policy
-        WHERE polrelid IN (SELECT oid FROM managed)
-        UNION ALL SELECT 'pg_attrdef'::regclass, oid FROM pg_attrdef
-        WHERE adrelid IN (SELECT oid FROM managed)
-        UNION ALL SELECT 'pg_constraint'::regclass, oid FROM pg_constraint
-        WHERE conrelid IN (SELECT oid FROM managed)
-        UNION ALL SELECT 'pg_rewrite'::regclass, oid FROM pg_rewrite
-        WHERE ev_class IN (SELECT oid FROM managed)
-    ), used(schema, name) AS (
-        SELECT p.pronamespace, p.proname FROM part
-        JOIN pg_depend AS d ON (d.classid, d.objid) = (part.class, part.id)
-        JOIN pg_proc AS p ON d.refclassid = 'pg_proc'::regclass AND p.oid = d.refobjid
-        UNION
-        SELECT c.relnamespace, c.relname FROM part
-        JOIN pg_depend AS d ON (d.classid, d.objid) = (part.class, part.id)
-        JOIN pg_class AS c ON d.refclassid = 'pg_class'::regclass AND c.oid = d.refobjid
     )
-    SELECT n.nspname, used.name FROM used JOIN pg_namespace AS n ON n.oid = used.schema
+    SELECT n.nspname, coalesce(p.proname, c.relname) FROM used
+    LEFT JOIN pg_proc AS p ON class = 'pg_proc'::regclass AND p.oid = id
+    LEFT JOIN pg_class AS c ON class = 'pg_class'::regclass AND c.oid = id
+    JOIN pg_namespace AS n ON n.oid = coalesce(p.pronamespace, c.relnamespace)
     WHERE {USER_SCHEMA}
 """
 
@@ -3067,7 +3043,7 @@ LIST_NAMES_OF_NEWER_KEYWORDS = f"""
     WHERE {USER_SCHEMA} AND p.proargnames && ARRAY(SELECT word FROM keyword)
     UNION ALL
     SELECT c.relname
-    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    FROM {RELATIONS}
     JOIN keyword ON keyword.word = 'system_user'
     WHERE {USER_SCHEMA}
       AND (c.relname = word
@@ -3089,10 +3065,6 @@ ROWS_OF_PLAIN_CATALOGS = "".join(
 )
 INVALID = " invalid"  # an index that no dump has
 
-NOT_A_TYPE_OF_AN_EXTENSION = """
-    NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_type'::regclass
-                AND d.objid = t.oid AND d.deptype = 'e')
-"""
 INDEX_EXPRESSIONS = """
     ARRAY(SELECT pg_get_indexdef(i.indexrelid, place, false)
           FROM generate_series(1, i.indnkeyatts) AS place
@@ -3120,7 +3092,7 @@ STORED_AS = f"""
 LIST_LINES = f"""
     WITH relation AS (
         SELECT c.*, n.nspname, format('%%I.%%I', n.nspname, c.relname) AS called
-        FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        FROM {RELATIONS}
         WHERE {USER_SCHEMA} AND {NOT_OF_AN_EXTENSION}
     ), own AS (
         SELECT n.oid, n.nspname FROM pg_namespace AS n
@@ -3334,7 +3306,7 @@ LIST_LINES = f"""
                                  ORDER BY e.enumsortorder)
                FROM pg_enum AS e WHERE e.enumtypid = t.oid)), NULL
     FROM pg_type AS t JOIN own ON own.oid = t.typnamespace
-    WHERE t.typtype = 'e' AND {NOT_A_TYPE_OF_AN_EXTENSION}
+    WHERE t.typtype = 'e' AND {not_of_an_extension("pg_type", "t.oid")}
     UNION ALL
     SELECT t.oid, NULL, NULL, t.typname,
            format('domain %%s: %%s', t.oid::regtype,
@@ -3346,14 +3318,14 @@ LIST_LINES = f"""
            || coalesce(' default ' || pg_get_expr(t.typdefaultbin, 0), ''),
            ARRAY[pg_get_expr(t.typdefaultbin, 0)]
     FROM pg_type AS t JOIN own ON own.oid = t.typnamespace
-    WHERE t.typtype = 'd' AND {NOT_A_TYPE_OF_AN_EXTENSION}
+    WHERE t.typtype = 'd' AND {not_of_an_extension("pg_type", "t.oid")}
     UNION ALL
     SELECT k.oid, NULL, NULL, NULL,
            format('domain constraint %%s.%%I: %%s', t.oid::regtype, k.conname,
                   pg_get_constraintdef(k.oid)), ARRAY[pg_get_expr(k.conbin, 0)]
     FROM pg_constraint AS k
     JOIN pg_type AS t ON t.oid = k.contypid JOIN own ON own.oid = t.typnamespace
-    WHERE k.contype = 'c' AND {NOT_A_TYPE_OF_AN_EXTENSION}
+    WHERE k.contype = 'c' AND {not_of_an_extension("pg_type", "t.oid")}
     UNION ALL
     SELECT p.oid, NULL, NULL, p.proname,
            format('%%s %%s: ', kind, p.oid::regprocedure) || body, ARRAY[body]
@@ -3457,16 +3429,20 @@ LIST_REMARKS = f"""
 
 # A table that was never analyzed has reltuples -1, but its rows are counted as they
 # come: only after a crash, or where that is reset, nobody knows.
-ESTIMATE_ROWS = """
-    SELECT t.oid, sum(greatest(c.reltuples::float8 / greatest(c.relpages, 1)
-                               * pg_relation_size(c.oid)
-                               / current_setting('block_size')::int,
-                               pg_stat_get_live_tuples(c.oid)))::bigint
-    FROM unnest(%s::oid[]) AS t(oid)
-    LEFT JOIN LATERAL pg_partition_tree(t.oid) AS part ON part.isleaf
-    JOIN pg_class AS c ON c.oid = coalesce(part.relid, t.oid)
-    GROUP BY t.oid
-"""
+ESTIMATED_ROWS = """
+    sum(greatest(c.reltuples::float8 / greatest(c.relpages, 1)
+                 * pg_relation_size(c.oid) / current_setting('block_size')::int,
+                 pg_stat_get_live_tuples(c.oid)))::bigint"""
+ROWS_CHANGED = """
+    sum(pg_stat_get_xact_tuples_deleted(c.oid)
+        + pg_stat_get_xact_tuples_updated(c.oid))::bigint"""
+# What holds rows, DROP and TRUNCATE let go.
+STORAGE = "array_agg(c.relfilenode::bigint ORDER BY c.oid)"
+# A heap without a page has no row; others have to be asked.
+MAY_HAVE_ROWS = """
+    bool_or(c.relkind <> 'p' AND (
+        (SELECT amname FROM pg_am WHERE oid = c.relam) IS DISTINCT FROM 'heap'
+        OR pg_relation_size(c.oid) > 0))"""
 
 # A pooler does not tell its clients which process of the server works for them: then
 # any of ours may be it.
@@ -3530,52 +3506,44 @@ GRANTS = """(
 # What DROP and CREATE change in silence: a new object belongs to its maker, and has
 # the default privileges of its maker and schema.
 LIST_RIGHTS = f"""
-    WITH object AS (
-        SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind,
-               c.oid::regclass::text AS name, c.oid, c.relnamespace AS schema,
-               c.relowner AS owner, c.relacl AS acl,
-               CASE c.relkind WHEN 'S' THEN 'S' ELSE 'r' END AS type,
+    WITH object(class, kind, name, oid, schema, owner, acl, type, apart, acts) AS (
+        SELECT 'pg_class'::regclass,
+               CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END,
+               c.oid::regclass::text, c.oid, n.oid, c.relowner, c.relacl,
+               CASE c.relkind WHEN 'S' THEN 'S' ELSE 'r' END,
                NOT EXISTS (SELECT FROM pg_depend AS d
                            WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
-                             AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0)
-               AS apart,
+                             AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0),
                EXISTS (SELECT FROM pg_rewrite AS r WHERE r.ev_class = c.oid)
                AND NOT EXISTS (
                    SELECT FROM pg_options_to_table(c.reloptions)
                    WHERE option_name = 'security_invoker' AND option_value::boolean)
-               AS acts
-        FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-        WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
-          AND {USER_SCHEMA} AND {NOT_OF_AN_EXTENSION}
+        FROM {RELATIONS}
+        WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND {USER_SCHEMA}
         UNION ALL
-        SELECT 'ROUTINE', p.oid::regprocedure::text, p.oid, p.pronamespace, p.proowner,
-               p.proacl, 'f', true, p.prosecdef
+        SELECT 'pg_proc'::regclass, 'ROUTINE', p.oid::regprocedure::text, p.oid, n.oid,
+               p.proowner, p.proacl, 'f', true, p.prosecdef
         FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
         WHERE {USER_SCHEMA}
           AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = p.oid
-                          AND d.classid = 'pg_proc'::regclass
-                          AND d.deptype IN ('e', 'i'))
+                          AND d.classid = 'pg_proc'::regclass AND d.deptype = 'i')
         UNION ALL
-        SELECT 'TYPE', t.oid::regtype::text, t.oid, t.typnamespace, t.typowner,
-               t.typacl, 'T', true, false
+        SELECT 'pg_type'::regclass, 'TYPE', t.oid::regtype::text, t.oid, n.oid,
+               t.typowner, t.typacl, 'T', true, false
         FROM pg_type AS t JOIN pg_namespace AS n ON n.oid = t.typnamespace
         LEFT JOIN pg_class AS c ON c.oid = t.typrelid
         WHERE (t.typtype IN ('e', 'd', 'r') OR c.relkind = 'c') AND {USER_SCHEMA}
-          AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = t.oid
-                          AND d.classid = 'pg_type'::regclass AND d.deptype = 'e')
         UNION ALL
-        SELECT 'SCHEMA', quote_ident(n.nspname), n.oid, 0, n.nspowner, n.nspacl, 'n',
-               true, false
+        SELECT 'pg_namespace'::regclass, 'SCHEMA', quote_ident(n.nspname), n.oid, 0,
+               n.nspowner, n.nspacl, 'n', true, false
         FROM pg_namespace AS n WHERE {USER_SCHEMA}
         UNION ALL
-        SELECT regexp_replace(upper(i.type), ' OBJECT$', ''), i.identity, o.oid, n.oid,
-               o.owner, NULL, NULL, true, false
+        SELECT o.class::regclass, regexp_replace(upper(i.type), ' OBJECT$', ''),
+               i.identity, o.oid, n.oid, o.owner, NULL, NULL, true, false
         FROM ({OWNED_ALONE}) AS o(class, oid, schema, owner)
         JOIN pg_namespace AS n ON n.oid = o.schema,
              pg_identify_object(o.class::regclass, o.oid, 0) AS i
         WHERE {USER_SCHEMA}
-          AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = o.oid
-                          AND d.classid = o.class::regclass AND d.deptype = 'e')
     )
     SELECT o.kind, o.name, o.oid::bigint, o.owner::regrole::text,
            o.apart AND o.owner = quote_ident(current_user)::regrole,
@@ -3606,6 +3574,8 @@ LIST_RIGHTS = f"""
     LEFT JOIN pg_default_acl AS here
            ON (here.defaclrole, here.defaclnamespace) = (o.owner, o.schema)
           AND here.defaclobjtype = o.type::"char" AND o.schema <> 0
+    WHERE o.kind = 'SCHEMA' OR (o.class, o.oid) NOT IN (
+        SELECT d.classid, d.objid FROM pg_depend AS d WHERE d.deptype = 'e')
     ORDER BY o.kind, o.name
 """
 
@@ -3620,22 +3590,11 @@ PUBLISHED_PART = """
 # What belongs to a table, schema or function that goes, and is made by other statements
 # than it: Supabase's realtime, and a trigger on auth.users that calls our function.
 LIST_TIES = f"""
-    SELECT format('trigger %%I on %%s', t.tgname, c.oid::regclass),
-           n.nspname, c.relname, true,
-           pg_get_triggerdef(t.oid) || CASE t.tgenabled WHEN 'O' THEN '' ELSE
+    SELECT o.name, n.nspname, c.relname, true,
+           making || CASE t.tgenabled WHEN 'O' THEN '' ELSE
                format('; ALTER TABLE %%s %%s TRIGGER %%I', c.oid::regclass,
                       {TRIGGER_STATE}, t.tgname) END
-    FROM pg_trigger AS t
-    JOIN pg_class AS c ON c.oid = t.tgrelid
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND {ANY_SCHEMA}
-    UNION ALL
-    SELECT format('policy %%I on %%s', p.polname, c.oid::regclass),
-           n.nspname, c.relname, true,
-           {POLICY_DEFINITION}
-    FROM pg_policy AS p
-    JOIN pg_class AS c ON c.oid = p.polrelid
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    FROM {TRIGGERS_AND_POLICIES}
     WHERE {ANY_SCHEMA}
     UNION ALL
     SELECT format('default of %%s.%%I', c.oid::regclass, a.attname),
@@ -3644,8 +3603,7 @@ LIST_TIES = f"""
                   a.attname, pg_get_expr(f.adbin, c.oid))
     FROM pg_attrdef AS f
     JOIN pg_attribute AS a ON a.attrelid = f.adrelid AND a.attnum = f.adnum
-    JOIN pg_class AS c ON c.oid = f.adrelid
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    {of_relation("f.adrelid")}
     WHERE a.attgenerated = '' AND {ANY_SCHEMA}
       AND EXISTS (SELECT FROM pg_depend AS d
                   WHERE d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid
@@ -3658,8 +3616,7 @@ LIST_TIES = f"""
            {PUBLISHED_PART}
     FROM pg_publication_rel AS m
     JOIN pg_publication AS p ON p.oid = m.prpubid
-    JOIN pg_class AS c ON c.oid = m.prrelid
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    {of_relation("m.prrelid")}
     UNION ALL
     SELECT format('default privileges of %%s in %%I', d.defaclrole::regrole, n.nspname),
            NULL, NULL, false,
@@ -3679,7 +3636,7 @@ LIST_TIES = f"""
 
 # The functions that a check calls, of a table or a domain; an extension's do what they
 # should.
-LIST_ASKED = """
+LIST_ASKED = f"""
     SELECT k.conname, n.nspname, coalesce(c.relname, t.typname),
            min(p.oid::regprocedure::text)
     FROM pg_constraint AS k
@@ -3688,10 +3645,7 @@ LIST_ASKED = """
     JOIN pg_namespace AS n ON n.oid = coalesce(c.relnamespace, t.typnamespace)
     JOIN pg_depend AS d ON d.classid = 'pg_constraint'::regclass AND d.objid = k.oid
     JOIN pg_proc AS p ON d.refclassid = 'pg_proc'::regclass AND p.oid = d.refobjid
-    WHERE k.contype = 'c'
-      AND NOT EXISTS (SELECT FROM pg_depend AS e
-                      WHERE e.classid = 'pg_proc'::regclass AND e.objid = p.oid
-                        AND e.deptype = 'e')
+    WHERE k.contype = 'c' AND {not_of_an_extension("pg_proc", "p.oid")}
     GROUP BY 1, 2, 3
 """
 
@@ -4253,13 +4207,15 @@ def ask_about(connection: Any, query: str) -> list[Any]:
 class LockWatch:
     """What to do while the server waits for a lock."""
 
-    say: Callable[[str], object]
+    say: Callable[[str], object] | None = None  # None: nobody wants to know
     timeout: float | None = None  # seconds; None: wait as long as it takes
     seen: str = ""  # who was last seen to hold one
 
     def looks(self, connection: Connection | None) -> Iterator[None]:
         """Look now and then who holds the lock, a turn at a time; tell once."""
         self.seen, told = "", False
+        if self.say is None:
+            yield from itertools.repeat(None)
         pause = min(LOCK_PATIENCE, (self.timeout or LONGEST_PAUSE) / 2)
         while True:
             for _ in range(round(pause / TURN)):
@@ -4269,7 +4225,7 @@ class LockWatch:
                 if not look.over():
                     yield
             text = self.see(look)
-            if text and not told:
+            if text and self.say and not told:
                 told = True
                 self.say(text)
             pause = min(pause * 2, LONGEST_PAUSE)
@@ -4299,13 +4255,11 @@ def join_snapshot(server: Settings, name: str, tables: Collection[Table]) -> Dat
     SnapshotError if there is a lock to wait for, or no connection to be had.
     """
     db = Database(server)
-    try:
+    with db.explaining():
         db.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         db.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(name)))
         db.pin_settings()
         db.lock_tables(tables, "ACCESS SHARE", wait=False)
-    except psycopg2.Error as error:
-        raise database_failure(error) from error
     return db
 
 
@@ -4470,10 +4424,6 @@ def column_list(names: Iterable[str]) -> sql.Composable:
     return sql.SQL(", ").join(map(sql.Identifier, names))
 
 
-PARTS_OF_TABLES = """
-    FROM unnest(%s::oid[]) AS t(oid), LATERAL (
-        SELECT t.oid UNION SELECT relid FROM pg_partition_tree(t.oid)) AS part(oid)
-"""
 COPY_TO_CLIENT = " TO STDOUT (FORMAT csv, HEADER {})"
 
 
@@ -4529,11 +4479,7 @@ LOCK_TIMEOUTS = (
 EMPTIES_PATH = re.compile(r"SELECT pg_catalog\.set_config\('search_path', '', false\)")
 
 
-def brings_rows(statement: Statement) -> bool:
-    """Tell whether a statement may leave checks that wait for the end."""
-    return not statement.begins(*NO_ROWS) and "SET_CONFIG" not in statement.words
-
-
+# Others may leave checks that wait for the end.
 NO_ROWS = ("CREATE", "ALTER", "DROP", "SET", "COMMENT ON", "GRANT", "REVOKE")
 # What cannot be done to a table that deferred checks wait for, and psql can, which
 # commits after each statement.
@@ -4575,7 +4521,9 @@ def database_failure(error: psycopg2.Error, holders: str = "") -> SnapshotError:
     said = error.diag.message_primary
     if said is None or is_end(error):
         return connection_lost(error)
-    more = holders or error.diag.message_detail
+    more = error.diag.message_detail
+    if error.pgcode == LOCK_NOT_AVAILABLE:
+        more = holders or more
     detail = f" ({more})" if more else ""
     hint = (
         function_hint(error)
@@ -4667,27 +4615,10 @@ def itself(table: Table) -> sql.Composable:
     return sql.SQL("{} {}").format(sql.SQL(only), table.relation.ident)
 
 
-def indexes_to_build(indexes: Iterable[Index], tables: Iterable[Table]) -> list[Index]:
-    """Return the tables' indexes that can be set aside: all of a tree, or none."""
-    names = {name for table in tables for name in table.names}
-    known = list(indexes)
-    tops = {index.oid: index for index in known}
-    unsafe = {
-        index.top
-        for index in known
-        if not index.safe
-        or index.table not in names
-        # An index cannot take a partition's constraint with it.
-        or index.serves != tops[index.top].serves
-    }
-    return [index for index in known if index.top not in unsafe]
-
-
 def render_rights(changes: Collection[tuple[Rights, Rights]]) -> Iterator[str]:
     """Yield statements: a schema's first, for owners need rights there."""
-    schemas = [change for change in changes if change[0].kind == "SCHEMA"]
-    others = [change for change in changes if change[0].kind != "SCHEMA"]
-    for part in (schemas, others):
+    for of_schemas in (True, False):
+        part = [each for each in changes if (each[0].kind == "SCHEMA") is of_schemas]
         for now, then in part:
             if now.gets_owner(then):
                 yield f"ALTER {now.kind} {now.name} OWNER TO {then.owner}"
@@ -4707,7 +4638,7 @@ class Database:
     def __init__(self, settings: Settings, watch: LockWatch | None = None) -> None:
         """Connect; raise SnapshotError with a hint if the server says no."""
         self.settings = settings
-        self._watch = watch
+        self._watch = watch or LockWatch()
         try:
             self.connection = awaited(lambda: open_connection(libpq_options(settings)))
         except psycopg2.Error as error:
@@ -4735,15 +4666,20 @@ class Database:
     @property
     def lock_timeout(self) -> int:
         """How long the server may wait for a lock, as it wants it; 0: for ever."""
-        seconds = self._watch.timeout if self._watch else None
-        return int(seconds * 1000) if seconds else 0
+        return int((self._watch.timeout or 0) * 1000)
 
     def failure(self, error: Any) -> SnapshotError:
         """Return what the server said of a failure, and who holds the lock it is of."""
-        locked = error.pgcode == LOCK_NOT_AVAILABLE and self._watch
-        return database_failure(
-            error, self._watch.seen if locked and self._watch else ""
-        )
+        return database_failure(error, self._watch.seen)
+
+    @contextlib.contextmanager
+    def explaining(self, fact: str = "", hint: str = "") -> Iterator[None]:
+        """Raise what the server refuses inside as SnapshotError, after a fact."""
+        try:
+            yield
+        except psycopg2.Error as error:
+            plain = self.failure(error)
+            raise SnapshotError(f"{fact}{plain}", hint=hint or plain.hint) from error
 
     def execute(self, query: str | sql.Composable, values: Any = None) -> int:
         """Run statements in one round trip; return the last one's row count."""
@@ -4815,16 +4751,18 @@ class Database:
 
     def begin(self, mode: str) -> None:
         """Begin a transaction of that mode, with every setting that matters pinned."""
-        self.execute(f"BEGIN {mode}; {PIN_SETTINGS}", self._pinned)
+        self.pin_settings(f"BEGIN {mode};")
 
     @property
-    def _pinned(self) -> list[str]:
-        """What PIN_SETTINGS asks for."""
-        return [json.dumps({**PINNED_SETTINGS, "lock_timeout": str(self.lock_timeout)})]
+    def _pins(self) -> str:
+        return json.dumps({**PINNED_SETTINGS, "lock_timeout": str(self.lock_timeout)})
 
-    def pin_settings(self) -> None:
-        """Pin every setting that matters, to the end of the transaction."""
-        self.execute(PIN_SETTINGS, self._pinned)
+    def pin_settings(self, before: str = "", after: str = "") -> list[tuple[Any, ...]]:
+        """Pin every setting that matters, to the end of the transaction.
+
+        Other statements go with it; returns the rows of the last one.
+        """
+        return self.fetch(f"{before}{PIN_SETTINGS};{after}", [self._pins])
 
     def begin_export(self, tables: Collection[Table]) -> None:
         """Begin the transaction snapshot that every table is read from.
@@ -4894,8 +4832,8 @@ class Database:
         some = sql.Literal(COUNTED_ROWS + 1)
         query = "count(*) FROM (SELECT FROM {table} LIMIT {some}) AS r"
         counted = self.probe(query, visible, some=some)
-        large = [oid for oid, rows in counted.items() if rows > COUNTED_ROWS]
-        estimates = dict(self.fetch(ESTIMATE_ROWS, [large])) if large else {}
+        large = [each for each in visible if counted[each.oid] > COUNTED_ROWS]
+        estimates = self.fetch_of_parts(ESTIMATED_ROWS, large)
         return {
             oid: RowCount(max(COUNTED_ROWS, int(estimates[oid])), exact=False)
             if oid in estimates
@@ -4923,22 +4861,24 @@ class Database:
         Raises SnapshotError, with the transaction broken, if the server does not share
         it.
         """
-        try:
+        with self.explaining():
             return str(self.fetch("SELECT pg_export_snapshot()")[0][0])
-        except psycopg2.Error as error:
-            raise database_failure(error) from error
+
+    def fetch_of_parts(self, total: str, tables: Iterable[Table]) -> dict[int, Any]:
+        """Return a total over each table and its partitions (c), by its oid."""
+        query = f"""
+            SELECT t.oid::bigint, {total}
+            FROM unnest(%s::oid[]) AS t(oid), LATERAL (
+                SELECT t.oid UNION SELECT relid FROM pg_partition_tree(t.oid)
+            ) AS part(oid) JOIN pg_class AS c ON c.oid = part.oid
+            GROUP BY t.oid
+        """
+        oids = [table.oid for table in tables]
+        return dict(self.fetch(query, [oids])) if oids else {}
 
     def fetch_sizes(self, tables: Iterable[Table]) -> dict[int, int]:
         """Return how many bytes the server keeps each table in, by its oid."""
-        query = """
-            SELECT c.oid, CASE c.relkind
-                WHEN 'p' THEN (SELECT coalesce(sum(pg_table_size(part.relid)), 0)
-                               FROM pg_partition_tree(c.oid) AS part WHERE part.isleaf)
-                ELSE pg_table_size(c.oid) END
-            FROM pg_class AS c WHERE c.oid = ANY (%s::oid[])
-        """
-        oids = [table.oid for table in tables]
-        return {oid: int(size) for oid, size in self.fetch(query, [oids])}
+        return self.fetch_of_parts("sum(pg_table_size(c.oid))::bigint", tables)
 
     def fetch_ends(self, table: Table) -> tuple[int, int] | None:
         """Return the least and the greatest value of a table's first key column."""
@@ -4956,8 +4896,8 @@ class Database:
 
     def begin_restore(self) -> None:
         """Begin the one transaction of a restore; raise if nobody may write here."""
-        query = f"BEGIN ISOLATION LEVEL READ COMMITTED; {PIN_SETTINGS};"
-        for standby, source in self.fetch(query + ASK_WHETHER_READ_ONLY, self._pinned):
+        begin = "BEGIN ISOLATION LEVEL READ COMMITTED;"
+        for standby, source in self.pin_settings(begin, ASK_WHETHER_READ_ONLY):
             raise read_only_failure(self.connection, None if standby else source)
 
     def commit(self, done: str = "everything is committed") -> list[str]:
@@ -5030,7 +4970,7 @@ class Database:
         return [
             Resting(
                 oid,
-                Relation(*names[:2]) if names[0] else None,
+                Relation(*names[:2]) if names[1] else None,
                 Relation(*names[2:]) if names[2] else None,
                 drop,
                 tuple(create),
@@ -5038,11 +4978,14 @@ class Database:
             for oid, *names, drop, create in self.list_catalog(LIST_AT_REST)
         ]
 
-    def fetch_indexes(self) -> Iterator[Index]:
-        """Yield the indexes, those of partitions before the one they are part of."""
-        for row in self.list_catalog(LIST_INDEXES):
-            oid, top, schema, table, safe, drop, build = row
-            yield Index(oid, top, Relation(schema, table), safe, drop, tuple(build))
+    def fetch_indexes(self, tables: Iterable[Table]) -> list[tuple[bool, str, str]]:
+        """Return the tables' indexes that can be set aside: all of a tree, or none.
+
+        With each whether it is no other's part, how to drop it and how to build it;
+        those of partitions come first.
+        """
+        oids = [table.oid for table in tables]
+        return [(*row,) for row in self.fetch(LIST_INDEXES, [oids])] if oids else []
 
     def fetch_sequences(self) -> Iterator[Sequence]:
         for row in self.list_catalog(LIST_SEQUENCES):
@@ -5418,7 +5361,9 @@ class Database:
         pending = False
         for start in range(0, len(statements), BLOCK_STATEMENTS):
             block = statements[start : start + BLOCK_STATEMENTS]
-            pending = pending or any(map(brings_rows, block))
+            pending = pending or not all(
+                each.begins(*NO_ROWS) or "SET_CONFIG" in each.words for each in block
+            )
             body, lines = self.render_do_block(block, pending=pending)
             query = sql.SQL("DO {}; SELECT pg_catalog.current_setting({})").format(
                 *map(sql.Literal, (body, SKIPPED))
@@ -5433,8 +5378,7 @@ class Database:
             told = (each.partition(" ") for each in json.loads(said))
             skipped += [Skip(int(line), why) for line, _, why in told]
         # A table that deferred checks wait for can be neither altered nor emptied.
-        checks = f"SET CONSTRAINTS ALL IMMEDIATE; {PIN_SETTINGS}"
-        self.execute(checks, self._pinned)
+        self.pin_settings("SET CONSTRAINTS ALL IMMEDIATE;")
         return skipped
 
     def run_dump(
@@ -5538,37 +5482,10 @@ class Database:
 
     def fetch_filled(self, tables: Collection[Table]) -> list[Table]:
         """Return those of the tables that have rows; what has no page is not asked."""
-        query = f"""
-            SELECT DISTINCT t.oid::bigint
-            {PARTS_OF_TABLES}
-            JOIN pg_class AS c ON c.oid = part.oid AND c.relkind <> 'p'
-            LEFT JOIN pg_am AS am ON am.oid = c.relam
-            WHERE am.amname IS DISTINCT FROM 'heap' OR pg_relation_size(c.oid) > 0
-        """
-        sized = {oid for (oid,) in self.fetch(query, [[each.oid for each in tables]])}
-        some = [table for table in tables if table.oid in sized]
+        sized = self.fetch_of_parts(MAY_HAVE_ROWS, tables)
+        some = [table for table in tables if sized[table.oid]]
         filled = self.probe("EXISTS (SELECT FROM {table})", some)
         return [table for table in some if filled[table.oid]]
-
-    def fetch_storage(self, tables: Iterable[Table]) -> dict[int, list[int]]:
-        """Return what holds the rows of tables, by oid: DROP and TRUNCATE let it go."""
-        query = f"""
-            SELECT t.oid::bigint, array_agg(relfilenode::bigint ORDER BY c.oid)
-            {PARTS_OF_TABLES} JOIN pg_class AS c ON c.oid = part.oid
-            GROUP BY t.oid
-        """
-        return dict(self.fetch(query, [[table.oid for table in tables]]))
-
-    def fetch_changed_rows(self, tables: Iterable[Table]) -> dict[int, int]:
-        """Return how many rows this transaction deleted or updated, by table's oid."""
-        query = f"""
-            SELECT t.oid::bigint,
-                   sum(pg_stat_get_xact_tuples_deleted(part.oid)
-                       + pg_stat_get_xact_tuples_updated(part.oid))::bigint
-            {PARTS_OF_TABLES}
-            GROUP BY t.oid
-        """
-        return dict(self.fetch(query, [[table.oid for table in tables]]))
 
     def make_room(self, tables: Collection[Table]) -> None:
         """Empty the tables, all at once, and prepare for rows to come.
@@ -5598,10 +5515,10 @@ class Database:
             for each in self.fetch_at_rest()
             if each.table is None or {each.table, each.references} & names
         ]
-        indexes = indexes_to_build(self.fetch_indexes(), large)
-        self.execute_all(each.drop for each in resting if each.drop)
-        self.execute_all(each.drop for each in indexes if each.oid == each.top)
-        built = [part for index in indexes for part in index.build]
+        indexes = self.fetch_indexes(large)
+        drops = [each.drop for each in resting if each.drop]
+        self.execute_all(drops + [drop for whole, drop, _ in indexes if whole])
+        built = [part for _, _, build in indexes for part in build]
         return built + [part for each in resting for part in each.create]
 
     def force_policies(self, tables: Iterable[Table], how: str) -> None:
@@ -5649,13 +5566,11 @@ class Database:
 
         What the blueprint says of them itself, it means.
         """
-        try:
-            self.execute_all([sql.SQL(part) for part in render_rights(changes)])
-        except psycopg2.Error as error:
-            raise SnapshotError(
-                f"grants of the target cannot be given again: {self.failure(error)}",
-                hint=f"say in {SCHEMA_FILE} which grants are to hold (GRANT, REVOKE)",
-            ) from error
+        with self.explaining(
+            "grants of the target cannot be given again: ",
+            f"say in {SCHEMA_FILE} which grants are to hold (GRANT, REVOKE)",
+        ):
+            self.execute_all(render_rights(changes))
 
     def analyze(self, batches: list[list[Relation]]) -> None:
         """Refresh the planner's statistics; the restore is complete without them.
@@ -5669,7 +5584,7 @@ class Database:
                 while True:
                     names = sql.SQL(", ").join(each.ident for each in batches.pop(0))
                     # With settings pinned no timeout of the role ends it.
-                    cursor.execute(f"BEGIN READ WRITE; {PIN_SETTINGS}", self._pinned)
+                    cursor.execute(f"BEGIN READ WRITE; {PIN_SETTINGS}", [self._pins])
                     query = sql.SQL(f"{OWN_PATH}; ANALYZE {{}}; COMMIT").format(names)
                     cursor.execute(query)
 
@@ -5736,14 +5651,11 @@ class Database:
             f"{OWN_PATH}; SET LOCAL row_security = on; "
             f"REFRESH MATERIALIZED VIEW {{}} {{}}; {NARROW_PATH}"
         ).format(view.relation.ident, sql.SQL("" if with_data else "WITH NO DATA"))
-        try:
+        with self.explaining(
+            f"the materialized view {view.relation} cannot be refreshed: ",
+            "qualify the names that its functions use",
+        ):
             self.execute(query)
-        except psycopg2.Error as error:
-            plain = database_failure(error)
-            raise SnapshotError(
-                f"the materialized view {view.relation} cannot be refreshed: {plain}",
-                hint="qualify the names that its functions use",
-            ) from error
 
 
 # ---- Embedded server — the folder .postgres and the server in it ---------------------
@@ -8170,7 +8082,8 @@ class Restore:
         self.db.force_policies(self.tables, "FORCE")
         self.refresh_views()
         self.db.give_rights(self.rights)
-        self.keep_memberships()
+        if self.replayed:
+            self.keep_ties(self.replayed.former, survivors=False)
         if not self.options.accept_drift:
             self.report.doing("checking the catalog")
             self.check_unaltered()
@@ -8244,7 +8157,7 @@ class Restore:
         """
         former = self.replay_under_locks()
         self.report.doing("comparing the catalog")
-        if self.keep_ties(former.parts_of_survivors(self.catalog)):
+        if self.keep_ties(former, survivors=True):
             self.catalog = self.db.fetch_catalog()
         self.loads = self.plan_loads()
         self.note_empty(former.catalog)
@@ -8261,9 +8174,9 @@ class Restore:
             check_kept(self.replayed)
             self.check_drift(self.replayed)
         self.rights = self.rights_to_give(former.rights)
-        keys = {key.oid for key in self.replayed.keys_lost()}
+        keys = self.replayed.keys_lost
         self.lost_keys = tuple(each for each in former.at_rest if each.oid in keys)
-        self.lines = [*self.replayed.lines, *self.replayed.coming_back()]
+        self.lines = self.replayed.lines_to_be
         stayed = [table for table in self.tables if table.oid in self.known]
         self.db.lock_tables(stayed, "ACCESS EXCLUSIVE")
 
@@ -8277,11 +8190,14 @@ class Restore:
         locked: list[Table] = []
         while True:
             former = fetch_former(self.db, self.before)
-            storage = self.db.fetch_storage(self.before.tables)
+            storage = self.db.fetch_of_parts(STORAGE, self.before.tables)
             self.report.doing(f"replaying {SCHEMA_FILE}")
             notes = self.replay()
             self.catalog = self.db.fetch_catalog()
-            kept, coming = self.db.fetch_storage(self.before.tables), self.coming()
+            kept, coming = (
+                self.db.fetch_of_parts(STORAGE, self.before.tables),
+                self.coming(),
+            )
             going = [
                 table
                 for table in self.before.tables
@@ -8377,7 +8293,7 @@ class Restore:
             if table.relation not in replayed.loaded
             and replayed.outlived(table.relation)
         ]
-        changed = self.db.fetch_changed_rows(besides)
+        changed = self.db.fetch_of_parts(ROWS_CHANGED, besides)
         filled = [each for each in replayed.former.filled if each.oid in changed]
         left = {table.oid for table in self.db.fetch_filled(filled)}
         emptied = {table.oid for table in filled} - left
@@ -8433,14 +8349,28 @@ class Restore:
             if now.ours and now.owner != then.owner and not now.gets_owner(then):
                 fact = f"{now.name} belongs to {now.owner}, not {then.owner}"
                 if now.acts and not self.options.accept_drift:
-                    raise acts_as_another(fact, then.owner)
+                    raise damaged(
+                        f"{fact}, and runs as its owner",
+                        f"restore as a superuser, or as a member of {then.owner} that "
+                        "may CREATE in the schema; or lose its owner with "
+                        "restore --accept-drift",
+                    )
                 self.report.note(f"note: {fact}")
         return anew
 
-    def keep_ties(self, ties: Iterable[Tie]) -> bool:
-        """Bring back those that went with dropped objects; tell whether any did."""
+    def keep_ties(self, former: Former, *, survivors: bool) -> bool:
+        """Bring back what went with dropped objects; tell whether anything did.
+
+        That is either the parts of tables that survived, or what lists other ones.
+        """
         there = self.db.fetch_ties().keys()
-        lost = [tie for tie in ties if tie.name not in there]
+        lost = [
+            tie
+            for name, tie in former.ties.items()
+            if tie.survivor is survivors
+            and name not in there
+            and former.is_due(tie, self.catalog)
+        ]
         for tie in lost:
             try:
                 self.db.bring_back(tie)
@@ -8449,10 +8379,6 @@ class Restore:
                     raise
                 self.report.note(f"note: {error}")
         return bool(lost)
-
-    def keep_memberships(self) -> None:
-        if self.replayed:
-            self.keep_ties(self.replayed.former.memberships(self.catalog))
 
     # The rows.
 
@@ -8656,21 +8582,11 @@ class Former:
     at_rest: list[Resting]
     filled: list[Table]  # tables with rows, as far as we may see them
 
-    def parts_of_survivors(self, after: Catalog) -> list[Tie]:
-        """Return what is a part of tables that are there after the replay, too."""
-        return [
-            tie
-            for tie in self.ties.values()
-            if tie.survivor and outlived(tie.about, self.catalog, after)
-        ]
-
-    def memberships(self, after: Catalog) -> list[Tie]:
-        """Return what is no part of a table, of tables that are there again."""
-        return [
-            tie
-            for tie in self.ties.values()
-            if not tie.survivor and (tie.about is None or tie.about in after.relations)
-        ]
+    def is_due(self, tie: Tie, after: Catalog) -> bool:
+        """Tell whether what a tie is about is there after the replay, or its like."""
+        if tie.survivor:
+            return outlived(tie.about, self.catalog, after)
+        return tie.about is None or tie.about in after.relations
 
 
 def fetch_former(db: Database, catalog: Catalog) -> Former:
@@ -8700,27 +8616,29 @@ class Replayed:
         """Tell whether a relation is the one that was there before."""
         return outlived(relation, self.former.catalog, self.catalog)
 
-    def keys_lost(self) -> list[ForeignKey]:
-        """Return the foreign keys that surviving tables lost to DROP … CASCADE."""
+    @functools.cached_property
+    def keys_lost(self) -> set[int]:
+        """The foreign keys that surviving tables lost to DROP … CASCADE, by oid."""
         kept = {(key.table, key.name) for key in self.catalog.foreign_keys}
-        return [
-            key
+        return {
+            key.oid
             for key in self.former.catalog.foreign_keys
             if (key.table, key.name) not in kept
             and self.outlived(key.table)
             and key.references in self.catalog.relations
             and not self.outlived(key.references)
-        ]
+        }
 
-    def coming_back(self) -> list[CatalogLine]:
-        """Return the foreign keys of tables that stay, which get them back from us."""
-        keys = {key.oid for key in self.keys_lost()}
-        return [line for line in self.former.lines if line.oid in keys]
+    @functools.cached_property
+    def lines_to_be(self) -> list[CatalogLine]:
+        """The lines with those of the lost keys, which come back with the rows."""
+        lost = (line for line in self.former.lines if line.oid in self.keys_lost)
+        return [*self.lines, *lost]
 
     def lost(self) -> list[CatalogLine]:
         """Return what is gone; of what went or was made anew not its parts."""
         expected = {key_of(text) for text in self.expected}
-        there = {line.text for line in (*self.lines, *self.coming_back())}
+        there = {line.text for line in self.lines_to_be}
         keys = {line.key for line in self.lines}
         objects = {line.oid for line in self.lines}
         return [
@@ -8755,7 +8673,7 @@ class Replayed:
 
         return [
             line
-            for line in (*self.lines, *self.coming_back())
+            for line in self.lines_to_be
             if line.key in keys
             or not ((line.text, line.oid) in old or is_theirs(line.relation)
                     or (line.text in texts and self.outlived(line.relation)))
@@ -8834,15 +8752,6 @@ def render_lost(line: CatalogLine, drops: Iterable[Statement]) -> str:
 def shown(key: str) -> str:
     """Return the key of a line of catalog.txt for people, who leave out public."""
     return re.sub(r"(?<= )public\.", "", key)
-
-
-def acts_as_another(fact: str, owner: str) -> SnapshotError:
-    """Return the error for what would run with other rights than it did."""
-    return damaged(
-        f"{fact}, and runs as its owner",
-        f"restore as a superuser, or as a member of {owner} that may CREATE in "
-        "the schema; or lose its owner with restore --accept-drift",
-    )
 
 
 def header_faults(load: Load) -> Iterator[str]:

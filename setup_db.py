@@ -40,6 +40,7 @@ from export_restore import (
     EXIT_USAGE,
     OUTPUT,
     REMARKS,
+    STORAGE,
     VALUES,
     VERSION,
     WHOLE_RELATIONS,
@@ -289,9 +290,9 @@ def check_expendable(db: Database) -> None:
     adds a row between a look at them and their end.
     """
     before, lines = db.fetch_catalog(), db.fetch_catalog_lines(managed=())
-    storage = db.fetch_storage(before.tables)
+    storage = db.fetch_of_parts(STORAGE, before.tables)
     run_schema(db)
-    kept = db.fetch_storage(before.tables)
+    kept = db.fetch_of_parts(STORAGE, before.tables)
     there = {line.text for line in db.fetch_catalog_lines(managed=())}
     db.rollback()
     db.begin_restore()
