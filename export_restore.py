@@ -3,7 +3,7 @@
 # requires-python = ">=3.10"
 # dependencies = ["psycopg2-binary>=2.9.9", "python-dotenv>=1.0", "tqdm>=4.64"]
 # ///
-"""Take a PostgreSQL database to a folder of plain files, and bring it back.
+"""Export a PostgreSQL database to a folder of plain files, and restore it.
 
 export:    one transaction snapshot -> a copy of schema.sql and one CSV a table
 restore:   replay schema.sql, load the CSVs, set the sequences -> one commit
@@ -61,7 +61,7 @@ if importlib.util.find_spec("psycopg2") is None:
     )
 
 
-class ImportedWhenUsed:
+class LazyModule:
     """A module that --help need not wait for."""
 
     def __init__(self, name: str) -> None:
@@ -90,19 +90,19 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
     from tqdm import tqdm
 else:
-    csv = ImportedWhenUsed("csv")
-    extras = ImportedWhenUsed("psycopg2.extras")
-    graphlib = ImportedWhenUsed("graphlib")
-    hashlib = ImportedWhenUsed("hashlib")
-    heapq = ImportedWhenUsed("heapq")
-    json = ImportedWhenUsed("json")
-    psycopg2 = ImportedWhenUsed("psycopg2")
-    queue = ImportedWhenUsed("queue")
-    shlex = ImportedWhenUsed("shlex")
-    shutil = ImportedWhenUsed("shutil")
-    sql = ImportedWhenUsed("psycopg2.sql")
-    subprocess = ImportedWhenUsed("subprocess")
-    tempfile = ImportedWhenUsed("tempfile")
+    csv = LazyModule("csv")
+    extras = LazyModule("psycopg2.extras")
+    graphlib = LazyModule("graphlib")
+    hashlib = LazyModule("hashlib")
+    heapq = LazyModule("heapq")
+    json = LazyModule("json")
+    psycopg2 = LazyModule("psycopg2")
+    queue = LazyModule("queue")
+    shlex = LazyModule("shlex")
+    shutil = LazyModule("shutil")
+    sql = LazyModule("psycopg2.sql")
+    subprocess = LazyModule("subprocess")
+    tempfile = LazyModule("tempfile")
 
 # ---- Constants — no code ------------------------------------------------------------
 
@@ -549,7 +549,7 @@ class Table:
 
     @property
     def numbered(self) -> bool:
-        """Tell whether integers come first in its key."""
+        """Return whether integers come first in its key."""
         kinds = [each.type for each in self.columns if each.name in self.key[:1]]
         return kinds in (["smallint"], ["integer"], ["bigint"])
 
@@ -638,7 +638,7 @@ class CatalogLine:
         return key_of(self.text)
 
     def is_named_in(self, names: Collection[str]) -> bool:
-        """Tell whether it is an object, no part of one, that these names may mean."""
+        """Return whether it is an object, no part of one, that these names may mean."""
         whole = self.kind in WHOLE_RELATIONS and self.relation
         own = whole.name if whole else self.name if self.relation is None else None
         return own is not None and own in names
@@ -656,7 +656,7 @@ class CatalogLine:
 
     @property
     def is_invalid(self) -> bool:
-        """Tell whether it is an index that PostgreSQL does not use, and no dump has."""
+        """Return whether it is an index that PostgreSQL does not use, nor a dump."""
         return self.kind == "index" and self.text.endswith(INVALID)
 
     @property
@@ -665,7 +665,7 @@ class CatalogLine:
 
 
 @dataclass(frozen=True)
-class Rights:
+class Privileges:
     """Who owns an object, and who may do what with it."""
 
     kind: str  # as GRANT calls it: TABLE, SEQUENCE, ROUTINE; or ALTER: COLLATION
@@ -673,7 +673,7 @@ class Rights:
     oid: int
     owner: str  # for SQL
     ours: bool  # we own it, and not only together with a table
-    givable: bool  # we may make it its owner's
+    can_set_owner: bool  # we may make it its owner's
     acts: bool  # as its owner, whoever uses it: a view, a rule, a definer's function
     closed: bool  # there are fewer grants than a new one has without default privileges
     grants: frozenset[tuple[str, str]]  # a privilege, and to whom; for SQL
@@ -683,17 +683,17 @@ class Rights:
     def holders(self) -> set[str]:
         return {whom.removesuffix(" WITH GRANT OPTION") for _, whom in self.grants}
 
-    def gets_owner(self, then: Rights) -> bool:
-        """Tell whether it is ours for no other reason than that we made it."""
-        return self.ours and self.owner != then.owner and then.givable
+    def gets_owner(self, then: Privileges) -> bool:
+        """Return whether it is ours for no other reason than that we made it."""
+        return self.ours and self.owner != then.owner and then.can_set_owner
 
-    def gets_grants(self, then: Rights) -> bool:
-        """Tell whether it has the default privileges and had others."""
+    def gets_grants(self, then: Privileges) -> bool:
+        """Return whether it has the default privileges and had others."""
         return self.grants == self.usual and self.grants != then.grants
 
 
 @dataclass(frozen=True)
-class Tie:
+class Dependent:
     """What goes with a table, schema or function though it is no part of one."""
 
     name: str  # for people
@@ -764,10 +764,10 @@ class Origin:
         """Return what a manifest says of the source."""
         system = entry["system_identifier"]
         return cls(
-            worded(entry["host"]),
+            as_text(entry["host"]),
             whole(entry["port"]),
-            worded(entry["database"]),
-            None if system is None else worded(system),
+            as_text(entry["database"]),
+            None if system is None else as_text(system),
         )
 
     @property
@@ -781,7 +781,7 @@ class Origin:
         }
 
     def is_same(self, other: Origin) -> bool:
-        """Tell whether both are one database, as far as anybody can know."""
+        """Return whether both are one database, as far as anybody can know."""
         if self.database != other.database:
             return False
         if self.system and other.system:
@@ -1030,7 +1030,7 @@ class Needs:
 
 
 @dataclass(frozen=True)
-class Blueprint:
+class SchemaDump:
     """The schema script of a live database, and what wrote it."""
 
     text: str
@@ -1234,7 +1234,7 @@ class Statement:
         return "".join(f"{w if t.kind in plain else '_'} " for t, w in kinds)
 
     def begins(self, *phrases: str) -> bool:
-        """Tell whether its first words are one of the phrases."""
+        """Return whether its first words are one of the phrases."""
         return any(
             self.words[: len(phrase)] == phrase
             for phrase in (tuple(each.split()) for each in phrases)
@@ -1328,12 +1328,12 @@ class ScriptText:
         words = statement.words
         hint = "a restore is one transaction; remove that statement from the file"
         if statement.begins(*TRANSACTION_BREAKERS):
-            fact = f"{words[0]} cannot be part of a blueprint"
+            fact = f"{words[0]} cannot be part of a schema script"
         elif statement.begins(*OUTSIDE_TRANSACTIONS) or "CONCURRENTLY" in words[:4]:
             fact = f"{excerpt(statement.text)} cannot run in a transaction"
             hint = "a restore is one transaction; remove it, or the word CONCURRENTLY"
         elif statement.begins("COPY") and "STDIN" in words:
-            fact = "COPY … FROM stdin carries rows; a blueprint has none"
+            fact = "COPY … FROM stdin carries rows; a schema script has none"
             hint = (
                 "make it with pg_dump --schema-only or export_restore.py schema --force"
             )
@@ -1357,13 +1357,13 @@ def nesting(statement: Seq[Token], depth: int) -> int:
 
 
 def opens_routine(beginning: Seq[Token]) -> bool:
-    """Tell whether these tokens begin a routine, whose body may be SQL."""
+    """Return whether these tokens begin a routine, whose body may be SQL."""
     words = " ".join(token.text.upper() for token in beginning)
     return bool(re.match(r"CREATE (OR REPLACE )?(FUNCTION|PROCEDURE)\b", words))
 
 
 def is_one_statement(text: str) -> bool:
-    """Tell whether a text is no more than one statement of SQL."""
+    """Return whether a text is no more than one statement of SQL."""
     try:
         return len(list(ScriptText(text).statements())) == 1
     except SnapshotError:
@@ -1407,7 +1407,7 @@ def parse_script(raw: bytes, name: str) -> Script:
 
 
 def may_make_more(statement: Statement) -> bool:
-    """Tell whether a statement may make what the script never names."""
+    """Return whether a statement may make what the script never names."""
     if statement.begins("SELECT", "CALL"):
         calls = {name.name for name, after in itertools.pairwise(statement.tokens)
                  if after.text == "("}  # fmt: skip
@@ -1676,7 +1676,7 @@ def names_of(tables: Iterable[Table]) -> set[Relation]:
 
 
 def matches(relation: Relation, pattern: str) -> bool:
-    """Tell whether a pattern matches; without a schema it means public."""
+    """Return whether a pattern matches; without a schema it means public."""
     found = PATTERN.fullmatch(pattern)
     return found is not None and all(
         name == part[1:-1].replace('""', '"')
@@ -2053,10 +2053,10 @@ def parsed_manifest(package: Mapping[str, Any]) -> Manifest:
     server = package["postgresql"]
     return Manifest(
         format=whole(server["format"]),
-        created=worded(package["created"]),
-        tool_version=worded(server["tool"]),
-        server_version=worded(server["server"]),
-        database=worded(server["database"]),
+        created=as_text(package["created"]),
+        tool_version=as_text(server["tool"]),
+        server_version=as_text(server["server"]),
+        database=as_text(server["database"]),
         origin=Origin.parsed(server["origin"]) if "origin" in server else None,
         files=tuple(map(parsed_file, package["resources"])),
         sequences={
@@ -2071,11 +2071,11 @@ def parsed_manifest(package: Mapping[str, Any]) -> Manifest:
         },
         left_out=tuple(map(parsed_relation, server["left_out"])),
         hashes={
-            file: worded(digest).removeprefix("sha256:")
+            file: as_text(digest).removeprefix("sha256:")
             for file, digest in server["files"].items()
         },
         settings={
-            name: worded(value)
+            name: as_text(value)
             for name, value in server.get("settings", {}).items()
             if name in SCRIPT_SETTINGS
         },
@@ -2098,7 +2098,7 @@ def whole(value: object) -> int:
     return value
 
 
-def worded(value: object) -> str:
+def as_text(value: object) -> str:
     """Return the value if it is a text; raise TypeError or ValueError if it is none."""
     if not isinstance(value, str) or "\0" in value:
         raise TypeError(f"{value!r} is no text")
@@ -2107,27 +2107,27 @@ def worded(value: object) -> str:
 
 
 def parsed_relation(entry: Mapping[str, str]) -> Relation:
-    return Relation(worded(entry["schema"]), worded(entry["name"]))
+    return Relation(as_text(entry["schema"]), as_text(entry["name"]))
 
 
 def parsed_file(entry: Mapping[str, Any]) -> TableFile:
     """Return one table's part of a manifest; its path must stay in the folder."""
     table = entry["postgresql"]
-    path = worded(entry["path"])
+    path = as_text(entry["path"])
     if not re.fullmatch(r"[^/\\.][^/\\]*\.csv(\.gz)?", path):
         raise ValueError(f"unsafe path {path}")
     schema = entry.get("schema", {"fields": []})
-    names = [worded(field["name"]) for field in schema["fields"]]
-    if len(names) != len(list(map(worded, table["types"]))):
+    names = [as_text(field["name"]) for field in schema["fields"]]
+    if len(names) != len(list(map(as_text, table["types"]))):
         raise ValueError(f"columns without a type in {path}")
     return TableFile(
         relation=parsed_relation(table),
         path=path,
         rows=whole(table["rows"]),
         size=whole(entry["bytes"]),
-        sha256=worded(entry["hash"]).removeprefix("sha256:"),
-        text_sha256=worded(table.get("text", entry["hash"])).removeprefix("sha256:"),
-        key=tuple(map(worded, schema.get("primaryKey", ()))),
+        sha256=as_text(entry["hash"]).removeprefix("sha256:"),
+        text_sha256=as_text(table.get("text", entry["hash"])).removeprefix("sha256:"),
+        key=tuple(map(as_text, schema.get("primaryKey", ()))),
     )
 
 
@@ -2987,7 +2987,7 @@ LIST_NEEDED = f"""
     FROM need
 """
 # What is a part of tables, or cannot be without them; a view cannot without its rule.
-LIST_DEPENDENT = """
+LIST_GONE_WITH = """
     WITH RECURSIVE gone(class, oid) AS (
         SELECT 'pg_class'::regclass::oid, oid FROM unnest(%(left_out)s::oid[]) AS c(oid)
         UNION
@@ -3505,7 +3505,7 @@ GRANTS = """(
 
 # What DROP and CREATE change in silence: a new object belongs to its maker, and has
 # the default privileges of its maker and schema.
-LIST_RIGHTS = f"""
+LIST_PRIVILEGES = f"""
     WITH object(class, kind, name, oid, schema, owner, acl, type, apart, acts) AS (
         SELECT 'pg_class'::regclass,
                CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END,
@@ -3589,7 +3589,7 @@ PUBLISHED_PART = """
 
 # What belongs to a table, schema or function that goes, and is made by other statements
 # than it: Supabase's realtime, and a trigger on auth.users that calls our function.
-LIST_TIES = f"""
+LIST_DEPENDENTS = f"""
     SELECT o.name, n.nspname, c.relname, true,
            making || CASE t.tgenabled WHEN 'O' THEN '' ELSE
                format('; ALTER TABLE %%s %%s TRIGGER %%I', c.oid::regclass,
@@ -3944,7 +3944,7 @@ def libpq_options(settings: Settings) -> dict[str, Any]:
 
 
 def is_local(settings: Settings) -> bool:
-    """Tell whether the database is on this very machine."""
+    """Return whether the database is on this very machine."""
     host = settings.host
     near = ("localhost", "127.0.0.1", "::1", EMBEDDED)
     return host in near or host.startswith(("/", "@"))
@@ -3997,7 +3997,7 @@ class Ending:
 
     @property
     def held(self) -> bool:
-        """Tell whether signals have to wait."""
+        """Return whether signals have to wait."""
         return bool(self._held or self.done)
 
     def check(self) -> None:
@@ -4022,7 +4022,7 @@ class Ending:
         self.check()
 
     def patient(self, seconds: float) -> bool:
-        """Tell whether a signal is not that old yet, and a second one a fifth of it."""
+        """Return whether a signal is younger than that, a second one than a fifth."""
         ends = zip(self._times, (seconds, seconds / 5), strict=False)
         return all(time.monotonic() < since + length for since, length in ends)
 
@@ -4385,7 +4385,7 @@ PRINT_ROUTINE = """
 """
 
 
-def as_encrypted(server: Settings, db: Database) -> Settings:
+def require_tls_if_used(server: Settings, db: Database) -> Settings:
     """Return settings that demand TLS if the connection has it without a demand."""
     chance = server.sslmode in ("allow", "prefer") and db.connection.info.ssl_in_use
     return dataclasses.replace(server, sslmode="require") if chance else server
@@ -4545,7 +4545,7 @@ NOT_FOUND = ("42883", "42P01", "42704", "3F000")  # a function, table, type, sch
 
 
 def misses_names(error: object) -> bool:
-    """Tell whether a function does not find what it calls by bare names."""
+    """Return whether a function does not find what it calls by bare names."""
     return (
         isinstance(error, psycopg2.Error)
         and error.pgcode in NOT_FOUND
@@ -4567,7 +4567,7 @@ def function_hint(error: psycopg2.Error) -> str:
 
 
 def is_end(error: psycopg2.Error) -> bool:
-    """Tell whether an error is the end of its connection."""
+    """Return whether an error is the end of its connection."""
     return error.diag.severity_nonlocalized not in ("ERROR", "WARNING")
 
 
@@ -4615,7 +4615,9 @@ def itself(table: Table) -> sql.Composable:
     return sql.SQL("{} {}").format(sql.SQL(only), table.relation.ident)
 
 
-def render_rights(changes: Collection[tuple[Rights, Rights]]) -> Iterator[str]:
+def render_privileges(
+    changes: Collection[tuple[Privileges, Privileges]],
+) -> Iterator[str]:
     """Yield statements: a schema's first, for owners need rights there."""
     for of_schemas in (True, False):
         part = [each for each in changes if (each[0].kind == "SCHEMA") is of_schemas]
@@ -5225,7 +5227,7 @@ class Database:
         rows = self.fetch(LIST_NEEDED, values)
         needs = Needs(
             frozenset((class_, oid) for class_, oid, _, _ in rows),
-            frozenset(self.fetch(LIST_DEPENDENT, values)),
+            frozenset(self.fetch(LIST_GONE_WITH, values)),
             alone,
             {oid: needed_by for _, oid, needed_by, _ in rows if needed_by},
             tuple(sorted({body for *_, body in rows if body})),
@@ -5248,25 +5250,29 @@ class Database:
         return [(*row,) for row in self.list_catalog(LIST_HOOKS)]
 
     def fetch_names_of_newer_keywords(self) -> bool:
-        """Tell whether names that the server prints plain are keywords to newer."""
+        """Return whether names that the server prints plain are keywords to newer."""
         return bool(self.list_catalog(LIST_NAMES_OF_NEWER_KEYWORDS))
 
-    def fetch_rights(self) -> dict[tuple[str, str], Rights]:
+    def fetch_privileges(self) -> dict[tuple[str, str], Privileges]:
         """Return owner and grants of every object, by kind and name."""
         self.execute(NARROW_PATH)
         found = {}
-        for *facts, grants, usual in self.list_catalog(LIST_RIGHTS):
+        for *facts, grants, usual in self.list_catalog(LIST_PRIVILEGES):
             pairs = (frozenset(map(tuple, each or ())) for each in (grants, usual))
-            found[facts[0], facts[1]] = Rights(*(*facts, *pairs))
+            found[facts[0], facts[1]] = Privileges(*(*facts, *pairs))
         return found
 
-    def fetch_ties(self) -> dict[str, Tie]:
+    def fetch_dependents(self) -> dict[str, Dependent]:
         """Return what depends on tables, schemas, functions from outside, by name."""
         self.execute(NARROW_PATH)
         limited = self.major >= 15
-        query = LIST_TIES if limited else LIST_TIES.replace(PUBLISHED_PART, "")
+        query = (
+            LIST_DEPENDENTS if limited else LIST_DEPENDENTS.replace(PUBLISHED_PART, "")
+        )
         return {
-            name: Tie(name, Relation(*about) if about[1] else None, survivor, statement)
+            name: Dependent(
+                name, Relation(*about) if about[1] else None, survivor, statement
+            )
             for name, *about, survivor, statement in self.list_catalog(query)
         }
 
@@ -5547,7 +5553,7 @@ class Database:
                 "correct the files, or bring the rows that others refer to there first",
             ) from error
 
-    def bring_back(self, tie: Tie) -> None:
+    def recreate(self, tie: Dependent) -> None:
         """Make again what went with a dropped object, or raise and change nothing."""
         self.execute("SAVEPOINT tie")
         try:
@@ -5555,22 +5561,24 @@ class Database:
         except psycopg2.Error as error:
             self.execute("ROLLBACK TO tie; RELEASE tie")
             raise damaged(
-                f"{SCHEMA_FILE} takes the {tie.name}, which cannot be brought back: "
+                f"{SCHEMA_FILE} drops the {tie.name}, which cannot be made again: "
                 f"{database_failure(error)}",
                 f"drop less in {SCHEMA_FILE}, or lose it with restore --accept-drift",
             ) from error
         self.execute("RELEASE tie")
 
-    def give_rights(self, changes: Collection[tuple[Rights, Rights]]) -> None:
+    def restore_privileges(
+        self, changes: Collection[tuple[Privileges, Privileges]]
+    ) -> None:
         """Give objects the owner and grants that they had: pairs of what is and was.
 
-        What the blueprint says of them itself, it means.
+        What the schema script says of them itself, it means.
         """
         with self.explaining(
             "grants of the target cannot be given again: ",
             f"say in {SCHEMA_FILE} which grants are to hold (GRANT, REVOKE)",
         ):
-            self.execute_all(render_rights(changes))
+            self.execute_all(render_privileges(changes))
 
     def analyze(self, batches: list[list[Relation]]) -> None:
         """Refresh the planner's statistics; the restore is complete without them.
@@ -5692,7 +5700,7 @@ def is_root() -> bool:
 
 
 def is_open(folder: Path) -> bool:
-    """Tell whether other users can enter a folder."""
+    """Return whether other users can enter a folder."""
     path = folder.resolve()
     return all(each.stat().st_mode & stat.S_IXOTH for each in (path, *path.parents))
 
@@ -5814,7 +5822,7 @@ class OwnServer:
         new.rmdir()
 
     def unfinished(self) -> bool:
-        """Tell whether whoever made its files was killed."""
+        """Return whether whoever made its files was killed."""
         return any(self.data.glob(NEW_PREFIX + "*"))
 
     def start(self) -> None:
@@ -5853,7 +5861,7 @@ class OwnServer:
             shutil.rmtree(folder, ignore_errors=True)
 
     def owns(self, folder: str) -> bool:
-        """Tell whether it made a folder: others may take a name once it is free."""
+        """Return whether it made a folder: others may take a name once it is free."""
         with contextlib.suppress(OSError):
             return Path(folder).lstat().st_uid == self.data.stat().st_uid
         return False
@@ -5866,7 +5874,7 @@ class OwnServer:
         return "", 0
 
     def runs(self) -> bool:
-        """Tell whether it listens."""
+        """Return whether it listens."""
         host, port = self.noted()
         with contextlib.suppress(OSError):
             if WINDOWS:
@@ -6491,7 +6499,7 @@ CHANGED = "was changed since the export (sha256 differs)"
 
 
 def differs_in_line_ends(path: Path, digest: str) -> bool:
-    """Tell whether a file would have that sha256 if its lines ended otherwise."""
+    """Return whether a file would have that sha256 if its lines ended otherwise."""
     unix, windows = hashlib.sha256(), hashlib.sha256()
     with path.open("rb") as file:
         for line in file:
@@ -6555,7 +6563,7 @@ def read_csv_header(path: Path, resource: TableFile | None, sha256: str) -> CsvF
 
 
 def ends_in_crlf(file: io.BufferedReader) -> bool:
-    """Tell whether the last that was read of a file is CRLF."""
+    """Return whether the last that was read of a file is CRLF."""
     if file.tell() < 2:
         return False
     file.seek(-2, os.SEEK_CUR)
@@ -7195,7 +7203,7 @@ class Folder:
                     shutil.rmtree(stage, ignore_errors=True)
 
     def is_new(self) -> bool:
-        """Tell whether nothing is there but what exports have staged that go on."""
+        """Return whether nothing is there but what exports have staged that go on."""
         return all(path.name.startswith(STAGING_PREFIX) for path in self.path.iterdir())
 
     def publish(self, stage: Path, done: str) -> None:
@@ -7268,7 +7276,7 @@ class Folder:
         )
 
     def is_beyond_reading(self) -> bool:
-        """Tell whether it has a catalog.txt, as ours do, but no readable manifest."""
+        """Return whether it has a catalog.txt, as ours do, but no readable manifest."""
         try:
             json.loads(read_plain(self.path / MANIFEST_FILE))
         except (ValueError, RecursionError):
@@ -7331,7 +7339,7 @@ class Export:
     out: Collection[int] = ()  # oids of what is of tables left out
 
     done = "the snapshot is published"  # what a command has then achieved
-    # What to do about a blueprint that is not the database's.
+    # What to do about a schema script that is not the database's.
     hint = "bring it up to date (export_restore.py schema --force), or export --exclude"
 
     def __init__(
@@ -7358,7 +7366,7 @@ class Export:
             lines = self.db.fetch_catalog_lines()
             self.lines = [line for line in lines if not line.is_invalid]
             self.check_exportable()
-            self.check_blueprint()
+            self.check_schema_script()
             self.plan_files()
             written = self.copy_tables()
             report.doing("writing the catalog")
@@ -7490,7 +7498,7 @@ class Export:
                 "ALTER TYPE … ADD VALUE adds after a commit alone, and a restore is "
                 "one transaction: put the value into CREATE TYPE"
             )
-        rights = self.db.fetch_rights().values()
+        rights = self.db.fetch_privileges().values()
         # Every project of a provider begins with the same default privileges.
         provided = MANAGED_KIND in left_out
         closed = [
@@ -7522,7 +7530,7 @@ class Export:
             if lacking:
                 yield f"not exported: {render_left_out(kind, lacking)}"
 
-    def check_blueprint(self) -> None:
+    def check_schema_script(self) -> None:
         """Raise if the database has something that schema.sql does not mention.
 
         A script that puts statements together as it runs may make it all the same.
@@ -7572,7 +7580,7 @@ class Export:
 
 
 def is_mentioned(name: str, names: Collection[str]) -> bool:
-    """Tell whether a script's names have that of an object: policy ours on objects."""
+    """Return whether a script names an object: policy ours on objects."""
     return name.partition(" on ")[0].rpartition(" ")[2].strip('"') in names
 
 
@@ -7643,7 +7651,7 @@ def plan_files(
     return [(known[each], names[each]) for each in order]
 
 
-def sensible_jobs(tasks: Iterable[CopyTask]) -> int:
+def default_jobs(tasks: Iterable[CopyTask]) -> int:
     """Return how many connections pay: one for each large table or part of one."""
     worth = sum(max(1, each.size // LARGE_TABLE) for each in tasks if each.large)
     return max(1, min(os.cpu_count() or 1, MOST_JOBS, worth))
@@ -7716,7 +7724,7 @@ class Jobs:
 
     def copy(self, tasks: Seq[CopyTask]) -> list[Written]:
         """Copy every table to its file, the largest first; return them in order."""
-        count = self.count or sensible_jobs(tasks)
+        count = self.count or default_jobs(tasks)
         self.parts = {
             task.table.oid: list(self.split(task, number))
             for task, number in plan_parts(tasks, count)
@@ -7921,7 +7929,7 @@ class Load:
 
 
 def restore(settings: Settings, options: Options, report: Report) -> list[Copied]:
-    """Bring a snapshot back in one transaction; return what came, in load order."""
+    """Restore a snapshot in one transaction; return what came, in load order."""
     if options.keep:
         Folder(options.keep).check_apart(options.dir)
     with (
@@ -7946,7 +7954,7 @@ class Restore:
     replayed: Replayed | None = None  # with --data-only nothing is
     loads: list[Load]
     lost_keys: tuple[Resting, ...] = ()
-    rights: Seq[tuple[Rights, Rights]] = ()  # what is and what was
+    rights: Seq[tuple[Privileges, Privileges]] = ()  # what is and what was
 
     def __init__(
         self, settings: Settings, snapshot: Snapshot, options: Options, report: Report
@@ -7977,7 +7985,7 @@ class Restore:
     def preview(self) -> Seq[Replaced]:
         """Say what goes; return it if somebody has to agree.
 
-        Nobody has where a script restores a snapshot's own database. What a blueprint
+        Nobody has where a script restores a snapshot's own database. What schema.sql
         drops is known when it was replayed: that is done once before, and taken back.
         """
         options, manifest = self.options, self.snapshot.manifest
@@ -7991,7 +7999,7 @@ class Restore:
         if asks and self.before.tables and not options.data_only:
             self.replay()
             after, names = self.db.fetch_catalog(), names_of(self.before.tables)
-            gone = {name for name in names if not outlived(name, self.before, after)}
+            gone = {name for name in names if not survived(name, self.before, after)}
             self.db.rollback()
             self.begin()
         replaced = self.fetch_replaced(gone)
@@ -8069,7 +8077,7 @@ class Restore:
 
     def replace(self) -> list[Copied]:
         """Replace what is there, check it, and commit; with --dry-run do not."""
-        self.keep_present()
+        self.back_up_target()
         if self.options.data_only:
             self.lock_targets()
         else:
@@ -8081,9 +8089,9 @@ class Restore:
             self.check_content()
         self.db.force_policies(self.tables, "FORCE")
         self.refresh_views()
-        self.db.give_rights(self.rights)
+        self.db.restore_privileges(self.rights)
         if self.replayed:
-            self.keep_ties(self.replayed.former, survivors=False)
+            self.recreate_dependents(self.replayed.former, survivors=False)
         if not self.options.accept_drift:
             self.report.doing("checking the catalog")
             self.check_unaltered()
@@ -8101,7 +8109,7 @@ class Restore:
         """The oids of what was there before."""
         return frozenset(self.before.relations.values())
 
-    def keep_present(self) -> None:
+    def back_up_target(self) -> None:
         """Export what the target holds; nobody can change it until it is replaced."""
         options, names = self.options, self.snapshot.script.names
         if options.keep is None:
@@ -8151,13 +8159,13 @@ class Restore:
         self.lines = self.db.fetch_catalog_lines(managed=())
 
     def replace_schema(self) -> None:
-        """Replay the blueprint; raise if it takes or makes what it should not.
+        """Replay the schema script; raise if it takes or makes what it should not.
 
         That is before the first row is loaded, which may take an hour.
         """
         former = self.replay_under_locks()
         self.report.doing("comparing the catalog")
-        if self.keep_ties(former, survivors=True):
+        if self.recreate_dependents(former, survivors=True):
             self.catalog = self.db.fetch_catalog()
         self.loads = self.plan_loads()
         self.note_empty(former.catalog)
@@ -8173,15 +8181,15 @@ class Restore:
         if not self.options.accept_drift:
             check_kept(self.replayed)
             self.check_drift(self.replayed)
-        self.rights = self.rights_to_give(former.rights)
+        self.rights = self.privileges_to_restore(former.rights)
         keys = self.replayed.keys_lost
         self.lost_keys = tuple(each for each in former.at_rest if each.oid in keys)
         self.lines = self.replayed.lines_to_be
         stayed = [table for table in self.tables if table.oid in self.known]
         self.db.lock_tables(stayed, "ACCESS EXCLUSIVE")
 
-    def replay_under_locks(self) -> Former:
-        """Replay the blueprint; return what was there before.
+    def replay_under_locks(self) -> TargetState:
+        """Replay the schema script; return what was there before.
 
         A table that goes or is emptied may get rows from others until it is locked, and
         which ones do is known after a replay. So begin again until nothing goes that
@@ -8189,7 +8197,7 @@ class Restore:
         """
         locked: list[Table] = []
         while True:
-            former = fetch_former(self.db, self.before)
+            former = fetch_target_state(self.db, self.before)
             storage = self.db.fetch_of_parts(STORAGE, self.before.tables)
             self.report.doing(f"replaying {SCHEMA_FILE}")
             notes = self.replay()
@@ -8222,7 +8230,7 @@ class Restore:
         return {each.relation for each in manifest.files}
 
     def replay(self) -> list[str]:
-        """Run the blueprint; return notes, above all on what was skipped."""
+        """Run the schema script; return notes, above all on what was skipped."""
         script, db = self.snapshot.script, self.db
         notes: list[str] = []
         if "setval" in script.names:
@@ -8257,7 +8265,7 @@ class Restore:
         return notes
 
     def report_lost(self, replayed: Replayed) -> None:
-        """Raise if the blueprint takes what nothing brings back; name what it may drop.
+        """Raise if the script drops what nothing makes again; name what it may drop.
 
         It means to drop what a DROP of its own names.
         """
@@ -8270,7 +8278,7 @@ class Restore:
         if taken and not self.options.accept_drift:
             raise several(
                 [render_lost(line, drops) for line in taken],
-                f"{SCHEMA_FILE} takes what nothing brings back",
+                f"{SCHEMA_FILE} drops what nothing makes again",
                 f"add it to {SCHEMA_FILE}, or lose it with restore --accept-drift",
             )
         if lost:
@@ -8278,20 +8286,20 @@ class Restore:
             self.report.note(f"dropped by {SCHEMA_FILE}: {names}")
 
     def note_empty(self, before: Catalog) -> None:
-        """Name the tables that the blueprint makes and the snapshot has no rows of."""
+        """Name the tables that the script makes and the snapshot has no rows of."""
         names = names_of(self.catalog.tables) - names_of(self.tables)
         made = [str(name) for name in sorted(names)
-                if not outlived(name, before, self.catalog)]  # fmt: skip
+                if not survived(name, before, self.catalog)]  # fmt: skip
         if made:
             self.report.note(f"note: the snapshot has no rows of {', '.join(made)}")
 
     def note_changed_rows(self, replayed: Replayed) -> None:
-        """Name the tables besides the snapshot whose rows the blueprint has changed."""
+        """Name the tables besides the snapshot whose rows the script has changed."""
         besides = [
             table
             for table in replayed.former.catalog.tables
             if table.relation not in replayed.loaded
-            and replayed.outlived(table.relation)
+            and replayed.survived(table.relation)
         ]
         changed = self.db.fetch_of_parts(ROWS_CHANGED, besides)
         filled = [each for each in replayed.former.filled if each.oid in changed]
@@ -8324,18 +8332,18 @@ class Restore:
                 [*lines, *uncompared(problem)],
             )
 
-    def rights_to_give(
-        self, before: Mapping[tuple[str, str], Rights]
-    ) -> list[tuple[Rights, Rights]]:
-        """Return what the blueprint made anew, with owner and grants of what was there.
+    def privileges_to_restore(
+        self, before: Mapping[tuple[str, str], Privileges]
+    ) -> list[tuple[Privileges, Privileges]]:
+        """Return what the script made anew, with owner and grants of what was there.
 
         Default privileges would open a table again that the target had closed. They
-        have to be as the blueprint left them: so one sees what it said itself. Raises
+        have to be as the script left them: so one sees what it said itself. Raises
         if what acts as its owner would act as somebody else.
         """
         anew = [
             (now, before[key])
-            for key, now in self.db.fetch_rights().items()
+            for key, now in self.db.fetch_privileges().items()
             if key in before and before[key].oid != now.oid
         ]
         said = [
@@ -8358,12 +8366,12 @@ class Restore:
                 self.report.note(f"note: {fact}")
         return anew
 
-    def keep_ties(self, former: Former, *, survivors: bool) -> bool:
+    def recreate_dependents(self, former: TargetState, *, survivors: bool) -> bool:
         """Bring back what went with dropped objects; tell whether anything did.
 
         That is either the parts of tables that survived, or what lists other ones.
         """
-        there = self.db.fetch_ties().keys()
+        there = self.db.fetch_dependents().keys()
         lost = [
             tie
             for name, tie in former.ties.items()
@@ -8373,7 +8381,7 @@ class Restore:
         ]
         for tie in lost:
             try:
-                self.db.bring_back(tie)
+                self.db.recreate(tie)
             except SnapshotError as error:
                 if not self.options.accept_drift:
                     raise
@@ -8434,7 +8442,7 @@ class Restore:
     def fetch_seeded(self) -> list[Table]:
         """Return the new tables that have rows; raise if others still have some.
 
-        Rows in a new table are the blueprint's own INSERTs; the snapshot has them, too.
+        Rows in a new table are the script's own INSERTs; the snapshot has them, too.
         """
         seeded = self.db.fetch_filled(self.tables)
         old = [str(table.relation) for table in seeded if table.oid in self.known]
@@ -8566,37 +8574,37 @@ class KeptExport(Export):
 
     done = ""
     hint = (
-        "write the blueprint of what is there, export_restore.py schema --output "
+        "write the schema script of what is there, export_restore.py schema --output "
         "present.sql, and add --keep-schema-file present.sql"
     )
 
 
 @dataclass(frozen=True)
-class Former:
-    """What the target was before the blueprint ran."""
+class TargetState:
+    """What the target was before the schema script ran."""
 
     catalog: Catalog
     lines: list[CatalogLine]
-    rights: dict[tuple[str, str], Rights]
-    ties: dict[str, Tie]
+    rights: dict[tuple[str, str], Privileges]
+    ties: dict[str, Dependent]
     at_rest: list[Resting]
     filled: list[Table]  # tables with rows, as far as we may see them
 
-    def is_due(self, tie: Tie, after: Catalog) -> bool:
-        """Tell whether what a tie is about is there after the replay, or its like."""
+    def is_due(self, tie: Dependent, after: Catalog) -> bool:
+        """Return whether what a tie is about is there after the replay, or its like."""
         if tie.survivor:
-            return outlived(tie.about, self.catalog, after)
+            return survived(tie.about, self.catalog, after)
         return tie.about is None or tie.about in after.relations
 
 
-def fetch_former(db: Database, catalog: Catalog) -> Former:
-    """Return what a blueprint may take away from the target."""
+def fetch_target_state(db: Database, catalog: Catalog) -> TargetState:
+    """Return what a schema script may take away from the target."""
     visible = [each for each in catalog.tables if each.readable and not each.hides_rows]
-    return Former(
+    return TargetState(
         catalog,
         db.fetch_catalog_lines(managed=()),
-        db.fetch_rights(),
-        db.fetch_ties(),
+        db.fetch_privileges(),
+        db.fetch_dependents(),
         db.fetch_at_rest(),
         db.fetch_filled(visible),
     )
@@ -8604,17 +8612,17 @@ def fetch_former(db: Database, catalog: Catalog) -> Former:
 
 @dataclass(frozen=True)
 class Replayed:
-    """What the blueprint made of the target's catalog."""
+    """What the schema script made of the target's catalog."""
 
-    former: Former
+    former: TargetState
     catalog: Catalog
     lines: list[CatalogLine]
     expected: tuple[str, ...]  # the lines of the snapshot
     loaded: frozenset[Relation]  # tables that its rows go into
 
-    def outlived(self, relation: Relation | None) -> bool:
-        """Tell whether a relation is the one that was there before."""
-        return outlived(relation, self.former.catalog, self.catalog)
+    def survived(self, relation: Relation | None) -> bool:
+        """Return whether a relation is the one that was there before."""
+        return survived(relation, self.former.catalog, self.catalog)
 
     @functools.cached_property
     def keys_lost(self) -> set[int]:
@@ -8624,9 +8632,9 @@ class Replayed:
             key.oid
             for key in self.former.catalog.foreign_keys
             if (key.table, key.name) not in kept
-            and self.outlived(key.table)
+            and self.survived(key.table)
             and key.references in self.catalog.relations
-            and not self.outlived(key.references)
+            and not self.survived(key.references)
         }
 
     @functools.cached_property
@@ -8652,8 +8660,8 @@ class Replayed:
         ]
 
     def mattered(self, line: CatalogLine, *, changed: bool) -> bool:
-        """Tell whether it is a loss that a line is no more, or is another one."""
-        if self.outlived(line.relation):
+        """Return whether it is a loss that a line is no more, or is another one."""
+        if self.survived(line.relation):
             return line.relation not in self.loaded
         if line.relation is None or changed:
             return not changed
@@ -8669,14 +8677,14 @@ class Replayed:
 
         def is_theirs(relation: Relation | None) -> bool:
             schema = relation.schema if relation else ""
-            return schema in MANAGED_SCHEMAS and self.outlived(relation)
+            return schema in MANAGED_SCHEMAS and self.survived(relation)
 
         return [
             line
             for line in self.lines_to_be
             if line.key in keys
             or not ((line.text, line.oid) in old or is_theirs(line.relation)
-                    or (line.text in texts and self.outlived(line.relation)))
+                    or (line.text in texts and self.survived(line.relation)))
         ]  # fmt: skip
 
 
@@ -8696,12 +8704,12 @@ PART_HINT = (
 
 
 def check_kept(replayed: Replayed) -> None:
-    """Raise if the blueprint dropped tables whose rows no CSV brings back."""
+    """Raise if the schema script dropped tables whose rows no CSV brings back."""
     gone = [
         str(table.relation)
         for table in replayed.former.filled
         if table.relation not in replayed.loaded
-        and not replayed.outlived(table.relation)
+        and not replayed.survived(table.relation)
     ]
     if gone:
         raise damaged(
@@ -8724,8 +8732,8 @@ def uncompared(problem: str) -> list[str]:
     return [f"whether they mean the same is not known: {problem}"] if problem else []
 
 
-def outlived(relation: Relation | None, before: Catalog, after: Catalog) -> bool:
-    """Tell whether a relation is the same that was there before the restore."""
+def survived(relation: Relation | None, before: Catalog, after: Catalog) -> bool:
+    """Return whether a relation is the same that was there before the restore."""
     if relation is None:
         return False
     oid = before.relations.get(relation)
@@ -8733,7 +8741,7 @@ def outlived(relation: Relation | None, before: Catalog, after: Catalog) -> bool
 
 
 def settings_of_script(snapshot: Snapshot) -> dict[str, str]:
-    """Return the settings under which a blueprint means what it meant to its source."""
+    """Return the settings under which a script means what it meant to its source."""
     settings = dict(snapshot.manifest.settings) if snapshot.manifest else {}
     if "money" not in snapshot.script.names:
         settings.pop("lc_monetary", None)  # many servers have no such locale
@@ -8746,7 +8754,7 @@ def render_lost(line: CatalogLine, drops: Iterable[Statement]) -> str:
     with_it = [each for each in drops if names_dropped(each) & words]
     with_it.sort(key=lambda each: "CASCADE" not in each.words)
     cause = excerpt(with_it[0].text) if with_it else SCHEMA_FILE
-    return f"{shown(line.key)} goes with {cause}, and does not come back"
+    return f"{shown(line.key)} goes with {cause}, and is not made again"
 
 
 def shown(key: str) -> str:
@@ -8793,7 +8801,7 @@ class Comparison:
         if snapshot.manifest is None:
             raise damaged(
                 f"{snapshot.folder} has no manifest ({MANIFEST_FILE}) to compare with",
-                "export again; restore brings such a folder back, unchecked",
+                "export again; restore takes such a folder, unchecked",
             )
         self.manifest = snapshot.manifest
 
@@ -8950,7 +8958,7 @@ def rehearse(settings: Settings | None, options: Options, report: Report) -> Reh
     """Restore a snapshot where it harms nobody, and compare.
 
     That is a private server, started for it, or a scratch database beside the one of
-    `settings`. Raises SnapshotError if the snapshot does not come back whole.
+    `settings`. Raises SnapshotError if the snapshot is not made again whole.
     """
     asked = Options(dir=options.dir, accept_edits=options.accept_edits)
     report.doing("checking the files")
@@ -8988,7 +8996,7 @@ def rehearse(settings: Settings | None, options: Options, report: Report) -> Reh
 
 
 def prepare_private(server: Settings, script: Script) -> None:
-    """Give a private server the roles that a blueprint names."""
+    """Give a private server the roles that a schema script names."""
     with Database(dataclasses.replace(server, user=SUPERUSER)) as db:
         lend_roles(db, {*roles_named(script)} - {*roles_created(script)})
 
@@ -9013,7 +9021,7 @@ def check_equal(verification: Verification, folder: Path) -> None:
     """Raise if a restored snapshot is not the database that was exported."""
     if not verification.equal:
         raise damaged(
-            f"{folder} does not come back as it was",
+            f"{folder} is not made again as it was",
             "see what changes it as it is restored, and export again",
             render_verification(verification),
         )
@@ -9025,7 +9033,9 @@ def render_verification(verification: Verification) -> list[str]:
     return [*rows, *verification.states, *verification.catalog]
 
 
-def take_blueprint(settings: Settings, options: Options, report: Report) -> Blueprint:
+def take_schema_dump(
+    settings: Settings, options: Options, report: Report
+) -> SchemaDump:
     """Return a schema script for a live database; pg_dump writes it.
 
     It restores as it stands: what belongs to other roles is left out, and named.
@@ -9039,7 +9049,7 @@ def take_blueprint(settings: Settings, options: Options, report: Report) -> Blue
             used = db.fetch_used_by_others()
             needs = fetch_needs(db, options, report) if options.partial else None
             hooks = [] if needs else db.fetch_hooks()
-            server = as_encrypted(reached, db)
+            server = require_tls_if_used(reached, db)
             quoted = db.fetch_names_of_newer_keywords()
         plan = DumpPlan(major, others, quoted, needs)
         program, dump = dump_schema(server, plan, report)
@@ -9050,7 +9060,7 @@ def take_blueprint(settings: Settings, options: Options, report: Report) -> Blue
     text = with_hooks(amended(without_versions(dump), major, used), ours)
     report.doing("replaying it on a private server")
     writer = f"pg_dump {program.number}"
-    return Blueprint(text, writer, tuple(others), find_flaw(text, major))
+    return SchemaDump(text, writer, tuple(others), find_flaw(text, major))
 
 
 def fetch_needs(db: Database, options: Options, report: Report) -> Needs:
@@ -9081,7 +9091,7 @@ def fetch_needs(db: Database, options: Options, report: Report) -> Needs:
 
 
 def find_flaw(text: str, major: int) -> str:
-    """Replay a blueprint where it harms nobody; return why it fails, if it does.
+    """Replay a schema script where it harms nobody; return why it fails, if it does.
 
     Empty, too, if there is no private server that could tell: it may be missing, older
     than the source, or lack what that had.
@@ -9101,14 +9111,14 @@ def find_flaw(text: str, major: int) -> str:
 
 
 def fault_of_replay(db: Database, script: Script) -> str:
-    """Run a blueprint in a transaction that comes to nothing; return why it fails."""
+    """Run a schema script in a transaction that is rolled back; return why it fails."""
     db.begin_restore()
     db.use_settings_of_source({})
     try:
         db.run_script(plan_statements(script.statements)[0], SCHEMA_FILE)
     except SnapshotError as error:
         cause = error.__cause__
-        # A provider's schema, or what takes a superuser: no fault of the blueprint.
+        # A provider's schema, or what takes a superuser: no fault of the dump.
         codes = (NO_SUCH_SCHEMA, NO_RIGHT)
         elsewhere = isinstance(cause, psycopg2.Error) and cause.pgcode in codes
         if not (elsewhere or find_lack(cause)):
@@ -9235,7 +9245,7 @@ class Report:
         self._lists = True
 
     def can_ask(self) -> bool:
-        """Tell whether a person sees what we say, and can answer."""
+        """Return whether a person sees what we say, and can answer."""
         return sys.stdin.isatty() and sys.stderr.isatty()
 
     def confirm(self, question: str, what: str, wanted: str) -> None:
@@ -9611,15 +9621,15 @@ def human_size(size: float) -> str:
     return f"{size:.1f} TB"
 
 
-# ---- Command line — the only room that exits -----------------------------------------
+# ---- Command line — the only section that exits --------------------------------------
 
 PROGRAM = "python export_restore.py"
 
 EXAMPLES = """\
 examples:
-  Take the database of .env to the folder exports:
+  Export the database of .env to the folder exports:
     python export_restore.py export
-  Bring it back, into the same database or another one:
+  Restore it, into the same database or another one:
     python export_restore.py restore --env-file supabase.env
   See whether that database still holds what the folder does:
     python export_restore.py verify --env-file supabase.env
@@ -9672,7 +9682,7 @@ class Options:
 
     @property
     def partial(self) -> bool:
-        """Tell whether some tables are left out."""
+        """Return whether some tables are left out."""
         return bool(self.tables or self.exclude)
 
     def next_command(self, name: str, folder: Path, *words: str) -> str:
@@ -9691,7 +9701,7 @@ def command_export(options: Options, report: Report) -> int:
     report.remains = lambda: held_by(options.dir)
     copied = export(settings, options, report)
     report.remains = str
-    how, words = "Bring it back, here or elsewhere", []
+    how, words = "Restore it, here or elsewhere", []
     if options.partial:
         how = "Restore it into a new database,\nor replace the rows of its tables here"
         words = ["--data-only"]
@@ -9734,7 +9744,7 @@ def command_restore(options: Options, report: Report) -> int:
         )
     if options.tables and not options.data_only:
         raise usage_error(
-            "--tables goes with --data-only: a blueprint is replayed as a whole",
+            "--tables goes with --data-only: schema.sql is replayed as a whole",
             "add --data-only, or leave out --tables",
         )
     report.record(dry_run=options.dry_run)
@@ -9744,7 +9754,7 @@ def command_restore(options: Options, report: Report) -> int:
         summary = f"It would work. Nothing was changed in {settings}."
     elif options.keep and (options.keep / MANIFEST_FILE).exists():
         words = ["--data-only"] if options.data_only else []
-        summary += f" What was there before is in {options.keep}. Bring it back with:\n"
+        summary += f" What was there before is in {options.keep}. Restore it with:\n"
         summary += f"  {options.next_command('restore', options.keep, *words)}"
     report.result(copied, summary)
     return EXIT_DONE
@@ -9812,16 +9822,16 @@ def command_schema(options: Options, report: Report) -> int:
     report.record(database=settings, file=output and str(output))
     if output:
         check_output(output, force=options.force)
-    blueprint = take_blueprint(settings, options, report)
-    text, written_by = blueprint.text, blueprint.written_by
-    if blueprint.left_out:
-        names = list(map(str, blueprint.left_out))
+    dump = take_schema_dump(settings, options, report)
+    text, written_by = dump.text, dump.written_by
+    if dump.left_out:
+        names = list(map(str, dump.left_out))
         report.note(f"not in it: {render_left_out('what belongs to others', names)}")
-    if blueprint.flaw:
-        report.note(f"note: it {blueprint.flaw}")
+    if dump.flaw:
+        report.note(f"note: it {dump.flaw}")
     if output:
         write_source(output, text.encode())
-    report.record(written_by=written_by, left_out=blueprint.left_out)
+    report.record(written_by=written_by, left_out=dump.left_out)
     report.record(text=None if output else text)
     said = f"{output} describes {settings}; {written_by} wrote it."
     options.quiet &= bool(output)  # what is asked for is no talk
@@ -9913,13 +9923,13 @@ COMMANDS = {
     "export": (
         command_export,
         """\
-take the database to a folder
+export the database to a folder
 
 where:
   --env-file FILE  how to reach the database (default: .env)
   --dir DIR  the snapshot folder (default: exports)
 what to export:
-  --schema-file FILE  the blueprint to copy (default: ./schema.sql)
+  --schema-file FILE  the schema script to copy (default: ./schema.sql)
   --tables PATTERN  export these alone: leads, 'sales.*'
   --exclude PATTERN  leave these out
 how:
@@ -9929,7 +9939,7 @@ how:
   --rehearse  prove on a private server that it can be restored
 
 examples:
-  Take the database of .env to the folder exports:
+  Export the database of .env to the folder exports:
     python export_restore.py export
   Take another database to a folder of its own:
     python export_restore.py export --env-file prod.env --dir prod-snapshot
@@ -9940,7 +9950,7 @@ examples:
     "restore": (
         command_restore,
         """\
-bring the folder back into a database
+restore the folder into a database
 
 where:
   --env-file FILE  how to reach the database (default: .env)
@@ -9951,7 +9961,7 @@ what to restore:
 what is there now:
   --yes  do not ask before rows are replaced
   --keep [DIR]  first export what the target holds now (default: exports-before-TIME)
-  --keep-schema-file FILE  with --keep: its blueprint (default: the snapshot's)
+  --keep-schema-file FILE  with --keep: its schema script (default: the snapshot's)
   --lock-timeout SECONDS  give up if another process holds a lock that long
 how sure to be:
   --dry-run  do everything, checks included, and change nothing
@@ -9960,7 +9970,7 @@ how sure to be:
   --accept-drift  schema.sql differs from the exported database on purpose
 
 examples:
-  Bring the folder exports back into the database of .env:
+  Restore the folder exports into the database of .env:
     python export_restore.py restore
   See whether another database would take it, and change nothing:
     python export_restore.py restore --env-file supabase.env --dry-run

@@ -416,7 +416,7 @@ def psql_line(settings: Settings, server: Settings) -> str:
     return joined([psql, *place, server.dbname])
 
 
-# ---- Command line — the only room that exits -----------------------------------------
+# ---- Command line — the only section that exits --------------------------------------
 
 PROGRAM = "python setup_db.py"
 OPTIONS = f"""\

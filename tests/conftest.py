@@ -249,7 +249,7 @@ def fail(run: Run) -> Fail:
 
 @pytest.fixture
 def build(source: Database, work: Path) -> Build:
-    """Make the source by a blueprint, with rows; returns its env file."""
+    """Make the source by a script, with rows; returns its env file."""
 
     def call(schema: str, rows: str = "") -> Path:
         (work / "schema.sql").write_text(schema, encoding="utf-8")

@@ -697,7 +697,7 @@ def test_the_state_before_is_kept(changed: Database, work: Path, run: Run) -> No
     result = run("restore", "--env-file", env, "--keep", "kept")
     assert result.status == 0, result.err
     assert result.out.endswith(
-        "What was there before is in kept. Bring it back with:\n"
+        "What was there before is in kept. Restore it with:\n"
         f"  python export_restore.py restore --env-file {env} --dir kept\n"
     )
     assert changed.state() != before
@@ -741,7 +741,7 @@ def test_not_over_another_snapshot(
     assert "kept holds a snapshot, which would be lost" in said
 
 
-def test_what_the_blueprint_lacks_needs_another(
+def test_what_the_schema_script_lacks_needs_another(
     changed: Database, work: Path, fail: Fail, succeed: Succeed
 ) -> None:
     changed.execute("CREATE TABLE besides AS SELECT 1 AS x")

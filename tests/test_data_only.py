@@ -166,7 +166,7 @@ def test_an_index_that_was_invalid_is_whole_afterwards(
 def test_nobody_adds_rows_to_a_table_that_stays(
     source: Database, work: Path, succeed: Succeed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A blueprint without DROP fills a table that others can see."""
+    """A script without DROP fills a table that others can see."""
     schema = "CREATE TABLE IF NOT EXISTS t (a int)"
     (work / "schema.sql").write_text(schema)
     source.execute(schema)

@@ -331,7 +331,7 @@ def test_faulty_statement_is_named_with_its_line(
     assert " in: " in message
 
 
-def test_blueprint_behind_the_database(
+def test_schema_script_behind_the_database(
     exported: Database, work: Path, fail: Fail
 ) -> None:
     exported.execute("CREATE TABLE extra (id int)")
@@ -343,7 +343,9 @@ def test_blueprint_behind_the_database(
         exported.execute("DROP TABLE extra; ALTER TABLE agents DROP COLUMN nickname")
 
 
-def test_blueprint_without_drops(exported: Database, work: Path, fail: Fail) -> None:
+def test_schema_script_without_drops(
+    exported: Database, work: Path, fail: Fail
+) -> None:
     path = work / "exports/schema.sql"
     path.write_text(
         "CREATE TABLE IF NOT EXISTS agents (); CREATE TABLE IF NOT EXISTS leads ();"

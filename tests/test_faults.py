@@ -292,7 +292,7 @@ TRAPS = (
 
 
 @both_versions
-def test_a_blueprint_cannot_end_the_transaction(
+def test_a_schema_script_cannot_end_the_transaction(
     exported: Database, work: Path, run: Run
 ) -> None:
     """Even then a restore that fails later has changed nothing."""
@@ -312,7 +312,7 @@ def test_a_blueprint_cannot_end_the_transaction(
 
 
 @both_versions
-def test_settings_of_a_blueprint_do_not_outlive_the_restore(
+def test_settings_of_a_schema_script_do_not_outlive_the_restore(
     source: Database, work: Path, succeed: Succeed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """pg_dump empties search_path; rows must load, and the session must not keep it."""

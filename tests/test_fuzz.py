@@ -53,7 +53,7 @@ def no_hang() -> Iterator[Callable[[], None]]:
 
 
 def told(result: Result) -> bool:
-    """Tell whether an end was told as ours are."""
+    """Return whether an end was told as ours are."""
     lines = result.err.splitlines()
     hints = [line for line in lines if line.startswith("hint: ")]
     failed = result.status in (1, 2, 3) and len(hints) == 1

@@ -99,7 +99,7 @@ def test_through_a_pooler_the_process_is_unknown(
 def test_the_wait_may_have_an_end(
     source: Database, env: Path, fail: Fail, command: str
 ) -> None:
-    """Even where the blueprint, a dump, says that there is none."""
+    """Even where the script, a dump, says that there is none."""
     statement = READ if command == "restore" else LOCK
     with holding(source, statement) as db:
         said = fail(1, command, "--env-file", env, "--lock-timeout", "0.8")
@@ -187,7 +187,7 @@ def test_rows_that_come_while_a_drop_waits(
     assert source.fetch("SELECT count(*) FROM late") == [(500,)]
 
 
-def test_rows_that_come_while_the_blueprint_waits_are_missed(
+def test_rows_that_come_while_the_schema_script_waits_are_missed(
     source: Database, work: Path, succeed: Succeed, run: Run
 ) -> None:
     """What it empties or deletes is named, though it was empty when looked at."""

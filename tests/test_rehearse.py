@@ -95,7 +95,7 @@ def test_what_does_not_come_back_is_told(
     assert (databases(target.server), private_folders()) == before
 
 
-def test_roles_of_the_blueprint_are_made_up(
+def test_roles_of_the_schema_script_are_made_up(
     source: Database, work: Path, run: Run
 ) -> None:
     """A private server has no role authenticated; policies need it."""
@@ -121,7 +121,7 @@ def test_roles_of_the_blueprint_are_made_up(
             source.execute(f"DROP ROLE {role}")
 
 
-def test_roles_that_the_blueprint_makes_are_not_made_up() -> None:
+def test_roles_that_the_schema_script_makes_are_not_made_up() -> None:
     script = er.parse_script(
         b'CREATE ROLE mine; CREATE USER "My User" LOGIN; CREATE TABLE t ();'
         b'GRANT SELECT ON t TO mine, other; ALTER TABLE t OWNER TO "My User"',
@@ -369,7 +369,7 @@ def test_it_is_ended_at_any_moment() -> None:
 
 
 def is_dead(pid: int) -> bool:
-    """Tell whether a process has ended, be it that nobody has asked how."""
+    """Return whether a process has ended, be it that nobody has asked how."""
     try:
         return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:

@@ -113,9 +113,9 @@ def test_from_one_embedded_server_to_another(
         envs[-1].write_text("DB_HOST=embedded\nDB_NAME=sales\n")
     first, second = envs
     assert setup_db.main(["--env-file", str(first), "-q", "--leads", "50"]) == 0
-    blueprint = ROOT / "schema.sql"
+    script = ROOT / "schema.sql"
     one, two = tmp_path / "one", tmp_path / "two"
-    common = ["export", "--schema-file", blueprint, "--dir"]
+    common = ["export", "--schema-file", script, "--dir"]
     succeed(*common, one, "--env-file", first)
     succeed("restore", "--dir", one, "--env-file", second)
     succeed(*common, two, "--env-file", second)
@@ -125,7 +125,7 @@ def test_from_one_embedded_server_to_another(
         assert not (env.parent / er.EMBEDDED_FOLDER / "postmaster.pid").exists()
 
 
-def blueprint(work: Path, database: Database, text: str) -> None:
+def script(work: Path, database: Database, text: str) -> None:
     """Make `text` the schema.sql of the folder and of the database."""
     (work / "schema.sql").write_text(text, encoding="utf-8")
     database.execute(text)
@@ -134,7 +134,7 @@ def blueprint(work: Path, database: Database, text: str) -> None:
 def test_null_and_empty_string_stay_apart(
     source: Database, target: Database, work: Path, succeed: Succeed
 ) -> None:
-    blueprint(work, source, "CREATE TABLE notes (id int PRIMARY KEY, a text, b text)")
+    script(work, source, "CREATE TABLE notes (id int PRIMARY KEY, a text, b text)")
     source.execute(
         "INSERT INTO notes VALUES (1, NULL, ''), (2, '', NULL), (3, '\"', ',')"
     )
@@ -182,7 +182,7 @@ def test_foreign_keys_in_any_shape(
         ALTER TABLE b ADD CONSTRAINT to_c FOREIGN KEY (c) REFERENCES c DEFERRABLE;
         COMMENT ON CONSTRAINT to_b ON a IS 'the 100% {cycle}';
     """
-    blueprint(work, source, text)
+    script(work, source, text)
     source.execute(
         "BEGIN; INSERT INTO c VALUES (2, NULL, NULL), (1, NULL, 2);"
         "INSERT INTO b VALUES (1, 1), (2, 2); INSERT INTO a VALUES (1, 1), (2, 1);"
@@ -211,7 +211,7 @@ def test_triggers_rest_while_rows_load(
         ALTER TABLE item ENABLE REPLICA TRIGGER replica;
         ALTER TABLE item DISABLE TRIGGER disabled;
     """
-    blueprint(work, source, text)
+    script(work, source, text)
     source.execute("INSERT INTO item VALUES (1), (2)")
     succeed("export", "--env-file", source.env_file(work))
     succeed("restore", "--env-file", target.env_file(work))

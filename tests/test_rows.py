@@ -185,8 +185,8 @@ def test_functions_that_call_others_by_bare_names(
     if source.server.version < 17:
         env = build(BARE + INDEXES, ROWS + INDEXED_ROWS)
     there = target.env_file(work)
-    for blueprint in ("by hand", "by pg_dump"):
-        if blueprint == "by pg_dump":
+    for script in ("by hand", "by pg_dump"):
+        if script == "by pg_dump":
             succeed("schema", "--env-file", env, "--force")
         succeed("export", "--env-file", env, "--jobs", "2")
         succeed("verify", "--env-file", env)

@@ -1,4 +1,4 @@
-"""schema: the blueprint of a live database, written by PostgreSQL's own pg_dump."""
+"""schema: the script of a live database, written by PostgreSQL's own pg_dump."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ import export_restore as er
 
 
 def come_back(source: Database, target: Database, work: Path, succeed: Succeed) -> None:
-    """Write the blueprint, export by it, and restore into an empty database, twice."""
+    """Write the script, export by it, and restore into an empty database, twice."""
     env = source.env_file(work)
     succeed("schema", "--env-file", env, "--force")
     succeed("export", "--env-file", env)

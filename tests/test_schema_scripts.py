@@ -241,7 +241,7 @@ def test_tables_outside_keep_their_foreign_keys(
     assert source.state() == before
 
 
-def test_rows_that_the_blueprint_inserts_give_way(
+def test_rows_that_the_schema_script_inserts_give_way(
     source: Database, target: Database, work: Path, succeed: Succeed, run: Run
 ) -> None:
     """A lookup table filled by schema.sql must not be filled twice."""
@@ -271,7 +271,7 @@ def test_what_cascade_takes_stops_a_restore(
     env = source.env_file(work)
     message = fail(3, "restore", "--env-file", env)
     cause = "DROP TABLE IF EXISTS t CASCADE"
-    assert f"view on_top goes with {cause}, and does not come back\n" in message
+    assert f"view on_top goes with {cause}, and is not made again\n" in message
     result = run("restore", "--env-file", env, "--accept-drift")
     assert "dropped by schema.sql: view on_top\n" in result.err
 

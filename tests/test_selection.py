@@ -1,4 +1,4 @@
-"""Which tables go out, what is said of the rest, and what a blueprint must mention."""
+"""Which tables go out, what is said of the rest, and what a script must mention."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_what_is_left_out_is_said(shop: Database, work: Path, run: Run) -> None:
     env = shop.env_file(work)
     result = run("export", "--env-file", env, "--exclude", "sales.*")
     assert "left out as you asked: sales.leads, sales.orders\n" in result.err
-    # A restore makes the tables of the blueprint and leaves those empty.
+    # A restore makes the tables of the script and leaves those empty.
     assert run("restore", "--env-file", env, "-q").status == 1  # no DROP statements
 
 
@@ -143,7 +143,7 @@ def test_what_to_do_next(
     assert f"note: the snapshot has no rows of {empty}" in result.err
 
 
-def test_free_sequence_unknown_to_the_blueprint(
+def test_free_sequence_unknown_to_the_schema_script(
     shop: Database, work: Path, fail: Fail
 ) -> None:
     shop.execute("CREATE SEQUENCE stray")

@@ -248,7 +248,7 @@ def test_how_many_jobs_pay(monkeypatch: pytest.MonkeyPatch) -> None:
             er.CopyTask(table, Path(str(n)), size, False)
             for n, size in enumerate(sizes)
         ]
-        return er.sensible_jobs(tasks)
+        return er.default_jobs(tasks)
 
     assert jobs(1000, 2000) == 1
     assert jobs(*[1 << 20] * 500) == 1

@@ -344,7 +344,7 @@ def test_an_owner_that_we_cannot_give_back(app: Project, work: Path, run: Run) -
     assert app.fetch("SELECT has_table_privilege('supabase_admin', 'notes', 'SELECT')")
 
 
-def test_grants_of_the_blueprint_hold(app: Project, work: Path, run: Run) -> None:
+def test_grants_of_the_schema_script_hold(app: Project, work: Path, run: Run) -> None:
     (work / "schema.sql").write_text(SCHEMA + "REVOKE ALL ON notes FROM anon;")
     result = restored(app, work, run)
     assert "note: the grants of schema.sql hold on public.notes" in result.err
@@ -398,9 +398,7 @@ def test_trigger_on_auth_users(app: Project, work: Path, run: Run, state: str) -
         assert (result.status, "note:" in result.err) == (0, False)
     else:  # to switch it off takes auth.users' owner
         assert result.status == 3
-        assert (
-            "on auth.users, which cannot be brought back: must be owner" in result.err
-        )
+        assert "on auth.users, which cannot be made again: must be owner" in result.err
     assert everything(app) == before
 
 
