@@ -214,7 +214,7 @@ def test_a_fuller_server_of_the_source_s_version(
     source.execute(schema)
     succeed("export", "--env-file", source.env_file(work))
     programs = servers()[source.server.version]
-    assert f" it was, on {programs}, compared to the byte" in run("rehearse").out
+    assert f" it was, on {programs},\ncompared to the byte" in run("rehearse").out
     result = json.loads(run("rehearse", "--json").out)
     assert result["server_programs"] == str(programs.folder)
     assert result["server_version"] == programs.number

@@ -38,7 +38,7 @@ def come_back(source: Database, target: Database, work: Path, succeed: Succeed) 
     succeed("schema", "--env-file", env, "--force")
     succeed("export", "--env-file", env)
     for _ in range(2):
-        succeed("restore", "--env-file", target.env_file(work))
+        succeed("restore", "--env-file", target.env_file(work), "--yes")
         succeed("verify", "--env-file", target.env_file(work))
     compare(source, target)
 
@@ -173,7 +173,7 @@ def test_keywords_of_newer_servers(
         with server.database() as target:
             there = target.env_file(work)
             for _ in range(2):
-                succeed("restore", "--env-file", there, "--accept-drift")
+                succeed("restore", "--env-file", there, "--yes", "--accept-drift")
             assert target.fetch("SELECT * FROM takes('{}')") == [(1,)]
 
 
@@ -202,14 +202,14 @@ def test_what_would_not_restore_is_said(source: Database, work: Path, run: Run) 
     assert hint in result.err
     assert "transaction_timeout" not in (work / "schema.sql").read_text()
     assert run("export", "--env-file", env).status == 0
-    result = run("restore", "--env-file", env)
+    result = run("restore", "--env-file", env, "--yes")
     assert result.status == 0, result.err
     assert "runs under the role's own search_path" in result.err
     source.execute("ALTER FUNCTION four_times SET search_path = public")
     result = run("schema", "--env-file", env, "--force")
     assert (result.status, result.err) == (0, "")
     assert run("export", "--env-file", env).status == 0
-    assert run("restore", "--env-file", env).status == 0
+    assert run("restore", "--env-file", env, "--yes").status == 0
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_what_pg_dump_writes_in_other_words(
     env = source.env_file(work)
     succeed("schema", "--env-file", env)
     succeed("export", "--env-file", env)
-    succeed("restore", "--env-file", target.env_file(work))
+    succeed("restore", "--env-file", target.env_file(work), "--yes")
     succeed("verify", "--env-file", target.env_file(work))
 
 
@@ -347,7 +347,7 @@ def test_some_tables_come_back(
         )
     assert run("export", "--env-file", env, *options).status == 0
     for _ in range(2):
-        result = run("restore", "--env-file", there)
+        result = run("restore", "--env-file", there, "--yes")
         assert result.status == 0, result.err
         assert "no rows of" not in result.err
         assert run("verify", "--env-file", there).status == 0
