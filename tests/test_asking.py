@@ -558,7 +558,7 @@ FAILURES: dict[str, tuple[str, Any, tuple[str, ...], int, str]] = {
     "bad row": ("", lambda _: bad_row(), ("--accept-edits",), 3, "agents.csv, line 10"),
     "no folder": ("", lambda _: None, ("--dir", "none"), 2, "no snapshot folder none"),
     "drift": ("", lambda _: rewrite(Path("exports/schema.sql"), "region", "area"),
-              ("--accept-edits",), 3, "columns: "),
+              ("--accept-edits",), 3, "the files do not fit the tables"),
     "script": ("", lambda _: rewrite(Path("exports/schema.sql"), "CREATE TABLE",
                "SELECT 1/0; CREATE TABLE"), ("--accept-edits",), 1, "division by zero"),
     "usage": ("", lambda _: None, ("--tables", "leads"), 2, "--tables goes with"),
