@@ -726,28 +726,24 @@ class CopyTask:
 
 
 @dataclass(frozen=True)
-class Written:
-    """A CSV that was written."""
+class Copied:
+    """One table that went out or came in."""
 
+    relation: Relation
     rows: int
-    text_sha256: str  # what it is without compression
     size: int  # bytes
-    sha256: str
     seconds: float
-    text_size: int  # bytes without compression
+    path: str
 
 
 @dataclass(frozen=True)
-class TableFile:
-    """A table's file, as the manifest tells of it."""
+class TableFile(Copied):
+    """A table's file, as it was written, or as the manifest describes it."""
 
-    relation: Relation
-    path: str
-    rows: int
-    size: int  # bytes
     sha256: str
     text_sha256: str  # of the CSV itself, if the file is compressed
     key: tuple[str, ...]
+    text_size: int = 0  # bytes without compression; no manifest has it
 
 
 @dataclass(frozen=True)
@@ -811,6 +807,11 @@ class Manifest:
     hashes: Mapping[str, str]  # sha256 of the other files: schema.sql, catalog.txt
     settings: Mapping[str, str]  # under which schema.sql means what it says
 
+    @property
+    def digests(self) -> dict[str, str]:
+        """Return the sha256 of every file but the manifest itself."""
+        return {each.path: each.sha256 for each in self.files} | dict(self.hashes)
+
 
 @dataclass(frozen=True)
 class CsvFile:
@@ -842,13 +843,13 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class ShownFile:
-    """A CSV of a folder, as far as a manifest tells of it."""
+    """A CSV of a folder; without a manifest nobody knows its table and rows."""
 
-    file: str
     relation: Relation | None
+    file: str
     rows: int | None
-    size: int  # bytes
-    fault: str  # empty: it is as it was exported
+    bytes: int
+    fault: str | None  # None: it is as it was exported
 
 
 @dataclass(frozen=True)
@@ -959,17 +960,6 @@ class Verification:
             and not self.states
             and not self.catalog
         )
-
-
-@dataclass(frozen=True)
-class Copied:
-    """One table that went out or came in."""
-
-    relation: Relation
-    rows: int
-    size: int  # bytes
-    seconds: float
-    file: str
 
 
 @dataclass(frozen=True)
@@ -2028,7 +2018,11 @@ def parse_manifest(text: str, name: str) -> Manifest:
     """
     try:
         package = json.loads(text)
-        check_format(package["postgresql"]["format"], name)
+        if (version := package["postgresql"]["format"]) > FORMAT_VERSION:
+            raise damaged(
+                f"{name} is of format {version}; this program knows {FORMAT_VERSION}",
+                "restore with the newer export_restore.py that wrote it",
+            )
         if checksum(text, package["postgresql"]["checksum"]) not in text:
             raise ValueError("it was changed since the export")
         manifest = parsed_manifest(package)
@@ -2082,15 +2076,6 @@ def parsed_manifest(package: Mapping[str, Any]) -> Manifest:
     )
 
 
-def check_format(version: int, name: str) -> None:
-    """Raise if a newer version of this program wrote the snapshot."""
-    if version > FORMAT_VERSION:
-        raise damaged(
-            f"{name} is of format {version}; this program knows {FORMAT_VERSION}",
-            "restore with the newer export_restore.py that wrote it",
-        )
-
-
 def whole(value: object) -> int:
     """Return the value if it is a whole number; raise TypeError if it is none."""
     if type(value) is not int:
@@ -2125,6 +2110,7 @@ def parsed_file(entry: Mapping[str, Any]) -> TableFile:
         path=path,
         rows=whole(table["rows"]),
         size=whole(entry["bytes"]),
+        seconds=0,
         sha256=as_text(entry["hash"]).removeprefix("sha256:"),
         text_sha256=as_text(table.get("text", entry["hash"])).removeprefix("sha256:"),
         key=tuple(map(as_text, schema.get("primaryKey", ()))),
@@ -6479,9 +6465,8 @@ def read_manifest(path: Path) -> Manifest | None:
     try:
         raw = read_plain(path)
         if b"\r\n" in raw:  # JSON has \r\n for those in its texts
-            raise damaged(
-                f"{path} {OTHER_LINE_ENDS}", Folder(path.parent).line_ends_hint()
-            )
+            fault = f"{path} {OTHER_LINE_ENDS}"
+            raise damaged(fault, hint_of([fault], path.parent))
         return parse_manifest(raw.decode(), str(path))
     except FileNotFoundError:
         return None
@@ -6742,15 +6727,20 @@ class CsvWriter(Hasher):
 
     def __init__(self, path: Path, advance: Callable[[int], object]) -> None:
         super().__init__(advance)
-        self._file = create_file(path)
+        self._descriptor = create_file(path)
+
+    @property
+    def file(self) -> CsvWriter:
+        """What writes the file itself."""
+        return self
 
     def write(self, chunk: Any) -> int:
-        return super().write(chunk[: os.write(self._file, chunk)])
+        return super().write(chunk[: os.write(self._descriptor, chunk)])
 
     def close(self) -> None:
         if not self.closed:
             super().close()
-            os.close(self._file)
+            os.close(self._descriptor)
 
 
 def gzip_compressor() -> Any:
@@ -6818,36 +6808,6 @@ def sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-class Stage:
-    """A snapshot in the making; its files reach the disk while others are written."""
-
-    def __init__(self, folder: Path) -> None:
-        from concurrent.futures import ThreadPoolExecutor
-
-        self.folder = folder
-        self._pool = ThreadPoolExecutor(SYNC_THREADS)
-        self._syncs: list[Any] = []
-
-    def sync(self, path: Path) -> None:
-        """Begin to bring a file that is complete to the disk."""
-        self._syncs.append(self._pool.submit(sync_file, path))
-
-    def write_file(self, name: str, content: bytes) -> str:
-        """Write a small file; return its sha256."""
-        digest = write_file(self.folder / name, content)
-        self.sync(self.folder / name)
-        return digest
-
-    def settle(self) -> None:
-        """Wait until everything is on the disk; raise what went wrong."""
-        for each in self._syncs:
-            each.result()
-        sync_folder(self.folder)
-
-    def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
-
-
 def write_file(path: Path, content: bytes) -> str:
     """Write a new file, readable by its owner alone; return its sha256."""
     with os.fdopen(create_file(path), "wb") as file:
@@ -6876,20 +6836,26 @@ def lockable(folder: Path) -> Iterator[Callable[[str], bool]]:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
 
     def lock(how: str) -> bool:
-        wait_not = how == "LOCK_NB"
-        mode = fcntl.LOCK_EX | fcntl.LOCK_NB if wait_not else getattr(fcntl, how)
+        mode = getattr(fcntl, how) | (fcntl.LOCK_EX if how == "LOCK_NB" else 0)
         try:
             fcntl.flock(descriptor, mode)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
+        except OSError as error:
+            return not isinstance(error, BlockingIOError)
         return True
 
     try:
         yield lock
     finally:
         os.close(descriptor)
+
+
+def sync_files(folder: Path) -> None:
+    """Make sure that a folder's files are on the disk, several at once."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(SYNC_THREADS) as pool:
+        list(pool.map(sync_file, folder.iterdir()))
+    sync_folder(folder)
 
 
 def sync_folder(folder: Path) -> None:
@@ -6924,14 +6890,6 @@ def move(path: Path, target: Path) -> None:
     path.replace(target)
 
 
-def files_of(manifest: Manifest | None) -> set[str]:
-    """Return all files of a snapshot."""
-    if manifest is None:
-        return set()
-    csvs = {each.path for each in manifest.files}
-    return {MANIFEST_FILE, *manifest.hashes, *csvs}
-
-
 # What a manifest looks like that may be cut short, edited or merged, and was ours.
 OUR_MANIFEST = re.compile(r'"postgresql":\s*\{\s*"format":')
 NAMED_FILE = re.compile(r'"path":\s*"([^/\\."][^/\\"]*\.csv(?:\.gz)?)"')
@@ -6941,41 +6899,58 @@ SNAPSHOT_FILE = re.compile(
 
 
 class FileCheck:
-    """A check of a snapshot's files; of the CSVs while other things are done."""
+    """The check of a snapshot's files: the one that knows what is wrong with them.
 
-    def __init__(
-        self, folder: Folder, manifest: Manifest | None, csvs: Seq[Path]
-    ) -> None:
+    CSVs are hashed while other things are done. What depends on them waits for it.
+    """
+
+    def __init__(self, folder: Folder, *, accept_edits: bool = False) -> None:
         """Check all but the CSVs, and begin with those."""
-        self._folder, self._csvs = folder, csvs
-        self._entries = {each.path: each for each in manifest.files} if manifest else {}
-        self._hashes = {each.path: each.sha256 for each in self._entries.values()}
-        self._hashes |= manifest.hashes if manifest else {}
-        there = {SCHEMA_FILE, *(path.name for path in csvs)}
-        unexpected = sorted(there - self._hashes.keys()) if manifest else ()
-        self.faults = {
-            name: f"{name} is not part of the snapshot" for name in unexpected
+        self._folder, self._accept_edits = folder, accept_edits
+        self.manifest = read_manifest(folder.path / MANIFEST_FILE)
+        self.csvs = folder.csv_paths()
+        if not self.csvs or not kind_of(folder.path / SCHEMA_FILE):
+            raise damaged(
+                f"{folder.path} holds no snapshot: it has no "
+                f"{SCHEMA_FILE if self.csvs else 'CSV files'}",
+                "export first, or name another folder with --dir",
+            )
+        there = sorted({SCHEMA_FILE, *(path.name for path in self.csvs)})
+        files = self.manifest.files if self.manifest else ()
+        self._entries = {each.path: each for each in files}
+        # What they should be; without a manifest nobody knows.
+        self._wanted = (
+            self.manifest.digests if self.manifest else dict.fromkeys(there, "")
+        )
+        self._faults = {
+            name: f"{name} is not part of the snapshot"
+            for name in there
+            if name not in self._wanted
         }
-        self.edits: dict[str, str] = {}  # the same; somebody may have meant them
-        self.small: dict[str, bytes] = {}  # what is no CSV
+        self._edits: dict[str, str] = {}  # faults, too, unless somebody meant them
         self._found: dict[str, str] = {}
-        self._left: list[Path] = []
-        for name in self._hashes or sorted(there):
-            path = folder.path / name
-            if (kind := kind_of(path)) != PLAIN_FILE:
-                what = f"{kind}, no plain file" if kind else "missing"
-                self.faults[name] = f"{name} is {what}"
-            elif name in (SCHEMA_FILE, CATALOG_FILE):
-                self.small[name] = read_plain(path)
-                self._compare(path, hashlib.sha256(self.small[name]).hexdigest())
-            else:
-                self._left.append(path)
+        self._small: dict[str, bytes] = {}  # what is no CSV
+        self._left = [path for path in map(folder.path.joinpath, self._wanted)
+                      if self._is_to_hash(path)]  # fmt: skip
         large = sum(path.stat().st_size for path in self._left) >= LARGE_FILE
         # On all cores: hashing leaves Python's lock.
         threads = min(os.cpu_count() or 1, len(self._left)) if large else 0
         self._calls = [Call(self._hash) for _ in range(threads)]
         if not large:
             self._hash()
+
+    def _is_to_hash(self, path: Path) -> bool:
+        """Return whether it is a CSV that is there; compare what is none."""
+        name, kind = path.name, kind_of(path)
+        if kind != PLAIN_FILE:
+            what = f"{kind}, no plain file" if kind else "missing"
+            self._faults[name] = f"{name} is {what}"
+        elif name in (SCHEMA_FILE, CATALOG_FILE):
+            self._small[name] = read_plain(path)
+            self._compare(path, hashlib.sha256(self._small[name]).hexdigest())
+        else:
+            return True
+        return False
 
     def _hash(self) -> None:
         """Hash files until there is none left."""
@@ -6986,39 +6961,74 @@ class FileCheck:
 
     def _compare(self, path: Path, digest: str) -> None:
         """Note a file's checksum, and whether it is as it was."""
-        name = path.name
+        name, wanted = path.name, self._wanted[path.name] or digest
         self._found[name] = digest
-        entry, before = self._entries.get(name), self._hashes.get(name, digest)
-        if digest != before or (entry and entry.size != path.stat().st_size):
-            translated = differs_in_line_ends(path, before)
-            self.edits[name] = f"{name} {OTHER_LINE_ENDS if translated else CHANGED}"
+        entry = self._entries.get(name)
+        if digest != wanted or (entry and entry.size != path.stat().st_size):
+            translated = differs_in_line_ends(path, wanted)
+            self._edits[name] = f"{name} {OTHER_LINE_ENDS if translated else CHANGED}"
 
-    def wait(self) -> None:
-        """Wait for the end of the check."""
+    def wait(self) -> dict[str, str]:
+        """Return what is wrong, by file, once every file is checked."""
         for call in self._calls:
             while not call.over(TURN):
                 pass
             call.result()
+        edits = {} if self._accept_edits else self._edits
+        return self._faults | dict(sorted(edits.items()))
 
-    def check(self, *, accept_edits: bool) -> None:
-        """Raise SnapshotError naming every fault; if one is known, all are waited for.
-
-        With `accept_edits` files that were changed since the export are none.
-        """
-        edits = {} if accept_edits else self.edits
-        if self.faults or edits:
-            self.wait()
-            faults = [*self.faults.values(), *(edits[name] for name in sorted(edits))]
+    def _raise_faults(self) -> None:
+        """Raise SnapshotError naming every fault, once every file is checked."""
+        if faults := [*self.wait().values()]:
             heading = f"{self._folder.path} is not a whole snapshot"
-            raise several(faults, heading, self._folder.hint_of(faults))
+            raise several(faults, heading, hint_of(faults, self._folder.path))
 
-    def read_csvs(self) -> Iterator[CsvFile]:
-        """Yield the CSVs, all but their rows, once they are checked."""
-        self.wait()
-        for path in self._csvs:
+    def read(self) -> Snapshot:
+        """Return the snapshot; faults that are not known yet raise with its CSVs."""
+        if self._faults or (self._edits and not self._accept_edits):
+            self._raise_faults()
+        folder, catalog = self._folder.path, None
+        if self.manifest is not None and self.manifest.format == FORMAT_VERSION:
+            lines = decoded(self._small[CATALOG_FILE], folder / CATALOG_FILE)
+            # str.splitlines would split at more than newlines.
+            catalog = tuple(lines.split("\n")[:-1])
+        script = parse_script(self._small[SCHEMA_FILE], str(folder / SCHEMA_FILE))
+        names = [path.name for path in self.csvs]
+        return Snapshot(folder, script, names, self.manifest, catalog, self._read_csvs)
+
+    def _read_csvs(self) -> Iterator[CsvFile]:
+        """Yield the CSVs, all but their rows, once every file is checked."""
+        self._raise_faults()
+        for path in self.csvs:
             entry, digest = self._entries.get(path.name), self._found[path.name]
             intact = entry if entry and entry.sha256 == digest else None
             yield read_csv_header(path, intact, digest)
+
+    def contents(self) -> Contents:
+        """Return what there is, with every fault."""
+        faults = self.wait()
+        if not faults:
+            try:
+                _ = self.read().csvs
+            except SnapshotError as error:
+                faults = {"": str(error)}
+        shown: list[tuple[Relation | None, str, int | None, int]] = [
+            (each.relation, each.path, each.rows, each.size)
+            for each in self._entries.values()
+        ] or [(None, path.name, None, path.lstat().st_size) for path in self.csvs]
+        files = [ShownFile(*each, faults.get(each[1])) for each in shown]
+        return Contents(self.manifest, tuple(files), tuple(faults.values()))
+
+
+def hint_of(faults: Iterable[str], folder: Path) -> str:
+    """Return what to do about faults of the files in a folder."""
+    if any(fault.endswith(OTHER_LINE_ENDS) for fault in faults):
+        return (
+            f'put "* -text" into {folder / ".gitattributes"}, delete '
+            "the other files there, and have git check them out again"
+        )
+    edited = any(fault.endswith(CHANGED) for fault in faults)
+    return EDITS_HINT if edited else "put the folder right, or export again"
 
 
 class Folder:
@@ -7055,7 +7065,7 @@ class Folder:
         wanted. With `accept_edits` files that were changed since the export are none.
         """
         with self.settled():
-            snapshot = self.read(self.list_files(), accept_edits=accept_edits)
+            snapshot = FileCheck(self, accept_edits=accept_edits).read()
             try:
                 yield snapshot
             except Exception:
@@ -7065,81 +7075,10 @@ class Folder:
     def show(self) -> Contents:
         """Return what is in the folder, with every fault of it."""
         with self.settled():
-            manifest, paths = self.list_files()
-            check = FileCheck(self, manifest, paths)
-            check.wait()
-            faults = check.faults | check.edits
-            if not faults:
-                try:
-                    _ = self.read((manifest, paths), accept_edits=False).csvs
-                except SnapshotError as error:
-                    faults = {"": str(error)}
-        files = [
-            ShownFile(each.path, each.relation, each.rows, each.size,
-                      faults.get(each.path, ""))
-            for each in (manifest.files if manifest else ())
-        ] or [
-            ShownFile(path.name, None, None, path.lstat().st_size,
-                      faults.get(path.name, ""))
-            for path in paths
-        ]  # fmt: skip
-        return Contents(manifest, tuple(files), tuple(faults.values()))
-
-    def list_files(self) -> tuple[Manifest | None, list[Path]]:
-        """Return the manifest, if there is one, and the CSVs."""
-        manifest = read_manifest(self.path / MANIFEST_FILE)
-        paths = self.csv_paths()
-        if not paths or not kind_of(self.path / SCHEMA_FILE):
-            raise damaged(
-                f"{self.path} holds no snapshot: it has no "
-                f"{SCHEMA_FILE if paths else 'CSV files'}",
-                "export first, or name another folder with --dir",
-            )
-        return manifest, paths
-
-    def read(
-        self, files: tuple[Manifest | None, list[Path]], *, accept_edits: bool
-    ) -> Snapshot:
-        """Read everything of a snapshot but the CSVs, whose check begins."""
-        manifest, paths = files
-        check = FileCheck(self, manifest, paths)
-        check.check(accept_edits=accept_edits)
-        catalog: tuple[str, ...] | None = None
-        if manifest is not None and manifest.format == FORMAT_VERSION:
-            lines = decoded(check.small[CATALOG_FILE], self.path / CATALOG_FILE)
-            # str.splitlines would split at more than newlines.
-            catalog = tuple(lines.split("\n")[:-1])
-
-        def read_csvs() -> Iterator[CsvFile]:
-            check.wait()
-            check.check(accept_edits=accept_edits)
-            return check.read_csvs()
-
-        return Snapshot(
-            self.path,
-            parse_script(check.small[SCHEMA_FILE], str(self.path / SCHEMA_FILE)),
-            [path.name for path in paths],
-            manifest,
-            catalog,
-            read_csvs,
-        )
-
-    def hint_of(self, faults: Iterable[str]) -> str:
-        """Return what to do about faults."""
-        if any(fault.endswith(OTHER_LINE_ENDS) for fault in faults):
-            return self.line_ends_hint()
-        edited = any(fault.endswith(CHANGED) for fault in faults)
-        return EDITS_HINT if edited else "put the folder right, or export again"
-
-    def line_ends_hint(self) -> str:
-        """Return how to get the files back as they were exported."""
-        return (
-            f'put "* -text" into {self.path / ".gitattributes"}, delete '
-            "the other files there, and have git check them out again"
-        )
+            return FileCheck(self).contents()
 
     @contextlib.contextmanager
-    def staged(self, done: str = "") -> Iterator[Stage]:
+    def staged(self, done: str = "") -> Iterator[Path]:
         """Give a stage inside it; at the end its files replace those outside.
 
         Whatever instant the process dies in, the old snapshot or the new one can be
@@ -7150,17 +7089,19 @@ class Folder:
             lock = stack.enter_context(lockable(self.path))
             self.check_free((SCHEMA_FILE, CATALOG_FILE, MANIFEST_FILE))
             self.remove_abandoned()
-            new = self.is_new()
+            new = all(
+                each.name.startswith(STAGING_PREFIX) for each in self.path.iterdir()
+            )
             with uninterrupted():
                 made = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=self.path))
                 stack.callback(remove_tree, made)
-            with lockable(made) as claim, contextlib.closing(Stage(made)) as stage:
+            with lockable(made) as claim:
                 claim("LOCK_EX")
                 if new:
                     for name, rule in GIT_FILES.items():
-                        stage.write_file(name, rule)
-                yield stage
-                stage.settle()
+                        write_file(made / name, rule)
+                yield made
+                sync_files(made)
                 lock("LOCK_EX")
                 self.publish(made, done)
 
@@ -7202,10 +7143,6 @@ class Folder:
                 if not new and claim("LOCK_NB"):
                     shutil.rmtree(stage, ignore_errors=True)
 
-    def is_new(self) -> bool:
-        """Return whether nothing is there but what exports have staged that go on."""
-        return all(path.name.startswith(STAGING_PREFIX) for path in self.path.iterdir())
-
     def publish(self, stage: Path, done: str) -> None:
         """Make a staged snapshot the one of the folder: the rename is the commit."""
         self.check_free([path.name for path in stage.iterdir()])
@@ -7229,7 +7166,8 @@ class Folder:
         self.check_ready()
         if not kind_of(ready):
             return
-        if names := files_of(read_manifest(ready / MANIFEST_FILE)):
+        if manifest := read_manifest(ready / MANIFEST_FILE):
+            names = {MANIFEST_FILE, *manifest.digests}
             waiting = {path.name for path in ready.iterdir()}
             if strange := waiting - names - GIT_FILES.keys():
                 raise self.damaged(f"holds {min(strange)}")
@@ -7319,7 +7257,7 @@ class Folder:
 # ---- Export — the order of the job; no SQL, no open() --------------------------------
 
 
-def export(settings: Settings, options: Options, report: Report) -> list[Copied]:
+def export(settings: Settings, options: Options, report: Report) -> list[TableFile]:
     """Take a database to a folder; return what was copied, in load order."""
     script = read_script(find_schema_file(options.schema_file))
     with reachable(settings) as server:
@@ -7330,7 +7268,7 @@ class Export:
     """One export: what its transaction snapshot shows, and where that goes."""
 
     db: Database
-    stage: Stage
+    stage: Path  # the folder that is published at the end
     catalog: Catalog
     tables: list[Table]  # that go into the snapshot
     shared: str  # the transaction snapshot's name; empty: it is not to be shared
@@ -7348,7 +7286,7 @@ class Export:
         self.settings, self.script = settings, script
         self.options, self.report = options, report
 
-    def run(self, server: Settings) -> list[Copied]:
+    def run(self, server: Settings) -> list[TableFile]:
         """Read what a restore needs, check it, and publish it as one."""
         options, report = self.options, self.report
         watch = LockWatch(report.note, options.lock_timeout)
@@ -7372,10 +7310,7 @@ class Export:
             report.doing("writing the catalog")
             self.write_manifest(origin, settings, written)
             report.doing("bringing the files to the disk")
-            return [
-                Copied(table.relation, each.rows, each.size, each.seconds, name)
-                for (table, name), each in zip(self.files, written, strict=True)
-            ]
+            return written
 
     def begin(self) -> None:
         """Begin the transaction snapshot, to be shared if jobs may want it.
@@ -7413,31 +7348,28 @@ class Export:
                 " restore and verify refuse the folder until you move it away"
             )
 
-    def copy_tables(self) -> list[Written]:
+    def copy_tables(self) -> list[TableFile]:
         """Copy every table to its file, several at once; return them in load order."""
         sizes = self.db.fetch_sizes(self.tables)
         tasks = [
             CopyTask(
                 table,
-                self.stage.folder / name,
+                self.stage / name,
                 sizes[table.oid],
                 self.options.gzip,
             )
             for table, name in self.files
         ]
         jobs = Jobs(self.db, self.shared, self.options.jobs, self.report)
-        written = jobs.copy(tasks)
-        for task in tasks:
-            self.stage.sync(task.path)
-        return written
+        return jobs.copy(tasks)
 
     def write_manifest(
-        self, origin: Origin, settings: Mapping[str, str], written: Iterable[Written]
+        self, origin: Origin, settings: Mapping[str, str], written: Iterable[TableFile]
     ) -> None:
         """Write the files that tell what the CSVs are."""
         catalog = "".join(f"{line.text}\n" for line in self.lines)
         hashes = {
-            name: self.stage.write_file(name, content)
+            name: write_file(self.stage / name, content)
             for name, content in (
                 (SCHEMA_FILE, self.script.raw),
                 (CATALOG_FILE, catalog.encode()),
@@ -7451,13 +7383,7 @@ class Export:
             server_version=self.db.version,
             database=origin.database,
             origin=origin,
-            files=tuple(
-                TableFile(
-                    table.relation, name, each.rows, each.size, each.sha256,
-                    each.text_sha256, table.key_in_file,
-                )
-                for (table, name), each in zip(self.files, written, strict=True)
-            ),
+            files=tuple(written),
             sequences=self.db.fetch_sequence_states(
                 each for each in sequences if each.oid not in self.out
             ),
@@ -7468,9 +7394,9 @@ class Export:
             left_out=tuple(self.left_out),
             hashes=hashes,
             settings=settings,
-        )  # fmt: skip
+        )
         text = render_manifest(manifest, self.catalog)
-        self.stage.write_file(MANIFEST_FILE, text.encode())
+        write_file(self.stage / MANIFEST_FILE, text.encode())
 
     # The checks.
 
@@ -7676,20 +7602,18 @@ def plan_parts(tasks: Iterable[CopyTask], jobs: int) -> Iterator[tuple[CopyTask,
 
 def copy_to_file(
     db: Database, task: CopyTask, advance: Callable[[int], object]
-) -> Written:
+) -> TableFile:
     """Copy a table, or a part of it, to its file."""
     start = time.monotonic()
-    raw: CsvWriter | GzipWriter
-    if task.compressed:
-        raw = GzipWriter(task.path, advance)
-        file = raw.file
-    else:
-        raw = file = CsvWriter(task.path, advance)
+    raw = (GzipWriter if task.compressed else CsvWriter)(task.path, advance)
     # COPY gives a row at a time; the buffer gathers them without Python code.
     with io.BufferedWriter(raw, CHUNK_BYTES) as stream:
         rows = db.copy_out(task.table, stream, task.rows)
-    seconds = time.monotonic() - start
-    return Written(rows, raw.sha256, file.size, file.sha256, seconds, raw.size)
+    table, file, seconds = task.table, raw.file, time.monotonic() - start
+    return TableFile(
+        table.relation, rows, file.size, seconds, task.path.name,
+        file.sha256, raw.sha256, table.key_in_file, raw.size,
+    )  # fmt: skip
 
 
 # ---- Jobs — processes that copy beside this one --------------------------------------
@@ -7702,10 +7626,11 @@ START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 MOST_PROCESSES = 61  # Windows cannot wait for more
 
 
-def together(pieces: Seq[Written]) -> Written:
+def together(pieces: Seq[TableFile]) -> TableFile:
     """Return what parts of a table are together, but for the checksums."""
     rows, size = (sum(p.rows for p in pieces), sum(p.size for p in pieces))
-    return Written(rows, "", size, "", max(p.seconds for p in pieces), size)
+    seconds = max(p.seconds for p in pieces)
+    return dataclasses.replace(pieces[0], rows=rows, size=size, seconds=seconds)
 
 
 class Jobs:
@@ -7717,12 +7642,12 @@ class Jobs:
         """Copy with `db` or, if its transaction snapshot is `shared`, by processes."""
         self.db, self.shared, self.report = db, shared, report
         self.count = count
-        self.done: dict[Path, Written] = {}
+        self.done: dict[Path, TableFile] = {}
         self.totals: dict[int, int] = {}  # rows of tables that go in parts, by oid
         self.parts: dict[int, list[CopyTask]] = {}  # of each table, by its oid
         self._died: list[BaseException] = []  # of threads
 
-    def copy(self, tasks: Seq[CopyTask]) -> list[Written]:
+    def copy(self, tasks: Seq[CopyTask]) -> list[TableFile]:
         """Copy every table to its file, the largest first; return them in order."""
         count = self.count or default_jobs(tasks)
         self.parts = {
@@ -7768,16 +7693,14 @@ class Jobs:
             self.report.doing("counting rows")
             self.totals = self.db.fetch_row_totals(parted)
 
-    def finish(self, part: CopyTask, written: Written) -> None:
+    def finish(self, part: CopyTask, written: TableFile) -> None:
         """Note what was written; tell of the table when all of its parts are there."""
         self.done[part.path] = written
         parts = self.parts[part.table.oid]
         if all(each.path in self.done for each in parts):
-            whole = together([self.done[each.path] for each in parts])
-            copied = whole.rows, whole.size, whole.seconds, parts[0].path.name
-            self.report.finished(Copied(part.table.relation, *copied))
+            self.report.finished(together([self.done[each.path] for each in parts]))
 
-    def join(self, task: CopyTask) -> Written:
+    def join(self, task: CopyTask) -> TableFile:
         """Make one file of a table's parts, all but the first without their header.
 
         Raises SnapshotError if they are not together the whole of the table.
@@ -7905,7 +7828,7 @@ def die_with_parent() -> None:
         os._exit(EXIT_FAILED)
 
 
-def run_job(task: CopyTask) -> Written | None:
+def run_job(task: CopyTask) -> TableFile | None:
     """Copy one table or part; None: there is no connection to do it with."""
     if Job.db is None:
         return None
@@ -9465,7 +9388,8 @@ def as_data(value: Any) -> dict[str, Any]:
             then = csv_file and csv_file.rows
             return {**as_data(table.relation), **rows_of, "rows_then": then}
     data = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
-    return as_data(data.pop("relation")) | data if "relation" in data else data
+    relation = data.pop("relation", None)
+    return as_data(relation) | data if relation else data
 
 
 def render_replacement(
@@ -9846,17 +9770,7 @@ def command_show(options: Options, report: Report) -> int:
     report.doing(f"checking the files of {folder}")
     found = Folder(folder).show()
     manifest = found.manifest
-    tables = [
-        {
-            **(as_data(each.relation) if each.relation else {}),
-            "file": each.file,
-            "rows": each.rows,
-            "bytes": each.size,
-            "fault": each.fault or None,
-        }
-        for each in found.files
-    ]
-    report.record(whole=not found.faults, faults=found.faults, tables=tables)
+    report.record(whole=not found.faults, faults=found.faults, tables=found.files)
     if manifest:
         report.record(
             **besides_files(manifest),
@@ -9884,8 +9798,8 @@ def render_contents(found: Contents, folder: Path) -> Iterator[str]:
         (
             str(each.relation or each.file),
             "?" if each.rows is None else f"{each.rows:,}",
-            human_size(each.size),
-            each.fault.removeprefix(f"{each.file} ").split(" since")[0],
+            human_size(each.bytes),
+            (each.fault or "").removeprefix(f"{each.file} ").split(" since")[0],
         )
         for each in found.files
     ]
