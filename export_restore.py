@@ -1871,28 +1871,20 @@ def besides_files(manifest: Manifest) -> dict[str, Any]:
     """Return what a manifest says of what is no table with a file."""
     return {
         "sequences": [
-            {
-                **relation_entry(name),
-                "last_value": state.last_value,
-                "is_called": state.is_called,
-            }
+            {**dataclasses.asdict(name), **dataclasses.asdict(state)}
             for name, state in sorted(manifest.sequences.items())
         ],
         "materialized_views": [
-            {**relation_entry(name), "populated": populated}
+            {**dataclasses.asdict(name), "populated": populated}
             for name, populated in sorted(manifest.materialized_views.items())
         ],
-        "left_out": list(map(relation_entry, manifest.left_out)),
+        "left_out": list(map(dataclasses.asdict, manifest.left_out)),
     }
 
 
 def checksum(text: str, present: str) -> str:
     """Return the checksum that a manifest should have where it has the present one."""
     return hashlib.sha256(text.replace(present, NO_CHECKSUM).encode()).hexdigest()
-
-
-def relation_entry(relation: Relation) -> dict[str, Any]:
-    return {"schema": relation.schema, "name": relation.name}
 
 
 def resource_entry(file: TableFile, table: Table, keys: Seq[Any]) -> dict[str, Any]:
@@ -1909,7 +1901,7 @@ def resource_entry(file: TableFile, table: Table, keys: Seq[Any]) -> dict[str, A
         "bytes": file.size,
         "hash": f"sha256:{file.sha256}",
         "postgresql": {
-            **relation_entry(file.relation),
+            **dataclasses.asdict(file.relation),
             "rows": file.rows,
             **({"text": f"sha256:{file.text_sha256}"} if packed else {}),
             "types": [column.type for column in columns],
@@ -6391,19 +6383,33 @@ def kind_of(path: Path) -> str:
     return KINDS.get(stat.S_IFMT(found.st_mode), "a device")
 
 
-def open_plain(path: Path) -> io.FileIO:
-    """Open a file of a snapshot; raise OSError if it is a link, a pipe or the like."""
-    if (kind := kind_of(path)) not in ("", PLAIN_FILE):
-        raise OSError(f"it is {kind}, no plain file")
-    file = io.FileIO(path, opener=lambda name, how: os.open(name, how | PLAINLY))
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise OSError("it is no plain file")
-    return file
+class PlainFile(io.FileIO):
+    """A file of a snapshot; what is read through a buffer is hashed.
+
+    Raises OSError if it is a link, a pipe or the like.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if (kind := kind_of(path)) not in ("", PLAIN_FILE):
+            raise OSError(f"it is {kind}, no plain file")
+        super().__init__(path, opener=lambda name, how: os.open(name, how | PLAINLY))
+        if not stat.S_ISREG(os.fstat(self.fileno()).st_mode):
+            self.close()
+            raise OSError("it is no plain file")
+        self._hash = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+    def readinto(self, buffer: Any) -> int:
+        count = super().readinto(buffer) or 0
+        self._hash.update(memoryview(buffer)[:count])
+        return count
 
 
 def read_plain(path: Path) -> bytes:
-    with open_plain(path) as file:
+    with PlainFile(path) as file:
         return file.read()
 
 
@@ -6496,49 +6502,28 @@ def differs_in_line_ends(path: Path, digest: str) -> bool:
     return digest in (unix.hexdigest(), windows.hexdigest())
 
 
-def decoded(raw: bytes, path: Path) -> str:
-    """Return the text of a file; raise SnapshotError if it is no UTF-8."""
-    try:
-        return raw.decode()
-    except UnicodeDecodeError as error:
-        raise damaged(
-            f"{path}, line {raw.count(10, 0, error.start) + 1}: not UTF-8 text",
-            "save the file as UTF-8, or export again",
-        ) from error
-
-
-EDITS_HINT = (
-    "restore --accept-edits takes it as it is (verify and rehearse, too); "
-    "or export again"
-)
-
-
 def file_hash(path: Path) -> str:
     """Return a file's sha256, read in large pieces."""
-    with HashedFile(path) as file:
-        while file.read(CHUNK_BYTES):
+    buffer = bytearray(CHUNK_BYTES)
+    with PlainFile(path) as file:
+        while file.readinto(buffer):
             pass
         return file.sha256
 
 
 def read_csv_header(path: Path, resource: TableFile | None, sha256: str) -> CsvFile:
     """Read a CSV's column names; raise if they are no UTF-8 text."""
+    rows, digest = (resource.rows, resource.text_sha256) if resource else (None, None)
     try:
-        with open_plain(path) as raw, opened_csv(raw, path.name) as file:
+        with PlainFile(path) as raw, opened_csv(raw, path.name) as file:
             if resource is None:  # in a file of ours it belongs to a column's name
                 skip_byte_order_mark(file)
             # Line by line: what follows the header is COPY's to judge.
-            lines = (
-                line.decode() for line in iter(lambda: file.readline(1 << 20), b"")
-            )
-            header = next(csv.reader(lines, strict=True), [])
+            lines = iter(lambda: file.readline(1 << 20), b"")
+            header = next(csv.reader(map(bytes.decode, lines), strict=True), [])
             if resource is None and ends_in_crlf(file):
                 check_line_ends(path)
-            size = path.stat().st_size
-            rows, digest = (
-                (resource.rows, resource.text_sha256) if resource else (None, None)
-            )
-            text = text_size(path)
+            size, text = path.stat().st_size, text_size(path)
             return CsvFile(path, size, text, tuple(header), sha256, rows, digest)
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise damaged(
@@ -6561,7 +6546,7 @@ def check_line_ends(path: Path) -> None:
     COPY refuses lines that end otherwise than the first; it takes what is in quotes.
     """
     inside = False
-    with opened_csv(open_plain(path), path.name) as file:
+    with opened_csv(PlainFile(path), path.name) as file:
         for number, line in enumerate(file, start=1):
             inside ^= bool(line.count(b'"') % 2)
             if inside and line.endswith(b"\r\n"):
@@ -6581,7 +6566,7 @@ def text_size(path: Path) -> int:
     size = path.stat().st_size
     if not path.name.endswith(GZIP_SUFFIX):
         return size
-    with open_plain(path) as file:
+    with PlainFile(path) as file:
         file.seek(-4, os.SEEK_END)
         return max(int.from_bytes(file.read(), "little"), size)
 
@@ -6602,30 +6587,6 @@ def skip_byte_order_mark(file: io.BufferedReader) -> None:
         file.read(len(codecs.BOM_UTF8))
 
 
-class HashedFile(io.RawIOBase):
-    """A file of a snapshot that is hashed as it is read."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = open_plain(path)
-        self._hash = hashlib.sha256()
-
-    @property
-    def sha256(self) -> str:
-        return self._hash.hexdigest()
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        count = self._file.readinto(buffer) or 0
-        self._hash.update(memoryview(buffer)[:count])
-        return count
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-
 class CsvReader(io.RawIOBase):
     """A CSV's bytes for COPY, without a byte-order mark; tells how many went by.
 
@@ -6634,7 +6595,7 @@ class CsvReader(io.RawIOBase):
 
     def __init__(self, file: CsvFile, advance: Callable[[int], object]) -> None:
         self.file = file
-        self._raw = HashedFile(file.path)
+        self._raw = PlainFile(file.path)
         self.text = opened_csv(self._raw, file.path.name)
         self._advance = advance
         self._inside = 0  # 1: of quotes
@@ -6987,14 +6948,24 @@ class FileCheck:
         """Return the snapshot; faults that are not known yet raise with its CSVs."""
         if self._faults or (self._edits and not self._accept_edits):
             self._raise_faults()
-        folder, catalog = self._folder.path, None
-        if self.manifest is not None and self.manifest.format == FORMAT_VERSION:
-            lines = decoded(self._small[CATALOG_FILE], folder / CATALOG_FILE)
-            # str.splitlines would split at more than newlines.
-            catalog = tuple(lines.split("\n")[:-1])
+        folder = self._folder.path
+        current = self.manifest and self.manifest.format == FORMAT_VERSION
         script = parse_script(self._small[SCHEMA_FILE], str(folder / SCHEMA_FILE))
         names = [path.name for path in self.csvs]
+        catalog = self._catalog_lines() if current else None
         return Snapshot(folder, script, names, self.manifest, catalog, self._read_csvs)
+
+    def _catalog_lines(self) -> tuple[str, ...]:
+        raw = self._small[CATALOG_FILE]
+        try:
+            # str.splitlines would split at more than newlines.
+            return tuple(raw.decode().split("\n")[:-1])
+        except UnicodeDecodeError as error:
+            line = raw.count(10, 0, error.start) + 1
+            raise damaged(
+                f"{self._folder.path / CATALOG_FILE}, line {line}: not UTF-8 text",
+                "save the file as UTF-8, or export again",
+            ) from error
 
     def _read_csvs(self) -> Iterator[CsvFile]:
         """Yield the CSVs, all but their rows, once every file is checked."""
@@ -7027,8 +6998,12 @@ def hint_of(faults: Iterable[str], folder: Path) -> str:
             f'put "* -text" into {folder / ".gitattributes"}, delete '
             "the other files there, and have git check them out again"
         )
-    edited = any(fault.endswith(CHANGED) for fault in faults)
-    return EDITS_HINT if edited else "put the folder right, or export again"
+    if any(fault.endswith(CHANGED) for fault in faults):
+        return (
+            "restore --accept-edits takes it as it is (verify and rehearse, too); "
+            "or export again"
+        )
+    return "put the folder right, or export again"
 
 
 class Folder:
