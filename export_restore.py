@@ -1046,11 +1046,6 @@ class Settings:
     channel_binding: str = ""
     env_file: str = "the env file"  # its name, for hints
 
-    @property
-    def data_folder(self) -> Path:
-        """Where an embedded server keeps its files."""
-        return self.home / EMBEDDED_FOLDER
-
     def __str__(self) -> str:
         return called(self.dbname, self.host, self.port)
 
@@ -1716,8 +1711,7 @@ def missing_from_script(
     """Return the tables, columns and other objects that the script never mentions."""
     missing: list[str] = []
     for table in tables:
-        parts = (table.relation, *table.partitions)
-        missing += [str(part) for part in parts if part.name not in names]
+        missing += [str(part) for part in table.names if part.name not in names]
         if table.relation.name in names:
             columns = [each.name for each in table.columns if each.name not in names]
             missing += [f"{table.relation}.{quoted_when_needed(c)}" for c in columns]
@@ -5949,7 +5943,7 @@ def reachable(settings: Settings) -> Iterator[Settings]:
         yield settings
         return
     name = settings.dbname
-    with OwnServer.of(settings.data_folder).used() as server:
+    with OwnServer.of(settings.home / EMBEDDED_FOLDER).used() as server:
         with Database(server) as db:
             if not db.fetch("SELECT FROM pg_database WHERE datname = %s", [name]):
                 create = sql.SQL("CREATE DATABASE {}")
@@ -6144,16 +6138,15 @@ class Programs:
         found = [name for name in PROGRAM_PACKAGES if name in self.folder.parts]
         return "".join(found).replace("_", "-")
 
-    def parts(self) -> set[str]:
-        """Return what their server has: extensions, and what it was built with."""
+    def unlike(self, major: int, wanted: Collection[str]) -> tuple[int, ...]:
+        """Return how badly they stand in for a server of a version with extensions.
+
+        Parts of a server are its extensions, and what it was built with.
+        """
         done = run_program(self.folder / "pg_config", "--sharedir", "--configure")
         folder, _, built = done.stdout.partition("\n")
         controls = Path(folder or os.devnull, "extension").glob("*.control")
-        return {path.stem for path in controls} | {*re.findall(r"--with-(\w+)", built)}
-
-    def unlike(self, major: int, wanted: Collection[str]) -> tuple[int, ...]:
-        """Return how badly they stand in for a server of a version with extensions."""
-        parts = self.parts()
+        parts = {path.stem for path in controls} | {*re.findall(r"--with-(\w+)", built)}
         lacking = len({*wanted} - parts)
         return self.major < major, lacking, abs(self.major - major), -len(parts)
 
@@ -6688,12 +6681,8 @@ class CsvWriter(Hasher):
 
     def __init__(self, path: Path, advance: Callable[[int], object]) -> None:
         super().__init__(advance)
+        self.file: Hasher = self  # what writes the file itself
         self._descriptor = create_file(path)
-
-    @property
-    def file(self) -> CsvWriter:
-        """What writes the file itself."""
-        return self
 
     def write(self, chunk: Any) -> int:
         return super().write(chunk[: os.write(self._descriptor, chunk)])
@@ -6723,7 +6712,7 @@ class GzipWriter(Hasher):
 
     def __init__(self, path: Path, advance: Callable[[int], object]) -> None:
         super().__init__(advance)
-        self.file = CsvWriter(path, lambda size: None)
+        self.file: Hasher = CsvWriter(path, lambda size: None)
         self._gzip = gzip_compressor()
         self._chunks: queue.Queue[bytes | None] = queue.Queue(WRITE_AHEAD)
         self._error: Exception | None = None
