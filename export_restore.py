@@ -1046,6 +1046,11 @@ class Settings:
     channel_binding: str = ""
     env_file: str = "the env file"  # its name, for hints
 
+    @property
+    def data_folder(self) -> Path:
+        """Where an embedded server keeps its files."""
+        return self.home / EMBEDDED_FOLDER
+
     def __str__(self) -> str:
         return called(self.dbname, self.host, self.port)
 
@@ -5943,7 +5948,7 @@ def reachable(settings: Settings) -> Iterator[Settings]:
         yield settings
         return
     name = settings.dbname
-    with OwnServer.of(settings.home / EMBEDDED_FOLDER).used() as server:
+    with OwnServer.of(settings.data_folder).used() as server:
         with Database(server) as db:
             if not db.fetch("SELECT FROM pg_database WHERE datname = %s", [name]):
                 create = sql.SQL("CREATE DATABASE {}")
