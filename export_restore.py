@@ -1718,8 +1718,8 @@ def missing_from_script(
     for table in tables:
         missing += [str(part) for part in table.names if part.name not in names]
         if table.relation.name in names:
-            columns = [each.name for each in table.columns if each.name not in names]
-            missing += [f"{table.relation}.{quoted_when_needed(c)}" for c in columns]
+            missing += [f"{table.relation}.{quoted_when_needed(each.name)}"
+                        for each in table.columns if each.name not in names]  # fmt: skip
     return missing + [
         shown(line.key) for line in lines if line.name and line.name not in names
     ]
@@ -1939,9 +1939,8 @@ def resource_name(path: str) -> str:
 
 def field_entry(column: Column) -> dict[str, Any]:
     """Return a column's part; where NULL cannot be, an empty cell is a text."""
-    kinds = (
-        entry for kind, entry in FIELD_TYPES.items() if kind.fullmatch(column.type)
-    )
+    kinds = (FIELD_TYPES[kind] for kind in FIELD_TYPES
+             if re.fullmatch(kind, column.type))  # fmt: skip
     required = {"missingValues": [], "constraints": {"required": True}}
     return {
         "name": column.name,
@@ -1952,15 +1951,11 @@ def field_entry(column: Column) -> dict[str, Any]:
 
 # Types whose every value the standard can express; others are strings to it: it knows
 # neither an infinite date nor one before Christ.
-FIELD_TYPES: dict[re.Pattern[str], dict[str, Any]] = {
-    re.compile(r"smallint|integer|bigint"): {"type": "integer"},
-    re.compile(r"numeric(\(.*\))?|real|double precision"): {"type": "number"},
-    re.compile(r"boolean"): {
-        "type": "boolean",
-        "trueValues": ["t"],
-        "falseValues": ["f"],
-    },
-    re.compile(r"uuid"): {"type": "string", "format": "uuid"},
+FIELD_TYPES: dict[str, dict[str, Any]] = {
+    "smallint|integer|bigint": {"type": "integer"},
+    r"numeric(\(.*\))?|real|double precision": {"type": "number"},
+    "boolean": {"type": "boolean", "trueValues": ["t"], "falseValues": ["f"]},
+    "uuid": {"type": "string", "format": "uuid"},
 }
 
 
@@ -1975,13 +1970,10 @@ def foreign_key_entries(
     tables = {each.relation: each for each in catalog.tables}
     paths = {file.relation: file.path for file in files}
     found: dict[Relation, list[dict[str, Any]]] = {name: [] for name in paths}
-    keys = [
-        key
-        for key in catalog.foreign_keys
-        if key.table in paths and key.references in paths
-    ]
-    keys.sort(key=lambda key: (key.columns, paths[key.references], key.referenced))
-    for key in keys:
+    keys = [k for k in catalog.foreign_keys if {k.table, k.references} <= paths.keys()]
+    for key in sorted(
+        keys, key=lambda k: (k.columns, paths[k.references], k.referenced)
+    ):
         mine = columns_named(tables[key.table], key.columns)
         theirs = columns_named(tables[key.references], key.referenced)
         alike = [column.type for column in mine] == [column.type for column in theirs]
@@ -2020,9 +2012,9 @@ def parse_manifest(text: str, name: str) -> Manifest:
         if manifest.hashes.keys() != {SCHEMA_FILE, CATALOG_FILE}:
             raise ValueError("it names other files than the snapshot has")
         files = manifest.files
-        for names in ({each.path for each in files}, {each.relation for each in files}):
-            if len(names) < len(files):
-                raise ValueError("it names a file or a table twice")
+        paths, names = {each.path for each in files}, {each.relation for each in files}
+        if min(len(paths), len(names)) < len(files):
+            raise ValueError("it names a file or a table twice")
     except (
         ValueError, LookupError, TypeError, AttributeError, RecursionError
     ) as error:  # fmt: skip
@@ -2139,16 +2131,15 @@ def catalog_text(
 ) -> str:
     """Return a line of catalog.txt: expressions marked, names quoted when needed."""
     line = escaped(text)
-    place = len(key_of(line))
+    done = key_of(line)
+    rest = line[len(done) :]
     for expression in filter(None, expressions):
         part = escaped(expression)
-        lead = next((each for each in LEADS if each + part in line[place:]), "")
-        found = line.find(lead + part, place)
-        if found >= 0:
-            start = found + len(lead)
-            line = f"{line[:start]}‹{part}›{line[start + len(part) :]}"
-            place = start + len(part) + 2
-    return WHOLE_JSON.sub("json", without_quotes(line, keywords))
+        lead = next((each for each in LEADS if each + part in rest), "")
+        before, found, after = rest.partition(lead + part)
+        if found:
+            done, rest = f"{done}{before}{lead}‹{part}›", after
+    return WHOLE_JSON.sub("json", without_quotes(done + rest, keywords))
 
 
 def escaped(text: str) -> str:
@@ -6438,8 +6429,7 @@ def write_source(path: Path, content: bytes) -> None:
     path = path.resolve()
     made = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with os.fdopen(create_file(made, 0o666), "wb") as file:
-            file.write(content)
+        write_file(made, content, 0o666)
         sync_file(made)
         move(made, path)
         sync_folder(path.parent)
@@ -6489,15 +6479,15 @@ CHANGED = "was changed since the export (sha256 differs)"
 
 def differs_in_line_ends(path: Path, digest: str) -> bool:
     """Return whether a file would have that sha256 if its lines ended otherwise."""
-    unix, windows = hashlib.sha256(), hashlib.sha256()
-    with path.open("rb") as file:
-        for line in file:
-            text = line.removesuffix(b"\n")
-            ended = text != line
-            text = text.removesuffix(b"\r") if ended else text
-            unix.update(text + b"\n" * ended)
-            windows.update(text + b"\r\n" * ended)
-    return digest in (unix.hexdigest(), windows.hexdigest())
+
+    def ended_with(end: bytes) -> str:
+        found = hashlib.sha256()
+        with path.open("rb") as file:
+            for line in file:
+                found.update(re.sub(rb"\r?\n\Z", end, line))
+        return found.hexdigest()
+
+    return digest in (ended_with(b"\n"), ended_with(b"\r\n"))
 
 
 def file_hash(path: Path) -> str:
@@ -6513,7 +6503,7 @@ def read_csv_header(path: Path, resource: TableFile | None, sha256: str) -> CsvF
     """Read a CSV's column names; raise if they are no UTF-8 text."""
     rows, digest = (resource.rows, resource.text_sha256) if resource else (None, None)
     try:
-        with PlainFile(path) as raw, opened_csv(raw, path.name) as file:
+        with PlainFile(path) as raw, opened_csv(raw) as file:
             if resource is None:  # in a file of ours it belongs to a column's name
                 skip_byte_order_mark(file)
             # Line by line: what follows the header is COPY's to judge.
@@ -6544,7 +6534,7 @@ def check_line_ends(path: Path) -> None:
     COPY refuses lines that end otherwise than the first; it takes what is in quotes.
     """
     inside = False
-    with opened_csv(PlainFile(path), path.name) as file:
+    with PlainFile(path) as raw, opened_csv(raw) as file:
         for number, line in enumerate(file, start=1):
             inside ^= bool(line.count(b'"') % 2)
             if inside and line.endswith(b"\r\n"):
@@ -6569,9 +6559,9 @@ def text_size(path: Path) -> int:
         return max(int.from_bytes(file.read(), "little"), size)
 
 
-def opened_csv(file: io.RawIOBase, name: str) -> io.BufferedReader:
-    """Return the text of a CSV that is open, gzip'ed or not; it closes the file."""
-    if name.endswith(GZIP_SUFFIX):
+def opened_csv(file: PlainFile) -> io.BufferedReader:
+    """Return the text of a CSV that is open, gzip'ed or not."""
+    if str(file.name).endswith(GZIP_SUFFIX):
         import gzip
 
         unpacked = gzip.GzipFile(fileobj=io.BufferedReader(file, CHUNK_BYTES))
@@ -6594,7 +6584,7 @@ class CsvReader(io.RawIOBase):
     def __init__(self, file: CsvFile, advance: Callable[[int], object]) -> None:
         self.file = file
         self._raw = PlainFile(file.path)
-        self.text = opened_csv(self._raw, file.path.name)
+        self.text = opened_csv(self._raw)
         self._advance = advance
         self._inside = 0  # 1: of quotes
         self._ends = 0
@@ -6734,19 +6724,17 @@ class GzipWriter(Hasher):
             raise self._error
 
     def _work(self) -> None:
-        """Take chunks until there are no more; after an error, in vain."""
-        while (chunk := self._chunks.get()) is not None:
-            self._compress(chunk)
-        self._compress(None)
-
-    def _compress(self, chunk: bytes | None) -> None:
-        gzip = self._gzip
-        try:
-            data = gzip.flush() if chunk is None else gzip.compress(chunk)
-            while data and self._error is None:
-                data = data[self.file.write(data) :]
-        except Exception as error:  # a thread that ends would keep the others waiting
-            self._error = error
+        """Write chunks until there are no more; after an error, take them in vain."""
+        chunk: bytes | None = b""
+        while chunk is not None:
+            chunk = self._chunks.get()
+            try:
+                gzip = self._gzip
+                data = gzip.flush() if chunk is None else gzip.compress(chunk)
+                while data and self._error is None:
+                    data = data[self.file.write(data) :]
+            except Exception as error:  # a thread that ends would keep others waiting
+                self._error = error
 
     def close(self) -> None:
         if not self.closed:
@@ -6763,9 +6751,9 @@ def sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def write_file(path: Path, content: bytes) -> str:
+def write_file(path: Path, content: bytes, mode: int = 0o600) -> str:
     """Write a new file, readable by its owner alone; return its sha256."""
-    with os.fdopen(create_file(path), "wb") as file:
+    with os.fdopen(create_file(path, mode), "wb") as file:
         file.write(content)
     return hashlib.sha256(content).hexdigest()
 
@@ -6885,11 +6873,12 @@ class FileCheck:
         self._edits: dict[str, str] = {}  # faults, too, unless somebody meant them
         self._found: dict[str, str] = {}
         self._small: dict[str, bytes] = {}  # what is no CSV
-        self._left = [path for path in map(folder.path.joinpath, self._wanted)
-                      if self._is_to_hash(path)]  # fmt: skip
-        large = sum(path.stat().st_size for path in self._left) >= LARGE_FILE
+        left = [path for path in map(folder.path.joinpath, self._wanted)
+                if self._is_to_hash(path)]  # fmt: skip
+        self._left = iter(left)
+        large = sum(path.stat().st_size for path in left) >= LARGE_FILE
         # On all cores: hashing leaves Python's lock.
-        threads = min(os.cpu_count() or 1, len(self._left)) if large else 0
+        threads = min(os.cpu_count() or 1, len(left)) if large else 0
         self._calls = [Call(self._hash) for _ in range(threads)]
         if not large:
             self._hash()
@@ -6908,11 +6897,9 @@ class FileCheck:
         return False
 
     def _hash(self) -> None:
-        """Hash files until there is none left."""
-        with contextlib.suppress(IndexError):
-            while True:
-                path = self._left.pop(0)
-                self._compare(path, file_hash(path))
+        """Hash files until there is none left; threads share the iterator."""
+        for path in self._left:
+            self._compare(path, file_hash(path))
 
     def _compare(self, path: Path, digest: str) -> None:
         """Note a file's checksum, and whether it is as it was."""
@@ -7321,12 +7308,7 @@ class Export:
         """Copy every table to its file, several at once; return them in load order."""
         sizes = self.db.fetch_sizes(self.tables)
         tasks = [
-            CopyTask(
-                table,
-                self.stage / name,
-                sizes[table.oid],
-                self.options.gzip,
-            )
+            CopyTask(table, self.stage / name, sizes[table.oid], self.options.gzip)
             for table, name in self.files
         ]
         jobs = Jobs(self.db, self.shared, self.options.jobs, self.report)
