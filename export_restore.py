@@ -1718,8 +1718,8 @@ def missing_from_script(
     for table in tables:
         missing += [str(part) for part in table.names if part.name not in names]
         if table.relation.name in names:
-            missing += [f"{table.relation}.{quoted_when_needed(each.name)}"
-                        for each in table.columns if each.name not in names]  # fmt: skip
+            columns = [each.name for each in table.columns if each.name not in names]
+            missing += [f"{table.relation}.{quoted_when_needed(c)}" for c in columns]
     return missing + [
         shown(line.key) for line in lines if line.name and line.name not in names
     ]
@@ -1728,7 +1728,7 @@ def missing_from_script(
 def without_besides(
     lines: Iterable[CatalogLine], catalog: Catalog, snapshot: Snapshot
 ) -> list[CatalogLine]:
-    """Return the lines without what a snapshot of some tables knows nothing of."""
+    """Return the lines without those of what a snapshot of some tables leaves out."""
     manifest, roots = snapshot.manifest, catalog.roots
     if manifest is None or not manifest.left_out:
         return list(lines)
@@ -1747,7 +1747,7 @@ def unnamed_in_script(
 ) -> list[str]:
     """Return the indexes and constraints that the script does not mention.
 
-    Those with a name such as PostgreSQL gives are nobody's to mention.
+    Names such as PostgreSQL generates need no mention.
     """
     usual = re.compile(r"_(pkey|key|fkey|check|excl|idx|stat)\d*$")
     return [
@@ -1882,7 +1882,7 @@ def besides_files(manifest: Manifest) -> dict[str, Any]:
 
 
 def checksum(text: str, present: str) -> str:
-    """Return the checksum that a manifest should have where it has the present one."""
+    """Return the checksum that a manifest should have in place of the present one."""
     return hashlib.sha256(text.replace(present, NO_CHECKSUM).encode()).hexdigest()
 
 
@@ -5717,7 +5717,7 @@ class OwnServer:
 
     @contextlib.contextmanager
     def used(self) -> Iterator[Settings]:
-        """Start it unless it runs; give how to reach it.
+        """Start it unless it runs; yield the settings that lead to it.
 
         It goes on running at the end only if another process still uses it.
         """
@@ -5767,7 +5767,7 @@ class OwnServer:
             )
 
     def create(self, superuser: str = SUPERUSER) -> None:
-        """Make its files. To initdb its user needs a name, to the server none."""
+        """Create its files. initdb needs a user with a name, the server does not."""
         options = ["--encoding=utf8", f"--username={superuser}"]
         options += [] if sys.getfilesystemencoding() == "utf-8" else ["--no-locale"]
         options += ["--no-sync"] if self.settings else []
@@ -5780,7 +5780,7 @@ class OwnServer:
             options += [f"--pwfile={secret}"]
         new = Path(tempfile.mkdtemp(prefix=NEW_PREFIX, dir=self.data))
         named = nobody() if self.user else None
-        self.data.chmod(0o711 if named else 0o700)  # he has to pass
+        self.data.chmod(0o711 if named else 0o700)  # that user has to pass
         give(new, named)
         dataclasses.replace(self, data=new).run("initdb", *options, user=named)
         for path in new.iterdir():
@@ -5790,7 +5790,7 @@ class OwnServer:
         new.rmdir()
 
     def unfinished(self) -> bool:
-        """Return whether whoever made its files was killed."""
+        """Return whether initdb was interrupted."""
         return any(self.data.glob(NEW_PREFIX + "*"))
 
     def start(self) -> None:
@@ -5934,7 +5934,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def reachable(settings: Settings) -> Iterator[Settings]:
-    """Give settings that lead to a running server; start and stop an embedded one."""
+    """Yield settings that lead to a running server; start and stop an embedded one."""
     if settings.host != EMBEDDED:
         yield settings
         return
@@ -6030,9 +6030,9 @@ def lend_roles(db: Database, names: Iterable[str]) -> None:
 
 @contextlib.contextmanager
 def private_server(major: int, wanted: Collection[str] = ()) -> Iterator[Settings]:
-    """Give a throw-away server like one of a version, with extensions if it can be.
+    """Yield a throw-away server like one of a version, with extensions if possible.
 
-    What rehearsals that were killed have left behind goes, too.
+    Removes what killed rehearsals have left behind, too.
     """
     for left in Path(tempfile.gettempdir()).glob(PRIVATE_PREFIX + "*"):
         remove_private(left)
@@ -6227,7 +6227,7 @@ def program_folders() -> Iterator[str]:
 def run_program(
     program: Path, *arguments: str, seconds: float | None = None, **how: Any
 ) -> subprocess.CompletedProcess[str]:
-    """Run one of PostgreSQL's programs, as the env file alone decides; to our end."""
+    """Run one of PostgreSQL's programs without PG… variables; it ends when we do."""
     command = [str(program), *arguments]
     ours = {k: v for k, v in os.environ.items() if not k.upper().startswith("PG")}
     try:
@@ -6276,14 +6276,13 @@ class DumpPlan:
 def dump_schema(
     server: Settings, plan: DumpPlan, report: Report
 ) -> tuple[Programs, str]:
-    """Let the newest pg_dump that can write the schema of a database down.
+    """Dump the schema of a database with the newest pg_dump that can.
 
     Raises SnapshotError if none fits a server of that major version, or it fails.
     """
     found = sorted(find_programs("pg_dump"), key=lambda each: each.version)
     way = libpq_options(server)
-    # Its environment others cannot read: a command line they can. With LC_ALL it says
-    # things as we know them.
+    # Other users can read a command line, but no environment. LC_ALL: in English.
     secret = {"PGPASSWORD": way.pop("password") or "", "LC_ALL": "C"}
     with tempfile.TemporaryDirectory(prefix="export_restore-") as folder:
         file = Path(folder, "schema.dump")
@@ -6362,7 +6361,7 @@ PLAINLY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 def kind_of(path: Path) -> str:
-    """Return what a name itself stands for, no link followed; empty: for nothing."""
+    """Return the kind of file at a path, no link followed; empty: there is none."""
     try:
         found = path.lstat()
     except FileNotFoundError:
@@ -6570,7 +6569,7 @@ def opened_csv(file: PlainFile) -> io.BufferedReader:
 
 
 def skip_byte_order_mark(file: io.BufferedReader) -> None:
-    """Go to the first byte that counts: spreadsheets begin UTF-8 with a mark."""
+    """Skip a byte-order mark, which spreadsheets write before UTF-8."""
     if file.peek(len(codecs.BOM_UTF8)).startswith(codecs.BOM_UTF8):
         file.read(len(codecs.BOM_UTF8))
 
@@ -6700,9 +6699,9 @@ def gzip_compressor() -> Any:
 class GzipWriter(Hasher):
     """A new CSV in a gzip file.
 
-    A thread of its own compresses and writes what comes, so that the receiver need not
-    wait. Errors of the disk come up at the next write, or at the end. The file holds
-    neither a name nor a time: the same rows are the same bytes.
+    A thread of its own compresses and writes, so that COPY need not wait. Errors of the
+    disk are raised by the next write, or at the end. The file holds neither a name nor
+    a time: the same rows are the same bytes.
     """
 
     def __init__(self, path: Path, advance: Callable[[int], object]) -> None:
@@ -6715,13 +6714,10 @@ class GzipWriter(Hasher):
         self._thread.start()
 
     def write(self, chunk: Any) -> int:
-        self._raise_error()
-        self._chunks.put(bytes(chunk))
-        return super().write(chunk)
-
-    def _raise_error(self) -> None:
         if self._error is not None:
             raise self._error
+        self._chunks.put(bytes(chunk))
+        return super().write(chunk)
 
     def _work(self) -> None:
         """Write chunks until there are no more; after an error, take them in vain."""
@@ -6742,7 +6738,8 @@ class GzipWriter(Hasher):
             self._chunks.put(None)
             self._thread.join()
             self.file.close()
-            self._raise_error()
+            if self._error is not None:
+                raise self._error
 
 
 def sync_file(path: Path) -> None:
@@ -6767,11 +6764,11 @@ def append_file(path: Path, part: Path) -> None:
 
 @contextlib.contextmanager
 def lockable(folder: Path) -> Iterator[Callable[[str], bool]]:
-    """Give a function that takes the lock on a folder, in a way of flock(2).
+    """Yield a function that locks a folder in a mode of flock(2).
 
     LOCK_EX waits until nobody else has it, LOCK_NB does not wait, LOCK_SH lets other
-    readers in. The system gives the lock back when the process dies. Without flock
-    (Windows, some network file systems) everybody gets it.
+    readers in. The system releases the lock when the process dies. Without flock
+    (Windows, some network file systems) every lock is granted.
     """
     if fcntl is None:
         yield lambda how: True
@@ -6996,7 +6993,7 @@ class Folder:
 
     @contextlib.contextmanager
     def settled(self) -> Iterator[None]:
-        """Keep a snapshot as it is; finish first what an export has left half done."""
+        """Lock the snapshot, after finishing a publication that was cut short."""
         if not self.path.is_dir():
             raise usage_error(
                 f"{self.path} is no folder"
@@ -7015,7 +7012,7 @@ class Folder:
 
     @contextlib.contextmanager
     def opened(self, *, accept_edits: bool = False) -> Iterator[Snapshot]:
-        """Give a snapshot whose files stay as they are until the end.
+        """Yield the snapshot, whose files no export replaces meanwhile.
 
         Raises SnapshotError naming every fault at once, at the latest when its CSVs are
         wanted. With `accept_edits` files that were changed since the export are none.
@@ -7035,10 +7032,10 @@ class Folder:
 
     @contextlib.contextmanager
     def staged(self, done: str = "") -> Iterator[Path]:
-        """Give a stage inside it; at the end its files replace those outside.
+        """Yield a folder inside it, whose files are published at the end.
 
-        Whatever instant the process dies in, the old snapshot or the new one can be
-        opened. Raises SnapshotError if the disk does not play along.
+        If the process dies, at any instant, the old snapshot or the new one can be
+        opened. Raises SnapshotError if the files cannot be written.
         """
         with self.telling_of_disk(), contextlib.ExitStack() as stack:
             make_folder(self.path)
@@ -7078,7 +7075,7 @@ class Folder:
 
     @contextlib.contextmanager
     def telling_of_disk(self) -> Iterator[None]:
-        """Turn the system's errors into two lines."""
+        """Turn the system's errors into a SnapshotError."""
         try:
             yield
         except OSError as error:
@@ -7089,7 +7086,7 @@ class Folder:
             ) from error
 
     def remove_abandoned(self) -> None:
-        """Remove what exports that were killed have staged: nobody holds its lock."""
+        """Remove the stages of killed exports, whose locks nobody holds."""
         grace = STAGE_GRACE if fcntl else LOCKLESS_GRACE
         for stage in self.path.glob(STAGING_PREFIX + "*"):
             if kind_of(stage) != FOLDER:
@@ -7104,7 +7101,7 @@ class Folder:
         self.check_free([path.name for path in stage.iterdir()])
         try:
             self.roll_forward()
-        except SnapshotError:  # what was damaged there has its place taken
+        except SnapshotError:  # what is damaged there is replaced
             shutil.rmtree(self.ready)
         with uninterrupted():
             move(stage, self.ready)
@@ -7180,7 +7177,7 @@ class Folder:
         return False
 
     def made_by_us(self) -> set[str]:
-        """Return the files that exports made: a manifest, be it damaged, says.
+        """Return the names of files that exports made, as manifests say, damaged or not.
 
         Those that wait to be published are among them.
         """
@@ -7194,7 +7191,7 @@ class Folder:
         return found
 
     def check_ready(self) -> None:
-        """Raise if what is ready is no folder of nothing but files as exports make."""
+        """Raise if .ready is not a folder that holds only files as exports write them."""
         kind = kind_of(self.ready)
         if kind not in ("", FOLDER):
             raise self.damaged(f"is {kind}")
