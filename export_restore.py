@@ -7177,7 +7177,7 @@ class Folder:
         return False
 
     def made_by_us(self) -> set[str]:
-        """Return the names of files that exports made, as manifests say, damaged or not.
+        """Return the files that exports made, as manifests say, damaged ones included.
 
         Those that wait to be published are among them.
         """
@@ -7191,7 +7191,7 @@ class Folder:
         return found
 
     def check_ready(self) -> None:
-        """Raise if .ready is not a folder that holds only files as exports write them."""
+        """Raise if .ready is no folder that holds only files as exports write them."""
         kind = kind_of(self.ready)
         if kind not in ("", FOLDER):
             raise self.damaged(f"is {kind}")
