@@ -6858,10 +6858,9 @@ class FileCheck:
         there = sorted({SCHEMA_FILE, *(path.name for path in self.csvs)})
         files = self.manifest.files if self.manifest else ()
         self._entries = {each.path: each for each in files}
-        # What they should be; without a manifest nobody knows.
-        self._wanted = (
-            self.manifest.digests if self.manifest else dict.fromkeys(there, "")
-        )
+        # Without a manifest nobody knows their sha256.
+        unknown = dict.fromkeys(there, "")
+        self._wanted = self.manifest.digests if self.manifest else unknown
         self._faults = {
             name: f"{name} is not part of the snapshot"
             for name in there
@@ -6870,8 +6869,7 @@ class FileCheck:
         self._edits: dict[str, str] = {}  # faults, too, unless somebody meant them
         self._found: dict[str, str] = {}
         self._small: dict[str, bytes] = {}  # what is no CSV
-        left = [path for path in map(folder.path.joinpath, self._wanted)
-                if self._is_to_hash(path)]  # fmt: skip
+        left = list(self._compare_small())
         self._left = iter(left)
         large = sum(path.stat().st_size for path in left) >= LARGE_FILE
         # On all cores: hashing leaves Python's lock.
@@ -6880,18 +6878,18 @@ class FileCheck:
         if not large:
             self._hash()
 
-    def _is_to_hash(self, path: Path) -> bool:
-        """Return whether it is a CSV that is there; compare what is none."""
-        name, kind = path.name, kind_of(path)
-        if kind != PLAIN_FILE:
-            what = f"{kind}, no plain file" if kind else "missing"
-            self._faults[name] = f"{name} is {what}"
-        elif name in (SCHEMA_FILE, CATALOG_FILE):
-            self._small[name] = read_plain(path)
-            self._compare(path, hashlib.sha256(self._small[name]).hexdigest())
-        else:
-            return True
-        return False
+    def _compare_small(self) -> Iterator[Path]:
+        """Compare what is no CSV; yield the CSVs that are there."""
+        for name in self._wanted:
+            path = self._folder.path / name
+            if (kind := kind_of(path)) != PLAIN_FILE:
+                what = f"{kind}, no plain file" if kind else "missing"
+                self._faults[name] = f"{name} is {what}"
+            elif name in (SCHEMA_FILE, CATALOG_FILE):
+                self._small[name] = read_plain(path)
+                self._compare(path, hashlib.sha256(self._small[name]).hexdigest())
+            else:
+                yield path
 
     def _hash(self) -> None:
         """Hash files until there is none left; threads share the iterator."""
