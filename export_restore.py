@@ -726,28 +726,24 @@ class CopyTask:
 
 
 @dataclass(frozen=True)
-class Written:
-    """A CSV that was written."""
+class Copied:
+    """One table that went out or came in."""
 
+    relation: Relation
     rows: int
-    text_sha256: str  # what it is without compression
     size: int  # bytes
-    sha256: str
     seconds: float
-    text_size: int  # bytes without compression
+    path: str
 
 
 @dataclass(frozen=True)
-class TableFile:
-    """A table's file, as the manifest tells of it."""
+class TableFile(Copied):
+    """A table's file, as it was written, or as the manifest describes it."""
 
-    relation: Relation
-    path: str
-    rows: int
-    size: int  # bytes
     sha256: str
     text_sha256: str  # of the CSV itself, if the file is compressed
     key: tuple[str, ...]
+    text_size: int = 0  # bytes without compression; no manifest has it
 
 
 @dataclass(frozen=True)
@@ -811,6 +807,11 @@ class Manifest:
     hashes: Mapping[str, str]  # sha256 of the other files: schema.sql, catalog.txt
     settings: Mapping[str, str]  # under which schema.sql means what it says
 
+    @property
+    def digests(self) -> dict[str, str]:
+        """Return the sha256 of every file but the manifest itself."""
+        return {each.path: each.sha256 for each in self.files} | dict(self.hashes)
+
 
 @dataclass(frozen=True)
 class CsvFile:
@@ -842,13 +843,13 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class ShownFile:
-    """A CSV of a folder, as far as a manifest tells of it."""
+    """A CSV of a folder; without a manifest nobody knows its table and rows."""
 
-    file: str
     relation: Relation | None
+    file: str
     rows: int | None
-    size: int  # bytes
-    fault: str  # empty: it is as it was exported
+    bytes: int
+    fault: str | None  # None: it is as it was exported
 
 
 @dataclass(frozen=True)
@@ -959,17 +960,6 @@ class Verification:
             and not self.states
             and not self.catalog
         )
-
-
-@dataclass(frozen=True)
-class Copied:
-    """One table that went out or came in."""
-
-    relation: Relation
-    rows: int
-    size: int  # bytes
-    seconds: float
-    file: str
 
 
 @dataclass(frozen=True)
@@ -1726,8 +1716,7 @@ def missing_from_script(
     """Return the tables, columns and other objects that the script never mentions."""
     missing: list[str] = []
     for table in tables:
-        parts = (table.relation, *table.partitions)
-        missing += [str(part) for part in parts if part.name not in names]
+        missing += [str(part) for part in table.names if part.name not in names]
         if table.relation.name in names:
             columns = [each.name for each in table.columns if each.name not in names]
             missing += [f"{table.relation}.{quoted_when_needed(c)}" for c in columns]
@@ -1739,7 +1728,7 @@ def missing_from_script(
 def without_besides(
     lines: Iterable[CatalogLine], catalog: Catalog, snapshot: Snapshot
 ) -> list[CatalogLine]:
-    """Return the lines without what a snapshot of some tables knows nothing of."""
+    """Return the lines without those of what a snapshot of some tables leaves out."""
     manifest, roots = snapshot.manifest, catalog.roots
     if manifest is None or not manifest.left_out:
         return list(lines)
@@ -1758,7 +1747,7 @@ def unnamed_in_script(
 ) -> list[str]:
     """Return the indexes and constraints that the script does not mention.
 
-    Those with a name such as PostgreSQL gives are nobody's to mention.
+    Names such as PostgreSQL generates need no mention.
     """
     usual = re.compile(r"_(pkey|key|fkey|check|excl|idx|stat)\d*$")
     return [
@@ -1881,28 +1870,20 @@ def besides_files(manifest: Manifest) -> dict[str, Any]:
     """Return what a manifest says of what is no table with a file."""
     return {
         "sequences": [
-            {
-                **relation_entry(name),
-                "last_value": state.last_value,
-                "is_called": state.is_called,
-            }
+            {**dataclasses.asdict(name), **dataclasses.asdict(state)}
             for name, state in sorted(manifest.sequences.items())
         ],
         "materialized_views": [
-            {**relation_entry(name), "populated": populated}
+            {**dataclasses.asdict(name), "populated": populated}
             for name, populated in sorted(manifest.materialized_views.items())
         ],
-        "left_out": list(map(relation_entry, manifest.left_out)),
+        "left_out": list(map(dataclasses.asdict, manifest.left_out)),
     }
 
 
 def checksum(text: str, present: str) -> str:
-    """Return the checksum that a manifest should have where it has the present one."""
+    """Return the checksum that a manifest should have in place of the present one."""
     return hashlib.sha256(text.replace(present, NO_CHECKSUM).encode()).hexdigest()
-
-
-def relation_entry(relation: Relation) -> dict[str, Any]:
-    return {"schema": relation.schema, "name": relation.name}
 
 
 def resource_entry(file: TableFile, table: Table, keys: Seq[Any]) -> dict[str, Any]:
@@ -1919,7 +1900,7 @@ def resource_entry(file: TableFile, table: Table, keys: Seq[Any]) -> dict[str, A
         "bytes": file.size,
         "hash": f"sha256:{file.sha256}",
         "postgresql": {
-            **relation_entry(file.relation),
+            **dataclasses.asdict(file.relation),
             "rows": file.rows,
             **({"text": f"sha256:{file.text_sha256}"} if packed else {}),
             "types": [column.type for column in columns],
@@ -1958,9 +1939,8 @@ def resource_name(path: str) -> str:
 
 def field_entry(column: Column) -> dict[str, Any]:
     """Return a column's part; where NULL cannot be, an empty cell is a text."""
-    kinds = (
-        entry for kind, entry in FIELD_TYPES.items() if kind.fullmatch(column.type)
-    )
+    kinds = (FIELD_TYPES[kind] for kind in FIELD_TYPES
+             if re.fullmatch(kind, column.type))  # fmt: skip
     required = {"missingValues": [], "constraints": {"required": True}}
     return {
         "name": column.name,
@@ -1971,15 +1951,11 @@ def field_entry(column: Column) -> dict[str, Any]:
 
 # Types whose every value the standard can express; others are strings to it: it knows
 # neither an infinite date nor one before Christ.
-FIELD_TYPES: dict[re.Pattern[str], dict[str, Any]] = {
-    re.compile(r"smallint|integer|bigint"): {"type": "integer"},
-    re.compile(r"numeric(\(.*\))?|real|double precision"): {"type": "number"},
-    re.compile(r"boolean"): {
-        "type": "boolean",
-        "trueValues": ["t"],
-        "falseValues": ["f"],
-    },
-    re.compile(r"uuid"): {"type": "string", "format": "uuid"},
+FIELD_TYPES: dict[str, dict[str, Any]] = {
+    "smallint|integer|bigint": {"type": "integer"},
+    r"numeric(\(.*\))?|real|double precision": {"type": "number"},
+    "boolean": {"type": "boolean", "trueValues": ["t"], "falseValues": ["f"]},
+    "uuid": {"type": "string", "format": "uuid"},
 }
 
 
@@ -1994,13 +1970,10 @@ def foreign_key_entries(
     tables = {each.relation: each for each in catalog.tables}
     paths = {file.relation: file.path for file in files}
     found: dict[Relation, list[dict[str, Any]]] = {name: [] for name in paths}
-    keys = [
-        key
-        for key in catalog.foreign_keys
-        if key.table in paths and key.references in paths
-    ]
-    keys.sort(key=lambda key: (key.columns, paths[key.references], key.referenced))
-    for key in keys:
+    keys = [k for k in catalog.foreign_keys if {k.table, k.references} <= paths.keys()]
+    for key in sorted(
+        keys, key=lambda k: (k.columns, paths[k.references], k.referenced)
+    ):
         mine = columns_named(tables[key.table], key.columns)
         theirs = columns_named(tables[key.references], key.referenced)
         alike = [column.type for column in mine] == [column.type for column in theirs]
@@ -2028,16 +2001,20 @@ def parse_manifest(text: str, name: str) -> Manifest:
     """
     try:
         package = json.loads(text)
-        check_format(package["postgresql"]["format"], name)
+        if (version := package["postgresql"]["format"]) > FORMAT_VERSION:
+            raise damaged(
+                f"{name} is of format {version}; this program knows {FORMAT_VERSION}",
+                "restore with the newer export_restore.py that wrote it",
+            )
         if checksum(text, package["postgresql"]["checksum"]) not in text:
             raise ValueError("it was changed since the export")
         manifest = parsed_manifest(package)
         if manifest.hashes.keys() != {SCHEMA_FILE, CATALOG_FILE}:
             raise ValueError("it names other files than the snapshot has")
         files = manifest.files
-        for names in ({each.path for each in files}, {each.relation for each in files}):
-            if len(names) < len(files):
-                raise ValueError("it names a file or a table twice")
+        paths, names = {each.path for each in files}, {each.relation for each in files}
+        if min(len(paths), len(names)) < len(files):
+            raise ValueError("it names a file or a table twice")
     except (
         ValueError, LookupError, TypeError, AttributeError, RecursionError
     ) as error:  # fmt: skip
@@ -2082,15 +2059,6 @@ def parsed_manifest(package: Mapping[str, Any]) -> Manifest:
     )
 
 
-def check_format(version: int, name: str) -> None:
-    """Raise if a newer version of this program wrote the snapshot."""
-    if version > FORMAT_VERSION:
-        raise damaged(
-            f"{name} is of format {version}; this program knows {FORMAT_VERSION}",
-            "restore with the newer export_restore.py that wrote it",
-        )
-
-
 def whole(value: object) -> int:
     """Return the value if it is a whole number; raise TypeError if it is none."""
     if type(value) is not int:
@@ -2125,6 +2093,7 @@ def parsed_file(entry: Mapping[str, Any]) -> TableFile:
         path=path,
         rows=whole(table["rows"]),
         size=whole(entry["bytes"]),
+        seconds=0,
         sha256=as_text(entry["hash"]).removeprefix("sha256:"),
         text_sha256=as_text(table.get("text", entry["hash"])).removeprefix("sha256:"),
         key=tuple(map(as_text, schema.get("primaryKey", ()))),
@@ -2162,16 +2131,15 @@ def catalog_text(
 ) -> str:
     """Return a line of catalog.txt: expressions marked, names quoted when needed."""
     line = escaped(text)
-    place = len(key_of(line))
+    done = key_of(line)
+    rest = line[len(done) :]
     for expression in filter(None, expressions):
         part = escaped(expression)
-        lead = next((each for each in LEADS if each + part in line[place:]), "")
-        found = line.find(lead + part, place)
-        if found >= 0:
-            start = found + len(lead)
-            line = f"{line[:start]}‹{part}›{line[start + len(part) :]}"
-            place = start + len(part) + 2
-    return WHOLE_JSON.sub("json", without_quotes(line, keywords))
+        lead = next((each for each in LEADS if each + part in rest), "")
+        before, found, after = rest.partition(lead + part)
+        if found:
+            done, rest = f"{done}{before}{lead}‹{part}›", after
+    return WHOLE_JSON.sub("json", without_quotes(done + rest, keywords))
 
 
 def escaped(text: str) -> str:
@@ -5749,7 +5717,7 @@ class OwnServer:
 
     @contextlib.contextmanager
     def used(self) -> Iterator[Settings]:
-        """Start it unless it runs; give how to reach it.
+        """Start it unless it runs; yield the settings that lead to it.
 
         It goes on running at the end only if another process still uses it.
         """
@@ -5799,7 +5767,7 @@ class OwnServer:
             )
 
     def create(self, superuser: str = SUPERUSER) -> None:
-        """Make its files. To initdb its user needs a name, to the server none."""
+        """Create its files. initdb needs a user with a name, the server does not."""
         options = ["--encoding=utf8", f"--username={superuser}"]
         options += [] if sys.getfilesystemencoding() == "utf-8" else ["--no-locale"]
         options += ["--no-sync"] if self.settings else []
@@ -5812,7 +5780,7 @@ class OwnServer:
             options += [f"--pwfile={secret}"]
         new = Path(tempfile.mkdtemp(prefix=NEW_PREFIX, dir=self.data))
         named = nobody() if self.user else None
-        self.data.chmod(0o711 if named else 0o700)  # he has to pass
+        self.data.chmod(0o711 if named else 0o700)  # that user has to pass
         give(new, named)
         dataclasses.replace(self, data=new).run("initdb", *options, user=named)
         for path in new.iterdir():
@@ -5822,7 +5790,7 @@ class OwnServer:
         new.rmdir()
 
     def unfinished(self) -> bool:
-        """Return whether whoever made its files was killed."""
+        """Return whether initdb was interrupted."""
         return any(self.data.glob(NEW_PREFIX + "*"))
 
     def start(self) -> None:
@@ -5966,7 +5934,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def reachable(settings: Settings) -> Iterator[Settings]:
-    """Give settings that lead to a running server; start and stop an embedded one."""
+    """Yield settings that lead to a running server; start and stop an embedded one."""
     if settings.host != EMBEDDED:
         yield settings
         return
@@ -6062,9 +6030,9 @@ def lend_roles(db: Database, names: Iterable[str]) -> None:
 
 @contextlib.contextmanager
 def private_server(major: int, wanted: Collection[str] = ()) -> Iterator[Settings]:
-    """Give a throw-away server like one of a version, with extensions if it can be.
+    """Yield a throw-away server like one of a version, with extensions if possible.
 
-    What rehearsals that were killed have left behind goes, too.
+    Removes what killed rehearsals have left behind, too.
     """
     for left in Path(tempfile.gettempdir()).glob(PRIVATE_PREFIX + "*"):
         remove_private(left)
@@ -6166,16 +6134,15 @@ class Programs:
         found = [name for name in PROGRAM_PACKAGES if name in self.folder.parts]
         return "".join(found).replace("_", "-")
 
-    def parts(self) -> set[str]:
-        """Return what their server has: extensions, and what it was built with."""
+    def unlike(self, major: int, wanted: Collection[str]) -> tuple[int, ...]:
+        """Return how badly they stand in for a server of a version with extensions.
+
+        Parts of a server are its extensions, and what it was built with.
+        """
         done = run_program(self.folder / "pg_config", "--sharedir", "--configure")
         folder, _, built = done.stdout.partition("\n")
         controls = Path(folder or os.devnull, "extension").glob("*.control")
-        return {path.stem for path in controls} | {*re.findall(r"--with-(\w+)", built)}
-
-    def unlike(self, major: int, wanted: Collection[str]) -> tuple[int, ...]:
-        """Return how badly they stand in for a server of a version with extensions."""
-        parts = self.parts()
+        parts = {path.stem for path in controls} | {*re.findall(r"--with-(\w+)", built)}
         lacking = len({*wanted} - parts)
         return self.major < major, lacking, abs(self.major - major), -len(parts)
 
@@ -6260,7 +6227,7 @@ def program_folders() -> Iterator[str]:
 def run_program(
     program: Path, *arguments: str, seconds: float | None = None, **how: Any
 ) -> subprocess.CompletedProcess[str]:
-    """Run one of PostgreSQL's programs, as the env file alone decides; to our end."""
+    """Run one of PostgreSQL's programs without PG… variables; it ends when we do."""
     command = [str(program), *arguments]
     ours = {k: v for k, v in os.environ.items() if not k.upper().startswith("PG")}
     try:
@@ -6309,14 +6276,13 @@ class DumpPlan:
 def dump_schema(
     server: Settings, plan: DumpPlan, report: Report
 ) -> tuple[Programs, str]:
-    """Let the newest pg_dump that can write the schema of a database down.
+    """Dump the schema of a database with the newest pg_dump that can.
 
     Raises SnapshotError if none fits a server of that major version, or it fails.
     """
     found = sorted(find_programs("pg_dump"), key=lambda each: each.version)
     way = libpq_options(server)
-    # Its environment others cannot read: a command line they can. With LC_ALL it says
-    # things as we know them.
+    # Other users can read a command line, but no environment. LC_ALL: in English.
     secret = {"PGPASSWORD": way.pop("password") or "", "LC_ALL": "C"}
     with tempfile.TemporaryDirectory(prefix="export_restore-") as folder:
         file = Path(folder, "schema.dump")
@@ -6395,7 +6361,7 @@ PLAINLY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 def kind_of(path: Path) -> str:
-    """Return what a name itself stands for, no link followed; empty: for nothing."""
+    """Return the kind of file at a path, no link followed; empty: there is none."""
     try:
         found = path.lstat()
     except FileNotFoundError:
@@ -6405,19 +6371,33 @@ def kind_of(path: Path) -> str:
     return KINDS.get(stat.S_IFMT(found.st_mode), "a device")
 
 
-def open_plain(path: Path) -> io.FileIO:
-    """Open a file of a snapshot; raise OSError if it is a link, a pipe or the like."""
-    if (kind := kind_of(path)) not in ("", PLAIN_FILE):
-        raise OSError(f"it is {kind}, no plain file")
-    file = io.FileIO(path, opener=lambda name, how: os.open(name, how | PLAINLY))
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise OSError("it is no plain file")
-    return file
+class PlainFile(io.FileIO):
+    """A file of a snapshot; what is read through a buffer is hashed.
+
+    Raises OSError if it is a link, a pipe or the like.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if (kind := kind_of(path)) not in ("", PLAIN_FILE):
+            raise OSError(f"it is {kind}, no plain file")
+        super().__init__(path, opener=lambda name, how: os.open(name, how | PLAINLY))
+        if not stat.S_ISREG(os.fstat(self.fileno()).st_mode):
+            self.close()
+            raise OSError("it is no plain file")
+        self._hash = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+    def readinto(self, buffer: Any) -> int:
+        count = super().readinto(buffer) or 0
+        self._hash.update(memoryview(buffer)[:count])
+        return count
 
 
 def read_plain(path: Path) -> bytes:
-    with open_plain(path) as file:
+    with PlainFile(path) as file:
         return file.read()
 
 
@@ -6448,8 +6428,7 @@ def write_source(path: Path, content: bytes) -> None:
     path = path.resolve()
     made = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with os.fdopen(create_file(made, 0o666), "wb") as file:
-            file.write(content)
+        write_file(made, content, 0o666)
         sync_file(made)
         move(made, path)
         sync_folder(path.parent)
@@ -6479,9 +6458,8 @@ def read_manifest(path: Path) -> Manifest | None:
     try:
         raw = read_plain(path)
         if b"\r\n" in raw:  # JSON has \r\n for those in its texts
-            raise damaged(
-                f"{path} {OTHER_LINE_ENDS}", Folder(path.parent).line_ends_hint()
-            )
+            fault = f"{path} {OTHER_LINE_ENDS}"
+            raise damaged(fault, hint_of([fault], path.parent))
         return parse_manifest(raw.decode(), str(path))
     except FileNotFoundError:
         return None
@@ -6500,60 +6478,39 @@ CHANGED = "was changed since the export (sha256 differs)"
 
 def differs_in_line_ends(path: Path, digest: str) -> bool:
     """Return whether a file would have that sha256 if its lines ended otherwise."""
-    unix, windows = hashlib.sha256(), hashlib.sha256()
-    with path.open("rb") as file:
-        for line in file:
-            text = line.removesuffix(b"\n")
-            ended = text != line
-            text = text.removesuffix(b"\r") if ended else text
-            unix.update(text + b"\n" * ended)
-            windows.update(text + b"\r\n" * ended)
-    return digest in (unix.hexdigest(), windows.hexdigest())
 
+    def ended_with(end: bytes) -> str:
+        found = hashlib.sha256()
+        with path.open("rb") as file:
+            for line in file:
+                found.update(re.sub(rb"\r?\n\Z", end, line))
+        return found.hexdigest()
 
-def decoded(raw: bytes, path: Path) -> str:
-    """Return the text of a file; raise SnapshotError if it is no UTF-8."""
-    try:
-        return raw.decode()
-    except UnicodeDecodeError as error:
-        raise damaged(
-            f"{path}, line {raw.count(10, 0, error.start) + 1}: not UTF-8 text",
-            "save the file as UTF-8, or export again",
-        ) from error
-
-
-EDITS_HINT = (
-    "restore --accept-edits takes it as it is (verify and rehearse, too); "
-    "or export again"
-)
+    return digest in (ended_with(b"\n"), ended_with(b"\r\n"))
 
 
 def file_hash(path: Path) -> str:
     """Return a file's sha256, read in large pieces."""
-    with HashedFile(path) as file:
-        while file.read(CHUNK_BYTES):
+    buffer = bytearray(CHUNK_BYTES)
+    with PlainFile(path) as file:
+        while file.readinto(buffer):
             pass
         return file.sha256
 
 
 def read_csv_header(path: Path, resource: TableFile | None, sha256: str) -> CsvFile:
     """Read a CSV's column names; raise if they are no UTF-8 text."""
+    rows, digest = (resource.rows, resource.text_sha256) if resource else (None, None)
     try:
-        with open_plain(path) as raw, opened_csv(raw, path.name) as file:
+        with PlainFile(path) as raw, opened_csv(raw) as file:
             if resource is None:  # in a file of ours it belongs to a column's name
                 skip_byte_order_mark(file)
             # Line by line: what follows the header is COPY's to judge.
-            lines = (
-                line.decode() for line in iter(lambda: file.readline(1 << 20), b"")
-            )
-            header = next(csv.reader(lines, strict=True), [])
+            lines = iter(lambda: file.readline(1 << 20), b"")
+            header = next(csv.reader(map(bytes.decode, lines), strict=True), [])
             if resource is None and ends_in_crlf(file):
                 check_line_ends(path)
-            size = path.stat().st_size
-            rows, digest = (
-                (resource.rows, resource.text_sha256) if resource else (None, None)
-            )
-            text = text_size(path)
+            size, text = path.stat().st_size, text_size(path)
             return CsvFile(path, size, text, tuple(header), sha256, rows, digest)
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise damaged(
@@ -6576,7 +6533,7 @@ def check_line_ends(path: Path) -> None:
     COPY refuses lines that end otherwise than the first; it takes what is in quotes.
     """
     inside = False
-    with opened_csv(open_plain(path), path.name) as file:
+    with PlainFile(path) as raw, opened_csv(raw) as file:
         for number, line in enumerate(file, start=1):
             inside ^= bool(line.count(b'"') % 2)
             if inside and line.endswith(b"\r\n"):
@@ -6596,14 +6553,14 @@ def text_size(path: Path) -> int:
     size = path.stat().st_size
     if not path.name.endswith(GZIP_SUFFIX):
         return size
-    with open_plain(path) as file:
+    with PlainFile(path) as file:
         file.seek(-4, os.SEEK_END)
         return max(int.from_bytes(file.read(), "little"), size)
 
 
-def opened_csv(file: io.RawIOBase, name: str) -> io.BufferedReader:
-    """Return the text of a CSV that is open, gzip'ed or not; it closes the file."""
-    if name.endswith(GZIP_SUFFIX):
+def opened_csv(file: PlainFile) -> io.BufferedReader:
+    """Return the text of a CSV that is open, gzip'ed or not."""
+    if str(file.name).endswith(GZIP_SUFFIX):
         import gzip
 
         unpacked = gzip.GzipFile(fileobj=io.BufferedReader(file, CHUNK_BYTES))
@@ -6612,33 +6569,9 @@ def opened_csv(file: io.RawIOBase, name: str) -> io.BufferedReader:
 
 
 def skip_byte_order_mark(file: io.BufferedReader) -> None:
-    """Go to the first byte that counts: spreadsheets begin UTF-8 with a mark."""
+    """Skip a byte-order mark, which spreadsheets write before UTF-8."""
     if file.peek(len(codecs.BOM_UTF8)).startswith(codecs.BOM_UTF8):
         file.read(len(codecs.BOM_UTF8))
-
-
-class HashedFile(io.RawIOBase):
-    """A file of a snapshot that is hashed as it is read."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = open_plain(path)
-        self._hash = hashlib.sha256()
-
-    @property
-    def sha256(self) -> str:
-        return self._hash.hexdigest()
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        count = self._file.readinto(buffer) or 0
-        self._hash.update(memoryview(buffer)[:count])
-        return count
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
 
 
 class CsvReader(io.RawIOBase):
@@ -6649,8 +6582,8 @@ class CsvReader(io.RawIOBase):
 
     def __init__(self, file: CsvFile, advance: Callable[[int], object]) -> None:
         self.file = file
-        self._raw = HashedFile(file.path)
-        self.text = opened_csv(self._raw, file.path.name)
+        self._raw = PlainFile(file.path)
+        self.text = opened_csv(self._raw)
         self._advance = advance
         self._inside = 0  # 1: of quotes
         self._ends = 0
@@ -6742,15 +6675,16 @@ class CsvWriter(Hasher):
 
     def __init__(self, path: Path, advance: Callable[[int], object]) -> None:
         super().__init__(advance)
-        self._file = create_file(path)
+        self.file: Hasher = self  # what writes the file itself
+        self._descriptor = create_file(path)
 
     def write(self, chunk: Any) -> int:
-        return super().write(chunk[: os.write(self._file, chunk)])
+        return super().write(chunk[: os.write(self._descriptor, chunk)])
 
     def close(self) -> None:
         if not self.closed:
             super().close()
-            os.close(self._file)
+            os.close(self._descriptor)
 
 
 def gzip_compressor() -> Any:
@@ -6765,14 +6699,14 @@ def gzip_compressor() -> Any:
 class GzipWriter(Hasher):
     """A new CSV in a gzip file.
 
-    A thread of its own compresses and writes what comes, so that the receiver need not
-    wait. Errors of the disk come up at the next write, or at the end. The file holds
-    neither a name nor a time: the same rows are the same bytes.
+    A thread of its own compresses and writes, so that COPY need not wait. Errors of the
+    disk are raised by the next write, or at the end. The file holds neither a name nor
+    a time: the same rows are the same bytes.
     """
 
     def __init__(self, path: Path, advance: Callable[[int], object]) -> None:
         super().__init__(advance)
-        self.file = CsvWriter(path, lambda size: None)
+        self.file: Hasher = CsvWriter(path, lambda size: None)
         self._gzip = gzip_compressor()
         self._chunks: queue.Queue[bytes | None] = queue.Queue(WRITE_AHEAD)
         self._error: Exception | None = None
@@ -6780,28 +6714,23 @@ class GzipWriter(Hasher):
         self._thread.start()
 
     def write(self, chunk: Any) -> int:
-        self._raise_error()
+        if self._error is not None:
+            raise self._error
         self._chunks.put(bytes(chunk))
         return super().write(chunk)
 
-    def _raise_error(self) -> None:
-        if self._error is not None:
-            raise self._error
-
     def _work(self) -> None:
-        """Take chunks until there are no more; after an error, in vain."""
-        while (chunk := self._chunks.get()) is not None:
-            self._compress(chunk)
-        self._compress(None)
-
-    def _compress(self, chunk: bytes | None) -> None:
-        gzip = self._gzip
-        try:
-            data = gzip.flush() if chunk is None else gzip.compress(chunk)
-            while data and self._error is None:
-                data = data[self.file.write(data) :]
-        except Exception as error:  # a thread that ends would keep the others waiting
-            self._error = error
+        """Write chunks until there are no more; after an error, take them in vain."""
+        chunk: bytes | None = b""
+        while chunk is not None:
+            chunk = self._chunks.get()
+            try:
+                gzip = self._gzip
+                data = gzip.flush() if chunk is None else gzip.compress(chunk)
+                while data and self._error is None:
+                    data = data[self.file.write(data) :]
+            except Exception as error:  # a thread that ends would keep others waiting
+                self._error = error
 
     def close(self) -> None:
         if not self.closed:
@@ -6809,7 +6738,8 @@ class GzipWriter(Hasher):
             self._chunks.put(None)
             self._thread.join()
             self.file.close()
-            self._raise_error()
+            if self._error is not None:
+                raise self._error
 
 
 def sync_file(path: Path) -> None:
@@ -6818,39 +6748,9 @@ def sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-class Stage:
-    """A snapshot in the making; its files reach the disk while others are written."""
-
-    def __init__(self, folder: Path) -> None:
-        from concurrent.futures import ThreadPoolExecutor
-
-        self.folder = folder
-        self._pool = ThreadPoolExecutor(SYNC_THREADS)
-        self._syncs: list[Any] = []
-
-    def sync(self, path: Path) -> None:
-        """Begin to bring a file that is complete to the disk."""
-        self._syncs.append(self._pool.submit(sync_file, path))
-
-    def write_file(self, name: str, content: bytes) -> str:
-        """Write a small file; return its sha256."""
-        digest = write_file(self.folder / name, content)
-        self.sync(self.folder / name)
-        return digest
-
-    def settle(self) -> None:
-        """Wait until everything is on the disk; raise what went wrong."""
-        for each in self._syncs:
-            each.result()
-        sync_folder(self.folder)
-
-    def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
-
-
-def write_file(path: Path, content: bytes) -> str:
+def write_file(path: Path, content: bytes, mode: int = 0o600) -> str:
     """Write a new file, readable by its owner alone; return its sha256."""
-    with os.fdopen(create_file(path), "wb") as file:
+    with os.fdopen(create_file(path, mode), "wb") as file:
         file.write(content)
     return hashlib.sha256(content).hexdigest()
 
@@ -6864,11 +6764,11 @@ def append_file(path: Path, part: Path) -> None:
 
 @contextlib.contextmanager
 def lockable(folder: Path) -> Iterator[Callable[[str], bool]]:
-    """Give a function that takes the lock on a folder, in a way of flock(2).
+    """Yield a function that locks a folder in a mode of flock(2).
 
     LOCK_EX waits until nobody else has it, LOCK_NB does not wait, LOCK_SH lets other
-    readers in. The system gives the lock back when the process dies. Without flock
-    (Windows, some network file systems) everybody gets it.
+    readers in. The system releases the lock when the process dies. Without flock
+    (Windows, some network file systems) every lock is granted.
     """
     if fcntl is None:
         yield lambda how: True
@@ -6876,20 +6776,26 @@ def lockable(folder: Path) -> Iterator[Callable[[str], bool]]:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
 
     def lock(how: str) -> bool:
-        wait_not = how == "LOCK_NB"
-        mode = fcntl.LOCK_EX | fcntl.LOCK_NB if wait_not else getattr(fcntl, how)
+        mode = getattr(fcntl, how) | (fcntl.LOCK_EX if how == "LOCK_NB" else 0)
         try:
             fcntl.flock(descriptor, mode)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
+        except OSError as error:
+            return not isinstance(error, BlockingIOError)
         return True
 
     try:
         yield lock
     finally:
         os.close(descriptor)
+
+
+def sync_files(folder: Path) -> None:
+    """Make sure that a folder's files are on the disk, several at once."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(SYNC_THREADS) as pool:
+        list(pool.map(sync_file, folder.iterdir()))
+    sync_folder(folder)
 
 
 def sync_folder(folder: Path) -> None:
@@ -6924,14 +6830,6 @@ def move(path: Path, target: Path) -> None:
     path.replace(target)
 
 
-def files_of(manifest: Manifest | None) -> set[str]:
-    """Return all files of a snapshot."""
-    if manifest is None:
-        return set()
-    csvs = {each.path for each in manifest.files}
-    return {MANIFEST_FILE, *manifest.hashes, *csvs}
-
-
 # What a manifest looks like that may be cut short, edited or merged, and was ours.
 OUR_MANIFEST = re.compile(r'"postgresql":\s*\{\s*"format":')
 NAMED_FILE = re.compile(r'"path":\s*"([^/\\."][^/\\"]*\.csv(?:\.gz)?)"')
@@ -6941,84 +6839,147 @@ SNAPSHOT_FILE = re.compile(
 
 
 class FileCheck:
-    """A check of a snapshot's files; of the CSVs while other things are done."""
+    """The check of a snapshot's files: the one that knows what is wrong with them.
 
-    def __init__(
-        self, folder: Folder, manifest: Manifest | None, csvs: Seq[Path]
-    ) -> None:
+    CSVs are hashed while other things are done. What depends on them waits for it.
+    """
+
+    def __init__(self, folder: Folder, *, accept_edits: bool = False) -> None:
         """Check all but the CSVs, and begin with those."""
-        self._folder, self._csvs = folder, csvs
-        self._entries = {each.path: each for each in manifest.files} if manifest else {}
-        self._hashes = {each.path: each.sha256 for each in self._entries.values()}
-        self._hashes |= manifest.hashes if manifest else {}
-        there = {SCHEMA_FILE, *(path.name for path in csvs)}
-        unexpected = sorted(there - self._hashes.keys()) if manifest else ()
-        self.faults = {
-            name: f"{name} is not part of the snapshot" for name in unexpected
+        self._folder, self._accept_edits = folder, accept_edits
+        self.manifest = read_manifest(folder.path / MANIFEST_FILE)
+        self.csvs = folder.csv_paths()
+        if not self.csvs or not kind_of(folder.path / SCHEMA_FILE):
+            raise damaged(
+                f"{folder.path} holds no snapshot: it has no "
+                f"{SCHEMA_FILE if self.csvs else 'CSV files'}",
+                "export first, or name another folder with --dir",
+            )
+        there = sorted({SCHEMA_FILE, *(path.name for path in self.csvs)})
+        files = self.manifest.files if self.manifest else ()
+        self._entries = {each.path: each for each in files}
+        # Without a manifest nobody knows their sha256.
+        unknown = dict.fromkeys(there, "")
+        self._wanted = self.manifest.digests if self.manifest else unknown
+        self._faults = {
+            name: f"{name} is not part of the snapshot"
+            for name in there
+            if name not in self._wanted
         }
-        self.edits: dict[str, str] = {}  # the same; somebody may have meant them
-        self.small: dict[str, bytes] = {}  # what is no CSV
+        self._edits: dict[str, str] = {}  # faults, too, unless somebody meant them
         self._found: dict[str, str] = {}
-        self._left: list[Path] = []
-        for name in self._hashes or sorted(there):
-            path = folder.path / name
-            if (kind := kind_of(path)) != PLAIN_FILE:
-                what = f"{kind}, no plain file" if kind else "missing"
-                self.faults[name] = f"{name} is {what}"
-            elif name in (SCHEMA_FILE, CATALOG_FILE):
-                self.small[name] = read_plain(path)
-                self._compare(path, hashlib.sha256(self.small[name]).hexdigest())
-            else:
-                self._left.append(path)
-        large = sum(path.stat().st_size for path in self._left) >= LARGE_FILE
+        self._small: dict[str, bytes] = {}  # what is no CSV
+        left = list(self._compare_small())
+        self._left = iter(left)
+        large = sum(path.stat().st_size for path in left) >= LARGE_FILE
         # On all cores: hashing leaves Python's lock.
-        threads = min(os.cpu_count() or 1, len(self._left)) if large else 0
+        threads = min(os.cpu_count() or 1, len(left)) if large else 0
         self._calls = [Call(self._hash) for _ in range(threads)]
         if not large:
             self._hash()
 
+    def _compare_small(self) -> Iterator[Path]:
+        """Compare what is no CSV; yield the CSVs that are there."""
+        for name in self._wanted:
+            path = self._folder.path / name
+            if (kind := kind_of(path)) != PLAIN_FILE:
+                what = f"{kind}, no plain file" if kind else "missing"
+                self._faults[name] = f"{name} is {what}"
+            elif name in (SCHEMA_FILE, CATALOG_FILE):
+                self._small[name] = read_plain(path)
+                self._compare(path, hashlib.sha256(self._small[name]).hexdigest())
+            else:
+                yield path
+
     def _hash(self) -> None:
-        """Hash files until there is none left."""
-        with contextlib.suppress(IndexError):
-            while True:
-                path = self._left.pop(0)
-                self._compare(path, file_hash(path))
+        """Hash files until there is none left; threads share the iterator."""
+        for path in self._left:
+            self._compare(path, file_hash(path))
 
     def _compare(self, path: Path, digest: str) -> None:
         """Note a file's checksum, and whether it is as it was."""
-        name = path.name
+        name, wanted = path.name, self._wanted[path.name] or digest
         self._found[name] = digest
-        entry, before = self._entries.get(name), self._hashes.get(name, digest)
-        if digest != before or (entry and entry.size != path.stat().st_size):
-            translated = differs_in_line_ends(path, before)
-            self.edits[name] = f"{name} {OTHER_LINE_ENDS if translated else CHANGED}"
+        entry = self._entries.get(name)
+        if digest != wanted or (entry and entry.size != path.stat().st_size):
+            translated = differs_in_line_ends(path, wanted)
+            self._edits[name] = f"{name} {OTHER_LINE_ENDS if translated else CHANGED}"
 
-    def wait(self) -> None:
-        """Wait for the end of the check."""
+    def wait(self) -> dict[str, str]:
+        """Return what is wrong, by file, once every file is checked."""
         for call in self._calls:
             while not call.over(TURN):
                 pass
             call.result()
+        edits = {} if self._accept_edits else self._edits
+        return self._faults | dict(sorted(edits.items()))
 
-    def check(self, *, accept_edits: bool) -> None:
-        """Raise SnapshotError naming every fault; if one is known, all are waited for.
-
-        With `accept_edits` files that were changed since the export are none.
-        """
-        edits = {} if accept_edits else self.edits
-        if self.faults or edits:
-            self.wait()
-            faults = [*self.faults.values(), *(edits[name] for name in sorted(edits))]
+    def _raise_faults(self) -> None:
+        """Raise SnapshotError naming every fault, once every file is checked."""
+        if faults := [*self.wait().values()]:
             heading = f"{self._folder.path} is not a whole snapshot"
-            raise several(faults, heading, self._folder.hint_of(faults))
+            raise several(faults, heading, hint_of(faults, self._folder.path))
 
-    def read_csvs(self) -> Iterator[CsvFile]:
-        """Yield the CSVs, all but their rows, once they are checked."""
-        self.wait()
-        for path in self._csvs:
+    def read(self) -> Snapshot:
+        """Return the snapshot; faults that are not known yet raise with its CSVs."""
+        if self._faults or (self._edits and not self._accept_edits):
+            self._raise_faults()
+        folder = self._folder.path
+        current = self.manifest and self.manifest.format == FORMAT_VERSION
+        script = parse_script(self._small[SCHEMA_FILE], str(folder / SCHEMA_FILE))
+        names = [path.name for path in self.csvs]
+        catalog = self._catalog_lines() if current else None
+        return Snapshot(folder, script, names, self.manifest, catalog, self._read_csvs)
+
+    def _catalog_lines(self) -> tuple[str, ...]:
+        raw = self._small[CATALOG_FILE]
+        try:
+            # str.splitlines would split at more than newlines.
+            return tuple(raw.decode().split("\n")[:-1])
+        except UnicodeDecodeError as error:
+            line = raw.count(10, 0, error.start) + 1
+            raise damaged(
+                f"{self._folder.path / CATALOG_FILE}, line {line}: not UTF-8 text",
+                "save the file as UTF-8, or export again",
+            ) from error
+
+    def _read_csvs(self) -> Iterator[CsvFile]:
+        """Yield the CSVs, all but their rows, once every file is checked."""
+        self._raise_faults()
+        for path in self.csvs:
             entry, digest = self._entries.get(path.name), self._found[path.name]
             intact = entry if entry and entry.sha256 == digest else None
             yield read_csv_header(path, intact, digest)
+
+    def contents(self) -> Contents:
+        """Return what there is, with every fault."""
+        faults = self.wait()
+        if not faults:
+            try:
+                _ = self.read().csvs
+            except SnapshotError as error:
+                faults = {"": str(error)}
+        shown: list[tuple[Relation | None, str, int | None, int]] = [
+            (each.relation, each.path, each.rows, each.size)
+            for each in self._entries.values()
+        ] or [(None, path.name, None, path.lstat().st_size) for path in self.csvs]
+        files = [ShownFile(*each, faults.get(each[1])) for each in shown]
+        return Contents(self.manifest, tuple(files), tuple(faults.values()))
+
+
+def hint_of(faults: Iterable[str], folder: Path) -> str:
+    """Return what to do about faults of the files in a folder."""
+    if any(fault.endswith(OTHER_LINE_ENDS) for fault in faults):
+        return (
+            f'put "* -text" into {folder / ".gitattributes"}, delete '
+            "the other files there, and have git check them out again"
+        )
+    if any(fault.endswith(CHANGED) for fault in faults):
+        return (
+            "restore --accept-edits takes it as it is (verify and rehearse, too); "
+            "or export again"
+        )
+    return "put the folder right, or export again"
 
 
 class Folder:
@@ -7030,7 +6991,7 @@ class Folder:
 
     @contextlib.contextmanager
     def settled(self) -> Iterator[None]:
-        """Keep a snapshot as it is; finish first what an export has left half done."""
+        """Lock the snapshot, after finishing a publication that was cut short."""
         if not self.path.is_dir():
             raise usage_error(
                 f"{self.path} is no folder"
@@ -7049,13 +7010,13 @@ class Folder:
 
     @contextlib.contextmanager
     def opened(self, *, accept_edits: bool = False) -> Iterator[Snapshot]:
-        """Give a snapshot whose files stay as they are until the end.
+        """Yield the snapshot, whose files no export replaces meanwhile.
 
         Raises SnapshotError naming every fault at once, at the latest when its CSVs are
         wanted. With `accept_edits` files that were changed since the export are none.
         """
         with self.settled():
-            snapshot = self.read(self.list_files(), accept_edits=accept_edits)
+            snapshot = FileCheck(self, accept_edits=accept_edits).read()
             try:
                 yield snapshot
             except Exception:
@@ -7065,102 +7026,33 @@ class Folder:
     def show(self) -> Contents:
         """Return what is in the folder, with every fault of it."""
         with self.settled():
-            manifest, paths = self.list_files()
-            check = FileCheck(self, manifest, paths)
-            check.wait()
-            faults = check.faults | check.edits
-            if not faults:
-                try:
-                    _ = self.read((manifest, paths), accept_edits=False).csvs
-                except SnapshotError as error:
-                    faults = {"": str(error)}
-        files = [
-            ShownFile(each.path, each.relation, each.rows, each.size,
-                      faults.get(each.path, ""))
-            for each in (manifest.files if manifest else ())
-        ] or [
-            ShownFile(path.name, None, None, path.lstat().st_size,
-                      faults.get(path.name, ""))
-            for path in paths
-        ]  # fmt: skip
-        return Contents(manifest, tuple(files), tuple(faults.values()))
-
-    def list_files(self) -> tuple[Manifest | None, list[Path]]:
-        """Return the manifest, if there is one, and the CSVs."""
-        manifest = read_manifest(self.path / MANIFEST_FILE)
-        paths = self.csv_paths()
-        if not paths or not kind_of(self.path / SCHEMA_FILE):
-            raise damaged(
-                f"{self.path} holds no snapshot: it has no "
-                f"{SCHEMA_FILE if paths else 'CSV files'}",
-                "export first, or name another folder with --dir",
-            )
-        return manifest, paths
-
-    def read(
-        self, files: tuple[Manifest | None, list[Path]], *, accept_edits: bool
-    ) -> Snapshot:
-        """Read everything of a snapshot but the CSVs, whose check begins."""
-        manifest, paths = files
-        check = FileCheck(self, manifest, paths)
-        check.check(accept_edits=accept_edits)
-        catalog: tuple[str, ...] | None = None
-        if manifest is not None and manifest.format == FORMAT_VERSION:
-            lines = decoded(check.small[CATALOG_FILE], self.path / CATALOG_FILE)
-            # str.splitlines would split at more than newlines.
-            catalog = tuple(lines.split("\n")[:-1])
-
-        def read_csvs() -> Iterator[CsvFile]:
-            check.wait()
-            check.check(accept_edits=accept_edits)
-            return check.read_csvs()
-
-        return Snapshot(
-            self.path,
-            parse_script(check.small[SCHEMA_FILE], str(self.path / SCHEMA_FILE)),
-            [path.name for path in paths],
-            manifest,
-            catalog,
-            read_csvs,
-        )
-
-    def hint_of(self, faults: Iterable[str]) -> str:
-        """Return what to do about faults."""
-        if any(fault.endswith(OTHER_LINE_ENDS) for fault in faults):
-            return self.line_ends_hint()
-        edited = any(fault.endswith(CHANGED) for fault in faults)
-        return EDITS_HINT if edited else "put the folder right, or export again"
-
-    def line_ends_hint(self) -> str:
-        """Return how to get the files back as they were exported."""
-        return (
-            f'put "* -text" into {self.path / ".gitattributes"}, delete '
-            "the other files there, and have git check them out again"
-        )
+            return FileCheck(self).contents()
 
     @contextlib.contextmanager
-    def staged(self, done: str = "") -> Iterator[Stage]:
-        """Give a stage inside it; at the end its files replace those outside.
+    def staged(self, done: str = "") -> Iterator[Path]:
+        """Yield a folder inside it, whose files are published at the end.
 
-        Whatever instant the process dies in, the old snapshot or the new one can be
-        opened. Raises SnapshotError if the disk does not play along.
+        If the process dies, at any instant, the old snapshot or the new one can be
+        opened. Raises SnapshotError if the files cannot be written.
         """
         with self.telling_of_disk(), contextlib.ExitStack() as stack:
             make_folder(self.path)
             lock = stack.enter_context(lockable(self.path))
             self.check_free((SCHEMA_FILE, CATALOG_FILE, MANIFEST_FILE))
             self.remove_abandoned()
-            new = self.is_new()
+            new = all(
+                each.name.startswith(STAGING_PREFIX) for each in self.path.iterdir()
+            )
             with uninterrupted():
                 made = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=self.path))
                 stack.callback(remove_tree, made)
-            with lockable(made) as claim, contextlib.closing(Stage(made)) as stage:
+            with lockable(made) as claim:
                 claim("LOCK_EX")
                 if new:
                     for name, rule in GIT_FILES.items():
-                        stage.write_file(name, rule)
-                yield stage
-                stage.settle()
+                        write_file(made / name, rule)
+                yield made
+                sync_files(made)
                 lock("LOCK_EX")
                 self.publish(made, done)
 
@@ -7181,7 +7073,7 @@ class Folder:
 
     @contextlib.contextmanager
     def telling_of_disk(self) -> Iterator[None]:
-        """Turn the system's errors into two lines."""
+        """Turn the system's errors into a SnapshotError."""
         try:
             yield
         except OSError as error:
@@ -7192,7 +7084,7 @@ class Folder:
             ) from error
 
     def remove_abandoned(self) -> None:
-        """Remove what exports that were killed have staged: nobody holds its lock."""
+        """Remove the stages of killed exports, whose locks nobody holds."""
         grace = STAGE_GRACE if fcntl else LOCKLESS_GRACE
         for stage in self.path.glob(STAGING_PREFIX + "*"):
             if kind_of(stage) != FOLDER:
@@ -7202,16 +7094,12 @@ class Folder:
                 if not new and claim("LOCK_NB"):
                     shutil.rmtree(stage, ignore_errors=True)
 
-    def is_new(self) -> bool:
-        """Return whether nothing is there but what exports have staged that go on."""
-        return all(path.name.startswith(STAGING_PREFIX) for path in self.path.iterdir())
-
     def publish(self, stage: Path, done: str) -> None:
         """Make a staged snapshot the one of the folder: the rename is the commit."""
         self.check_free([path.name for path in stage.iterdir()])
         try:
             self.roll_forward()
-        except SnapshotError:  # what was damaged there has its place taken
+        except SnapshotError:  # what is damaged there is replaced
             shutil.rmtree(self.ready)
         with uninterrupted():
             move(stage, self.ready)
@@ -7229,7 +7117,8 @@ class Folder:
         self.check_ready()
         if not kind_of(ready):
             return
-        if names := files_of(read_manifest(ready / MANIFEST_FILE)):
+        if manifest := read_manifest(ready / MANIFEST_FILE):
+            names = {MANIFEST_FILE, *manifest.digests}
             waiting = {path.name for path in ready.iterdir()}
             if strange := waiting - names - GIT_FILES.keys():
                 raise self.damaged(f"holds {min(strange)}")
@@ -7286,7 +7175,7 @@ class Folder:
         return False
 
     def made_by_us(self) -> set[str]:
-        """Return the files that exports made: a manifest, be it damaged, says.
+        """Return the files that exports made, as manifests say, damaged ones included.
 
         Those that wait to be published are among them.
         """
@@ -7300,7 +7189,7 @@ class Folder:
         return found
 
     def check_ready(self) -> None:
-        """Raise if what is ready is no folder of nothing but files as exports make."""
+        """Raise if .ready is no folder that holds only files as exports write them."""
         kind = kind_of(self.ready)
         if kind not in ("", FOLDER):
             raise self.damaged(f"is {kind}")
@@ -7319,7 +7208,7 @@ class Folder:
 # ---- Export — the order of the job; no SQL, no open() --------------------------------
 
 
-def export(settings: Settings, options: Options, report: Report) -> list[Copied]:
+def export(settings: Settings, options: Options, report: Report) -> list[TableFile]:
     """Take a database to a folder; return what was copied, in load order."""
     script = read_script(find_schema_file(options.schema_file))
     with reachable(settings) as server:
@@ -7330,7 +7219,7 @@ class Export:
     """One export: what its transaction snapshot shows, and where that goes."""
 
     db: Database
-    stage: Stage
+    stage: Path  # the folder that is published at the end
     catalog: Catalog
     tables: list[Table]  # that go into the snapshot
     shared: str  # the transaction snapshot's name; empty: it is not to be shared
@@ -7348,7 +7237,7 @@ class Export:
         self.settings, self.script = settings, script
         self.options, self.report = options, report
 
-    def run(self, server: Settings) -> list[Copied]:
+    def run(self, server: Settings) -> list[TableFile]:
         """Read what a restore needs, check it, and publish it as one."""
         options, report = self.options, self.report
         watch = LockWatch(report.note, options.lock_timeout)
@@ -7372,10 +7261,7 @@ class Export:
             report.doing("writing the catalog")
             self.write_manifest(origin, settings, written)
             report.doing("bringing the files to the disk")
-            return [
-                Copied(table.relation, each.rows, each.size, each.seconds, name)
-                for (table, name), each in zip(self.files, written, strict=True)
-            ]
+            return written
 
     def begin(self) -> None:
         """Begin the transaction snapshot, to be shared if jobs may want it.
@@ -7413,31 +7299,23 @@ class Export:
                 " restore and verify refuse the folder until you move it away"
             )
 
-    def copy_tables(self) -> list[Written]:
+    def copy_tables(self) -> list[TableFile]:
         """Copy every table to its file, several at once; return them in load order."""
         sizes = self.db.fetch_sizes(self.tables)
         tasks = [
-            CopyTask(
-                table,
-                self.stage.folder / name,
-                sizes[table.oid],
-                self.options.gzip,
-            )
+            CopyTask(table, self.stage / name, sizes[table.oid], self.options.gzip)
             for table, name in self.files
         ]
         jobs = Jobs(self.db, self.shared, self.options.jobs, self.report)
-        written = jobs.copy(tasks)
-        for task in tasks:
-            self.stage.sync(task.path)
-        return written
+        return jobs.copy(tasks)
 
     def write_manifest(
-        self, origin: Origin, settings: Mapping[str, str], written: Iterable[Written]
+        self, origin: Origin, settings: Mapping[str, str], written: Iterable[TableFile]
     ) -> None:
         """Write the files that tell what the CSVs are."""
         catalog = "".join(f"{line.text}\n" for line in self.lines)
         hashes = {
-            name: self.stage.write_file(name, content)
+            name: write_file(self.stage / name, content)
             for name, content in (
                 (SCHEMA_FILE, self.script.raw),
                 (CATALOG_FILE, catalog.encode()),
@@ -7451,13 +7329,7 @@ class Export:
             server_version=self.db.version,
             database=origin.database,
             origin=origin,
-            files=tuple(
-                TableFile(
-                    table.relation, name, each.rows, each.size, each.sha256,
-                    each.text_sha256, table.key_in_file,
-                )
-                for (table, name), each in zip(self.files, written, strict=True)
-            ),
+            files=tuple(written),
             sequences=self.db.fetch_sequence_states(
                 each for each in sequences if each.oid not in self.out
             ),
@@ -7468,9 +7340,9 @@ class Export:
             left_out=tuple(self.left_out),
             hashes=hashes,
             settings=settings,
-        )  # fmt: skip
+        )
         text = render_manifest(manifest, self.catalog)
-        self.stage.write_file(MANIFEST_FILE, text.encode())
+        write_file(self.stage / MANIFEST_FILE, text.encode())
 
     # The checks.
 
@@ -7676,20 +7548,18 @@ def plan_parts(tasks: Iterable[CopyTask], jobs: int) -> Iterator[tuple[CopyTask,
 
 def copy_to_file(
     db: Database, task: CopyTask, advance: Callable[[int], object]
-) -> Written:
+) -> TableFile:
     """Copy a table, or a part of it, to its file."""
     start = time.monotonic()
-    raw: CsvWriter | GzipWriter
-    if task.compressed:
-        raw = GzipWriter(task.path, advance)
-        file = raw.file
-    else:
-        raw = file = CsvWriter(task.path, advance)
+    raw = (GzipWriter if task.compressed else CsvWriter)(task.path, advance)
     # COPY gives a row at a time; the buffer gathers them without Python code.
     with io.BufferedWriter(raw, CHUNK_BYTES) as stream:
         rows = db.copy_out(task.table, stream, task.rows)
-    seconds = time.monotonic() - start
-    return Written(rows, raw.sha256, file.size, file.sha256, seconds, raw.size)
+    table, file, seconds = task.table, raw.file, time.monotonic() - start
+    return TableFile(
+        table.relation, rows, file.size, seconds, task.path.name,
+        file.sha256, raw.sha256, table.key_in_file, raw.size,
+    )  # fmt: skip
 
 
 # ---- Jobs — processes that copy beside this one --------------------------------------
@@ -7702,10 +7572,11 @@ START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 MOST_PROCESSES = 61  # Windows cannot wait for more
 
 
-def together(pieces: Seq[Written]) -> Written:
+def together(pieces: Seq[TableFile]) -> TableFile:
     """Return what parts of a table are together, but for the checksums."""
     rows, size = (sum(p.rows for p in pieces), sum(p.size for p in pieces))
-    return Written(rows, "", size, "", max(p.seconds for p in pieces), size)
+    seconds = max(p.seconds for p in pieces)
+    return dataclasses.replace(pieces[0], rows=rows, size=size, seconds=seconds)
 
 
 class Jobs:
@@ -7717,12 +7588,12 @@ class Jobs:
         """Copy with `db` or, if its transaction snapshot is `shared`, by processes."""
         self.db, self.shared, self.report = db, shared, report
         self.count = count
-        self.done: dict[Path, Written] = {}
+        self.done: dict[Path, TableFile] = {}
         self.totals: dict[int, int] = {}  # rows of tables that go in parts, by oid
         self.parts: dict[int, list[CopyTask]] = {}  # of each table, by its oid
         self._died: list[BaseException] = []  # of threads
 
-    def copy(self, tasks: Seq[CopyTask]) -> list[Written]:
+    def copy(self, tasks: Seq[CopyTask]) -> list[TableFile]:
         """Copy every table to its file, the largest first; return them in order."""
         count = self.count or default_jobs(tasks)
         self.parts = {
@@ -7768,16 +7639,14 @@ class Jobs:
             self.report.doing("counting rows")
             self.totals = self.db.fetch_row_totals(parted)
 
-    def finish(self, part: CopyTask, written: Written) -> None:
+    def finish(self, part: CopyTask, written: TableFile) -> None:
         """Note what was written; tell of the table when all of its parts are there."""
         self.done[part.path] = written
         parts = self.parts[part.table.oid]
         if all(each.path in self.done for each in parts):
-            whole = together([self.done[each.path] for each in parts])
-            copied = whole.rows, whole.size, whole.seconds, parts[0].path.name
-            self.report.finished(Copied(part.table.relation, *copied))
+            self.report.finished(together([self.done[each.path] for each in parts]))
 
-    def join(self, task: CopyTask) -> Written:
+    def join(self, task: CopyTask) -> TableFile:
         """Make one file of a table's parts, all but the first without their header.
 
         Raises SnapshotError if they are not together the whole of the table.
@@ -7905,7 +7774,7 @@ def die_with_parent() -> None:
         os._exit(EXIT_FAILED)
 
 
-def run_job(task: CopyTask) -> Written | None:
+def run_job(task: CopyTask) -> TableFile | None:
     """Copy one table or part; None: there is no connection to do it with."""
     if Job.db is None:
         return None
@@ -9465,7 +9334,8 @@ def as_data(value: Any) -> dict[str, Any]:
             then = csv_file and csv_file.rows
             return {**as_data(table.relation), **rows_of, "rows_then": then}
     data = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
-    return as_data(data.pop("relation")) | data if "relation" in data else data
+    relation = data.pop("relation", None)
+    return as_data(relation) | data if relation else data
 
 
 def render_replacement(
@@ -9846,17 +9716,7 @@ def command_show(options: Options, report: Report) -> int:
     report.doing(f"checking the files of {folder}")
     found = Folder(folder).show()
     manifest = found.manifest
-    tables = [
-        {
-            **(as_data(each.relation) if each.relation else {}),
-            "file": each.file,
-            "rows": each.rows,
-            "bytes": each.size,
-            "fault": each.fault or None,
-        }
-        for each in found.files
-    ]
-    report.record(whole=not found.faults, faults=found.faults, tables=tables)
+    report.record(whole=not found.faults, faults=found.faults, tables=found.files)
     if manifest:
         report.record(
             **besides_files(manifest),
@@ -9884,8 +9744,8 @@ def render_contents(found: Contents, folder: Path) -> Iterator[str]:
         (
             str(each.relation or each.file),
             "?" if each.rows is None else f"{each.rows:,}",
-            human_size(each.size),
-            each.fault.removeprefix(f"{each.file} ").split(" since")[0],
+            human_size(each.bytes),
+            (each.fault or "").removeprefix(f"{each.file} ").split(" since")[0],
         )
         for each in found.files
     ]

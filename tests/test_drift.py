@@ -148,7 +148,7 @@ def test_what_others_alter_during_an_export_is_not_seen(
     """Types and functions have no locks; the rows may take hours."""
     export_tables = er.Export.copy_tables
 
-    def meanwhile(*arguments: Any) -> list[er.Written]:
+    def meanwhile(*arguments: Any) -> list[er.TableFile]:
         source.execute(
             "DROP TYPE span; CREATE OR REPLACE FUNCTION f() RETURNS trigger"
             " LANGUAGE plpgsql AS 'BEGIN RETURN OLD; END'"

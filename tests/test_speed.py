@@ -180,7 +180,7 @@ def test_an_error_in_a_job_is_told_in_two_lines(
     )
     env = build(schema, "INSERT INTO u VALUES (1); INSERT INTO t VALUES (1)")
 
-    def copy_to_file(*_: object) -> er.Written:
+    def copy_to_file(*_: object) -> er.TableFile:
         raise er.SnapshotError("table u: boom", hint="no harm done")
 
     monkeypatch.setattr(er, "copy_to_file", copy_to_file)
@@ -544,7 +544,7 @@ def test_a_job_that_is_killed_is_told_in_two_lines(
     """The kernel does so when memory runs out."""
     parent = os.getpid()
 
-    def die(*_: object) -> er.Written:
+    def die(*_: object) -> er.TableFile:
         assert os.getpid() != parent
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError
