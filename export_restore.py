@@ -6914,6 +6914,12 @@ def make_folder(folder: Path) -> None:
         folder.chmod(0o700)
 
 
+def remove_empty(folder: Path) -> None:
+    """Remove a folder if nothing came into it."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
 def move(path: Path, target: Path) -> None:
     """Rename, replacing. On Windows a virus scanner may hold new files for a moment."""
     for pause in (0.1, 0.4, 1.5) if WINDOWS else ():
@@ -7146,6 +7152,8 @@ class Folder:
         opened. Raises SnapshotError if the disk does not play along.
         """
         with self.telling_of_disk(), contextlib.ExitStack() as stack:
+            if not self.path.exists():
+                stack.callback(remove_empty, self.path)
             make_folder(self.path)
             lock = stack.enter_context(lockable(self.path))
             self.check_free((SCHEMA_FILE, CATALOG_FILE, MANIFEST_FILE))
