@@ -7134,7 +7134,7 @@ class Folder:
         """Return what to do about faults."""
         if any(fault.endswith(OTHER_LINE_ENDS) for fault in faults):
             return self.line_ends_hint()
-        edited = any(fault.endswith(CHANGED) for fault in faults)
+        edited = all(fault.endswith(CHANGED) for fault in faults)
         return EDITS_HINT if edited else "put the folder right, or export again"
 
     def line_ends_hint(self) -> str:
