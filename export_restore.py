@@ -8004,7 +8004,9 @@ class Restore:
         safe = home and (is_local(self.settings) or not self.report.can_ask())
         asks = not (sure or safe)
         gone: set[Relation] = set()
-        if asks and self.before.tables and not options.data_only:
+        # Without drift, tables that only lose rows end the restore.
+        looks = (asks or options.accept_drift) and not options.data_only
+        if looks and self.before.tables:
             self.replay()
             after, names = self.db.fetch_catalog(), names_of(self.before.tables)
             gone = {name for name in names if not survived(name, self.before, after)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -137,6 +138,8 @@ def test_what_to_do_next(
     assert "hint: restore it into a new database, or the rows" in result.err
     assert "--accept-drift" not in result.err
     assert "restore --data-only" in result.err
+    result = run("restore", "--env-file", env, "--accept-drift", "--dry-run")
+    assert re.search(r"\n +1 +- +sales\.leads\n", result.err)
     result = run("restore", "--env-file", target.env_file(work))
     assert result.status == 0, result.err
     empty = '"my.shop"."odd*", lead_notes, sales.leads, sales.orders\n'
