@@ -10088,7 +10088,8 @@ class Parser(argparse.ArgumentParser):
         options = " ".join([*(text for _, text in COMMANDS.values()), OUTPUT])
         known = [*COMMANDS, *re.findall(r"--[a-z-]+", options)]
         near = difflib.get_close_matches(wrong[1], known, 1) if wrong else []
-        meant = f"did you mean {near[0]}? " if near else ""
+        # It may be another command's.
+        meant = f"did you mean {near[0]}? " if near and near[0] != wrong[1] else ""
         raise usage_error(message, f"{meant}see {self.prog} --help")
 
 
