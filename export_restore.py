@@ -7074,7 +7074,7 @@ class Folder:
             manifest, paths = self.list_files()
             check = FileCheck(self, manifest, paths)
             check.wait()
-            faults = check.faults | check.edits
+            faults = check.faults | dict(sorted(check.edits.items()))
             if not faults:
                 try:
                     _ = self.read((manifest, paths), accept_edits=False).csvs

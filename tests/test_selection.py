@@ -126,7 +126,7 @@ def test_what_to_do_next(
     )
     shop.execute("INSERT INTO leads VALUES (7); INSERT INTO sales.leads VALUES (1)")
     env = shop.env_file(work)
-    said = succeed("export", "--env-file", env, "--tables", "leads")
+    said = run("export", "--env-file", env, "--tables", "leads").out
     assert "Restore it into a new database,\nor replace the rows" in said
     [line] = said.split("export_restore.py ")[1:]
     assert line.split()[-1] == "--data-only"
