@@ -3764,8 +3764,8 @@ OTHER_NAMES = {
     "PGCHANNELBINDING": "DB_CHANNEL_BINDING",
 }  # fmt: skip
 PRISMAS_SCHEMA = """\
-note: schema={0} in DATABASE_URL is Prisma's, and no search_path: to export that
-schema alone, --tables '{0}.*'; for bare names in schema.sql, ALTER ROLE …
+note: schema={0} in DATABASE_URL is Prisma's, and no search_path: that schema
+alone is export --tables '{0}.*'; for bare names in schema.sql, ALTER ROLE …
 SET search_path = {0}"""
 
 
