@@ -10084,12 +10084,13 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         import difflib
 
-        wrong = re.search(r"(?:invalid choice: '?|arguments: )([\w-]+)", message)
+        found = re.search(r"(?:invalid choice: '?|arguments: )([\w-]+)", message)
+        wrong = found[1] if found else ""
         options = " ".join([*(text for _, text in COMMANDS.values()), OUTPUT])
         known = [*COMMANDS, *re.findall(r"--[a-z-]+", options)]
-        near = difflib.get_close_matches(wrong[1], known, 1) if wrong else []
+        near = difflib.get_close_matches(wrong, known, 1)
         # It may be another command's.
-        meant = f"did you mean {near[0]}? " if near and near[0] != wrong[1] else ""
+        meant = f"did you mean {near[0]}? " if near and near[0] != wrong else ""
         raise usage_error(message, f"{meant}see {self.prog} --help")
 
 
