@@ -3732,8 +3732,8 @@ OTHER_NAMES = {
     "PGCHANNELBINDING": "DB_CHANNEL_BINDING",
 }  # fmt: skip
 PRISMAS_SCHEMA = """\
-note: schema={0} in DATABASE_URL is Prisma's, and no search_path: to export that
-schema alone, --tables '{0}.*'; for bare names in schema.sql, ALTER ROLE …
+note: schema={0} in DATABASE_URL is Prisma's, and no search_path: that schema
+alone is export --tables '{0}.*'; for bare names in schema.sql, ALTER ROLE …
 SET search_path = {0}"""
 
 
@@ -6820,6 +6820,12 @@ def make_folder(folder: Path) -> None:
         folder.chmod(0o700)
 
 
+def remove_empty(folder: Path) -> None:
+    """Remove a folder if nothing came into it."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
 def move(path: Path, target: Path) -> None:
     """Rename, replacing. On Windows a virus scanner may hold new files for a moment."""
     for pause in (0.1, 0.4, 1.5) if WINDOWS else ():
@@ -6974,7 +6980,7 @@ def hint_of(faults: Iterable[str], folder: Path) -> str:
             f'put "* -text" into {folder / ".gitattributes"}, delete '
             "the other files there, and have git check them out again"
         )
-    if any(fault.endswith(CHANGED) for fault in faults):
+    if all(fault.endswith(CHANGED) for fault in faults):
         return (
             "restore --accept-edits takes it as it is (verify and rehearse, too); "
             "or export again"
@@ -7036,6 +7042,8 @@ class Folder:
         opened. Raises SnapshotError if the files cannot be written.
         """
         with self.telling_of_disk(), contextlib.ExitStack() as stack:
+            if not self.path.exists():
+                stack.callback(remove_empty, self.path)
             make_folder(self.path)
             lock = stack.enter_context(lockable(self.path))
             self.check_free((SCHEMA_FILE, CATALOG_FILE, MANIFEST_FILE))
@@ -7865,7 +7873,9 @@ class Restore:
         safe = home and (is_local(self.settings) or not self.report.can_ask())
         asks = not (sure or safe)
         gone: set[Relation] = set()
-        if asks and self.before.tables and not options.data_only:
+        # Without drift, tables that only lose rows end the restore.
+        looks = (asks or options.accept_drift) and not options.data_only
+        if looks and self.before.tables:
             self.replay()
             after, names = self.db.fetch_catalog(), names_of(self.before.tables)
             gone = {name for name in names if not survived(name, self.before, after)}
@@ -9934,11 +9944,13 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         import difflib
 
-        wrong = re.search(r"(?:invalid choice: '?|arguments: )([\w-]+)", message)
+        found = re.search(r"(?:invalid choice: '?|arguments: )([\w-]+)", message)
+        wrong = found[1] if found else ""
         options = " ".join([*(text for _, text in COMMANDS.values()), OUTPUT])
         known = [*COMMANDS, *re.findall(r"--[a-z-]+", options)]
-        near = difflib.get_close_matches(wrong[1], known, 1) if wrong else []
-        meant = f"did you mean {near[0]}? " if near else ""
+        near = difflib.get_close_matches(wrong, known, 1)
+        # It may be another command's.
+        meant = f"did you mean {near[0]}? " if near and near[0] != wrong else ""
         raise usage_error(message, f"{meant}see {self.prog} --help")
 
 

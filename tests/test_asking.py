@@ -670,6 +670,7 @@ def test_an_export_that_comes_to_nothing_ends_alike(
         "new": "new holds no snapshot",
         "other": "other is as it was",
     }[folder]  # fmt: skip
+    assert not (work / "new").exists()
     found = run("verify", *env)
     assert found.status == (3 if how == "not mentioned" else 0), found.err
 

@@ -33,6 +33,7 @@ def untouched(exported: Database) -> Iterator[None]:
         ("restore --dryrun", "did you mean --dry-run? "),
         ("restore --chekcsum --yes", "did you mean --checksum? "),
         ("export --compress", ""),
+        ("verify --lock-timeout 3", ""),  # another command's
         # No option may be shortened.
         ("restore --accept-edit", "did you mean --accept-edits? "),
         ("restore --y", "did you mean --yes? "),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -125,7 +126,7 @@ def test_what_to_do_next(
     )
     shop.execute("INSERT INTO leads VALUES (7); INSERT INTO sales.leads VALUES (1)")
     env = shop.env_file(work)
-    said = succeed("export", "--env-file", env, "--tables", "leads")
+    said = run("export", "--env-file", env, "--tables", "leads").out
     assert "Restore it into a new database,\nor replace the rows" in said
     [line] = said.split("export_restore.py ")[1:]
     assert line.split()[-1] == "--data-only"
@@ -137,6 +138,8 @@ def test_what_to_do_next(
     assert "hint: restore it into a new database, or the rows" in result.err
     assert "--accept-drift" not in result.err
     assert "restore --data-only" in result.err
+    result = run("restore", "--env-file", env, "--accept-drift", "--dry-run")
+    assert re.search(r"\n +1 +- +sales\.leads\n", result.err)
     result = run("restore", "--env-file", target.env_file(work))
     assert result.status == 0, result.err
     empty = '"my.shop"."odd*", lead_notes, sales.leads, sales.orders\n'
