@@ -2856,7 +2856,8 @@ OF_NO_SCHEMA = """
     SELECT 'publications', 'PUBLICATION', pubname, pubowner, tableoid, oid
     FROM pg_publication
     UNION ALL
-    SELECT 'subscriptions', NULL, subname, subowner, tableoid, oid FROM pg_subscription
+    SELECT 'subscriptions', NULL, subname, subowner, 'pg_subscription'::regclass, oid
+    FROM pg_subscription  -- nobody but a superuser may read its tableoid
     WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
     UNION ALL
     SELECT 'event triggers', 'EVENT TRIGGER', evtname, evtowner, tableoid, oid
