@@ -564,7 +564,6 @@ class ForeignKey:
     name: str
     table: Relation
     references: Relation
-    oid: int = 0
     columns: tuple[str, ...] = ()
     referenced: tuple[str, ...] = ()  # empty: not every row is known to obey
 
@@ -2597,7 +2596,7 @@ LIST_TABLES = f"""
 
 # conparentid: what PostgreSQL derives for partitions follows its parent by itself.
 LIST_FOREIGN_KEYS = f"""
-    SELECT k.conname, n.nspname, c.relname, rn.nspname, r.relname, k.oid::bigint,
+    SELECT k.conname, n.nspname, c.relname, rn.nspname, r.relname,
            {COLUMN_NAMES.format("k.conkey", "k.conrelid")},
            CASE WHEN k.convalidated AND pg_get_constraintdef(k.oid) !~ 'PERIOD'
                 THEN {COLUMN_NAMES.format("k.confkey", "k.confrelid")} END
@@ -4963,9 +4962,9 @@ class Database:
 
     def fetch_foreign_keys(self) -> Iterator[ForeignKey]:
         for row in self.list_catalog(LIST_FOREIGN_KEYS):
-            name, *names, oid, columns, referenced = row
+            name, *names, columns, referenced = row
             ends = Relation(*names[:2]), Relation(*names[2:])
-            yield ForeignKey(name, *ends, oid, tuple(columns), tuple(referenced or ()))
+            yield ForeignKey(name, *ends, tuple(columns), tuple(referenced or ()))
 
     def fetch_at_rest(self) -> list[Resting]:
         """Return what may have to rest while rows load, in the order to make it."""
@@ -7952,10 +7951,11 @@ class Restore:
     before: Catalog  # of the target as the transaction found it
     catalog: Catalog  # when the rows are loaded
     lines: list[CatalogLine]  # of the catalog that is to be at the end
-    replayed: Replayed | None = None  # with --data-only nothing is
+    former: TargetState  # before the schema script ran, unless --data-only
+    stayed: set[Relation]  # what the script did not drop
     loads: list[Load]
-    lost_keys: tuple[Resting, ...] = ()
-    rights: Seq[tuple[Privileges, Privileges]] = ()  # what is and what was
+    lost_keys: Seq[Resting] = ()
+    privileges: Seq[tuple[Privileges, Privileges]] = ()  # what is and what was
 
     def __init__(
         self, settings: Settings, snapshot: Snapshot, options: Options, report: Report
@@ -7999,8 +7999,8 @@ class Restore:
         gone: set[Relation] = set()
         if asks and self.before.tables and not options.data_only:
             self.replay()
-            after, names = self.db.fetch_catalog(), names_of(self.before.tables)
-            gone = {name for name in names if not survived(name, self.before, after)}
+            self.catalog = self.db.fetch_catalog()
+            gone = names_of(self.before.tables) - self.find_stayed()
             self.db.rollback()
             self.begin()
         replaced = self.fetch_replaced(gone)
@@ -8048,11 +8048,10 @@ class Restore:
         """Return the tables that are emptied or dropped and have rows, or may have."""
         going = [(t, f) for t, f in self.tables_and_files() if f or t.relation in gone]
         counts = self.db.fetch_row_counts([table for table, _ in going])
-        found = [(t, counts.get(t.oid), f) for t, f in going]
         return [
-            Replaced(table, rows, self.snapshot.csvs[name] if name else None)
-            for table, rows, name in found
-            if rows is None or rows.rows
+            Replaced(table, now, self.snapshot.csvs[name] if name else None)
+            for table, name in going
+            if (now := counts.get(table.oid)) is None or now.rows
         ]
 
     def tables_and_files(self) -> list[tuple[Table, str]]:
@@ -8090,9 +8089,9 @@ class Restore:
             self.check_content()
         self.db.force_policies(self.tables, "FORCE")
         self.refresh_views()
-        self.db.restore_privileges(self.rights)
-        if self.replayed:
-            self.recreate_dependents(self.replayed.former, survivors=False)
+        self.db.restore_privileges(self.privileges)
+        if not self.options.data_only:
+            self.recreate_dependents(survivors=False)
         if not self.options.accept_drift:
             self.report.doing("checking the catalog")
             self.check_unaltered()
@@ -8164,33 +8163,25 @@ class Restore:
 
         That is before the first row is loaded, which may take an hour.
         """
-        former = self.replay_under_locks()
+        self.replay_under_locks()
         self.report.doing("comparing the catalog")
-        if self.recreate_dependents(former, survivors=True):
+        if self.recreate_dependents(survivors=True):
             self.catalog = self.db.fetch_catalog()
         self.loads = self.plan_loads()
-        self.note_empty(former.catalog)
-        self.replayed = Replayed(
-            former,
-            self.catalog,
-            self.db.fetch_catalog_lines(managed=()),
-            self.snapshot.catalog or (),
-            frozenset(names_of(self.tables)),
-        )
-        self.report_lost(self.replayed)
-        self.note_changed_rows(self.replayed)
+        self.note_empty()
+        self.lines = self.db.fetch_catalog_lines(managed=())
+        self.plan_lost_keys()
+        self.report_lost()
+        self.note_changed_rows()
         if not self.options.accept_drift:
-            check_kept(self.replayed)
-            self.check_drift(self.replayed)
-        self.rights = self.privileges_to_restore(former.rights)
-        keys = self.replayed.keys_lost
-        self.lost_keys = tuple(each for each in former.at_rest if each.oid in keys)
-        self.lines = self.replayed.lines_to_be
+            self.check_kept()
+            self.check_drift()
+        self.privileges = self.privileges_to_restore()
         stayed = [table for table in self.tables if table.oid in self.known]
         self.db.lock_tables(stayed, "ACCESS EXCLUSIVE")
 
-    def replay_under_locks(self) -> TargetState:
-        """Replay the schema script; return what was there before.
+    def replay_under_locks(self) -> None:
+        """Replay the schema script; keep what was there before.
 
         A table that goes or is emptied may get rows from others until it is locked, and
         which ones do is known after a replay. So begin again until nothing goes that
@@ -8198,37 +8189,36 @@ class Restore:
         """
         locked: list[Table] = []
         while True:
-            former = fetch_target_state(self.db, self.before)
-            storage = self.db.fetch_of_parts(STORAGE, self.before.tables)
+            self.former = TargetState(self.db, self.before.tables)
             self.report.doing(f"replaying {SCHEMA_FILE}")
             notes = self.replay()
             self.catalog = self.db.fetch_catalog()
-            kept, coming = (
-                self.db.fetch_of_parts(STORAGE, self.before.tables),
-                self.coming(),
-            )
+            storage = self.db.fetch_of_parts(STORAGE, self.before.tables)
+            manifest = self.snapshot.manifest
+            coming = {*self.catalog.relations}
+            if manifest is not None:
+                coming = {each.relation for each in manifest.files}
             going = [
                 table
                 for table in self.before.tables
-                if kept.get(table.oid) != storage.get(table.oid)
+                if storage.get(table.oid) != self.former.storage.get(table.oid)
                 and table.relation not in coming
             ]
             if names_of(going) <= names_of(locked):
-                for note in notes:
-                    self.report.note(note)
-                return former
+                break
             self.db.rollback()
             self.db.begin_restore()
             locked = going
             self.db.lock_tables(locked, "EXCLUSIVE")
             self.before = self.db.fetch_catalog()
+        self.stayed = self.find_stayed()
+        for note in notes:
+            self.report.note(note)
 
-    def coming(self) -> set[Relation]:
-        """Return the tables that get rows of the snapshot."""
-        manifest = self.snapshot.manifest
-        if manifest is None:
-            return set(self.catalog.relations)
-        return {each.relation for each in manifest.files}
+    def find_stayed(self) -> set[Relation]:
+        """Return the relations that are the same as before, not made anew."""
+        same = self.before.relations.items() & self.catalog.relations.items()
+        return {relation for relation, _ in same}
 
     def replay(self) -> list[str]:
         """Run the schema script; return notes, above all on what was skipped."""
@@ -8265,7 +8255,50 @@ class Restore:
         ]
         return notes
 
-    def report_lost(self, replayed: Replayed) -> None:
+    def plan_lost_keys(self) -> None:
+        """Plan to recreate the foreign keys that tables lost to DROP … CASCADE."""
+        keys, former = {line.key for line in self.lines}, self.former
+        kept = {line.oid for line in former.lines if line.key in keys}
+        anew = self.catalog.relations.keys() - self.stayed
+        self.lost_keys = [
+            each
+            for each in former.at_rest
+            if each.table in self.stayed
+            and each.references in anew
+            and each.oid not in kept
+        ]
+        oids = {each.oid for each in self.lost_keys}
+        self.lines += [line for line in former.lines if line.oid in oids]
+
+    def lost(self) -> list[CatalogLine]:
+        """Return what is gone; of what went or was made anew not its parts."""
+        expected = {key_of(text) for text in self.snapshot.catalog or ()}
+        there = {line.text for line in self.lines}
+        keys = {line.key for line in self.lines}
+        objects = {line.oid for line in self.lines}
+        loaded = self.stayed & names_of(self.tables)
+        return [
+            line
+            for line in self.former.lines
+            if line.text not in there
+            and line.key not in expected
+            and line.kind != COLUMN_ORDER
+            and line.relation not in loaded
+            and (line.kind not in REMARKS or line.oid in objects)
+            and self.mattered(line, changed=line.key in keys)
+        ]
+
+    def mattered(self, line: CatalogLine, *, changed: bool) -> bool:
+        """Return whether it is a loss that a line is no more, or is another one."""
+        if line.relation in self.stayed:
+            return True
+        if line.relation is None or changed:
+            return not changed
+        if line.relation in self.catalog.relations:
+            return line.kind in GUARDS
+        return line.kind in WHOLE_RELATIONS and " owned by " not in line.text
+
+    def report_lost(self) -> None:
         """Raise if the script drops what nothing makes again; name what it may drop.
 
         It means to drop what a DROP of its own names.
@@ -8274,7 +8307,7 @@ class Restore:
             each for each in self.snapshot.script.statements if each.begins("DROP")
         ]
         named = {name for each in drops for name in names_dropped(each)}
-        lost = replayed.lost()
+        lost = self.lost()
         taken = [line for line in lost if not line.is_named_in(named)]
         if taken and not self.options.accept_drift:
             raise several(
@@ -8286,24 +8319,19 @@ class Restore:
             names = ", ".join(shown(line.key) for line in lost)
             self.report.note(f"dropped by {SCHEMA_FILE}: {names}")
 
-    def note_empty(self, before: Catalog) -> None:
+    def note_empty(self) -> None:
         """Name the tables that the script makes and the snapshot has no rows of."""
-        names = names_of(self.catalog.tables) - names_of(self.tables)
-        made = [str(name) for name in sorted(names)
-                if not survived(name, before, self.catalog)]  # fmt: skip
+        made = names_of(self.catalog.tables) - names_of(self.tables) - self.stayed
         if made:
-            self.report.note(f"note: the snapshot has no rows of {', '.join(made)}")
+            names = ", ".join(map(str, sorted(made)))
+            self.report.note(f"note: the snapshot has no rows of {names}")
 
-    def note_changed_rows(self, replayed: Replayed) -> None:
+    def note_changed_rows(self) -> None:
         """Name the tables besides the snapshot whose rows the script has changed."""
-        besides = [
-            table
-            for table in replayed.former.catalog.tables
-            if table.relation not in replayed.loaded
-            and replayed.survived(table.relation)
-        ]
+        names = self.stayed - names_of(self.tables)
+        besides = [table for table in self.before.tables if table.relation in names]
         changed = self.db.fetch_of_parts(ROWS_CHANGED, besides)
-        filled = [each for each in replayed.former.filled if each.oid in changed]
+        filled = [each for each in self.former.filled if each.oid in changed]
         left = {table.oid for table in self.db.fetch_filled(filled)}
         emptied = {table.oid for table in filled} - left
         for table in besides:
@@ -8313,16 +8341,24 @@ class Restore:
                     f"note: {SCHEMA_FILE} changes {rows} rows of {table.relation}"
                 )
 
-    def check_drift(self, replayed: Replayed) -> None:
-        """Raise with a diff if the catalog is not the one that was exported.
+    def check_kept(self) -> None:
+        """Raise if the schema script dropped tables whose rows are in no CSV."""
+        kept = self.stayed | names_of(self.tables)
+        gone = sorted(names_of(self.former.filled) - kept)
+        if gone:
+            names = ", ".join(map(str, gone))
+            raise damaged(
+                f"{SCHEMA_FILE} drops {names}; the snapshot lacks those rows",
+                PART_HINT,
+            )
 
-        What the target had besides the snapshot, and still has, is no difference.
-        """
+    def check_drift(self) -> None:
+        """Raise with a diff if the catalog is not the one that was exported."""
         if self.snapshot.catalog is None:
             if self.snapshot.manifest is not None:
                 self.report.note(f"the catalog goes unchecked: {OLD_FORMAT}")
             return
-        made = without_besides(replayed.made(), self.catalog, self.snapshot)
+        made = without_besides(self.made(), self.catalog, self.snapshot)
         lines, problem = self.db.fetch_differences(self.snapshot.catalog, made)
         lines = without_column_order(lines, self.report)
         if lines:
@@ -8333,15 +8369,29 @@ class Restore:
                 [*lines, *uncompared(problem)],
             )
 
-    def privileges_to_restore(
-        self, before: Mapping[tuple[str, str], Privileges]
-    ) -> list[tuple[Privileges, Privileges]]:
+    def made(self) -> list[CatalogLine]:
+        """Return what to compare with the snapshot: not what the target has besides."""
+        keys = {key_of(text) for text in self.snapshot.catalog or ()}
+        old = {(line.text, line.oid) for line in self.former.lines}
+        texts = {text for text, _ in old}
+        return [
+            line
+            for line in self.lines
+            if line.key in keys
+            or not ((line.text, line.oid) in old
+                    or (line.relation in self.stayed and line.relation
+                        and (line.text in texts
+                             or line.relation.schema in MANAGED_SCHEMAS)))
+        ]  # fmt: skip
+
+    def privileges_to_restore(self) -> list[tuple[Privileges, Privileges]]:
         """Return what the script made anew, with owner and grants of what was there.
 
         Default privileges would open a table again that the target had closed. They
         have to be as the script left them: so one sees what it said itself. Raises
         if what acts as its owner would act as somebody else.
         """
+        before = self.former.privileges
         anew = [
             (now, before[key])
             for key, now in self.db.fetch_privileges().items()
@@ -8367,22 +8417,21 @@ class Restore:
                 self.report.note(f"note: {fact}")
         return anew
 
-    def recreate_dependents(self, former: TargetState, *, survivors: bool) -> bool:
-        """Bring back what went with dropped objects; tell whether anything did.
+    def recreate_dependents(self, *, survivors: bool) -> bool:
+        """Recreate what went with dropped objects; return whether anything did.
 
         That is either the parts of tables that survived, or what lists other ones.
         """
         there = self.db.fetch_dependents().keys()
+        due = self.stayed if survivors else {None, *self.catalog.relations}
         lost = [
-            tie
-            for name, tie in former.ties.items()
-            if tie.survivor is survivors
-            and name not in there
-            and former.is_due(tie, self.catalog)
+            each
+            for name, each in self.former.dependents.items()
+            if each.survivor is survivors and each.about in due and name not in there
         ]
-        for tie in lost:
+        for each in lost:
             try:
-                self.db.recreate(tie)
+                self.db.recreate(each)
             except SnapshotError as error:
                 if not self.options.accept_drift:
                     raise
@@ -8580,113 +8629,17 @@ class KeptExport(Export):
     )
 
 
-@dataclass(frozen=True)
 class TargetState:
-    """What the target was before the schema script ran."""
+    """What a schema script may take away from the target."""
 
-    catalog: Catalog
-    lines: list[CatalogLine]
-    rights: dict[tuple[str, str], Privileges]
-    ties: dict[str, Dependent]
-    at_rest: list[Resting]
-    filled: list[Table]  # tables with rows, as far as we may see them
-
-    def is_due(self, tie: Dependent, after: Catalog) -> bool:
-        """Return whether what a tie is about is there after the replay, or its like."""
-        if tie.survivor:
-            return survived(tie.about, self.catalog, after)
-        return tie.about is None or tie.about in after.relations
-
-
-def fetch_target_state(db: Database, catalog: Catalog) -> TargetState:
-    """Return what a schema script may take away from the target."""
-    visible = [each for each in catalog.tables if each.readable and not each.hides_rows]
-    return TargetState(
-        catalog,
-        db.fetch_catalog_lines(managed=()),
-        db.fetch_privileges(),
-        db.fetch_dependents(),
-        db.fetch_at_rest(),
-        db.fetch_filled(visible),
-    )
-
-
-@dataclass(frozen=True)
-class Replayed:
-    """What the schema script made of the target's catalog."""
-
-    former: TargetState
-    catalog: Catalog
-    lines: list[CatalogLine]
-    expected: tuple[str, ...]  # the lines of the snapshot
-    loaded: frozenset[Relation]  # tables that its rows go into
-
-    def survived(self, relation: Relation | None) -> bool:
-        """Return whether a relation is the one that was there before."""
-        return survived(relation, self.former.catalog, self.catalog)
-
-    @functools.cached_property
-    def keys_lost(self) -> set[int]:
-        """The foreign keys that surviving tables lost to DROP … CASCADE, by oid."""
-        kept = {(key.table, key.name) for key in self.catalog.foreign_keys}
-        return {
-            key.oid
-            for key in self.former.catalog.foreign_keys
-            if (key.table, key.name) not in kept
-            and self.survived(key.table)
-            and key.references in self.catalog.relations
-            and not self.survived(key.references)
-        }
-
-    @functools.cached_property
-    def lines_to_be(self) -> list[CatalogLine]:
-        """The lines with those of the lost keys, which come back with the rows."""
-        lost = (line for line in self.former.lines if line.oid in self.keys_lost)
-        return [*self.lines, *lost]
-
-    def lost(self) -> list[CatalogLine]:
-        """Return what is gone; of what went or was made anew not its parts."""
-        expected = {key_of(text) for text in self.expected}
-        there = {line.text for line in self.lines_to_be}
-        keys = {line.key for line in self.lines}
-        objects = {line.oid for line in self.lines}
-        return [
-            line
-            for line in self.former.lines
-            if line.text not in there
-            and line.key not in expected
-            and line.kind != COLUMN_ORDER
-            and (line.kind not in REMARKS or line.oid in objects)
-            and self.mattered(line, changed=line.key in keys)
-        ]
-
-    def mattered(self, line: CatalogLine, *, changed: bool) -> bool:
-        """Return whether it is a loss that a line is no more, or is another one."""
-        if self.survived(line.relation):
-            return line.relation not in self.loaded
-        if line.relation is None or changed:
-            return not changed
-        if line.relation in self.catalog.relations:
-            return line.kind in GUARDS
-        return line.kind in WHOLE_RELATIONS and " owned by " not in line.text
-
-    def made(self) -> list[CatalogLine]:
-        """Return what to compare with the snapshot: not what the target has besides."""
-        keys = {key_of(text) for text in self.expected}
-        old = {(line.text, line.oid) for line in self.former.lines}
-        texts = {text for text, _ in old}
-
-        def is_theirs(relation: Relation | None) -> bool:
-            schema = relation.schema if relation else ""
-            return schema in MANAGED_SCHEMAS and self.survived(relation)
-
-        return [
-            line
-            for line in self.lines_to_be
-            if line.key in keys
-            or not ((line.text, line.oid) in old or is_theirs(line.relation)
-                    or (line.text in texts and self.survived(line.relation)))
-        ]  # fmt: skip
+    def __init__(self, db: Database, tables: Collection[Table]) -> None:
+        visible = [each for each in tables if each.readable and not each.hides_rows]
+        self.lines = db.fetch_catalog_lines(managed=())
+        self.privileges = db.fetch_privileges()
+        self.dependents = db.fetch_dependents()
+        self.at_rest = db.fetch_at_rest()
+        self.filled = db.fetch_filled(visible)
+        self.storage = db.fetch_of_parts(STORAGE, tables)
 
 
 REMARKS = ("comment", "dependency")
@@ -8704,21 +8657,6 @@ PART_HINT = (
 )
 
 
-def check_kept(replayed: Replayed) -> None:
-    """Raise if the schema script dropped tables whose rows no CSV brings back."""
-    gone = [
-        str(table.relation)
-        for table in replayed.former.filled
-        if table.relation not in replayed.loaded
-        and not replayed.survived(table.relation)
-    ]
-    if gone:
-        raise damaged(
-            f"{SCHEMA_FILE} drops {', '.join(gone)}; the snapshot lacks those rows",
-            PART_HINT,
-        )
-
-
 def without_column_order(lines: Iterable[str], report: Report) -> list[str]:
     """Return a diff without what only says in which order columns stand; note that."""
     rest = [line for line in lines if kind_of_line(line[1:]) != COLUMN_ORDER]
@@ -8731,14 +8669,6 @@ def without_column_order(lines: Iterable[str], report: Report) -> list[str]:
 def uncompared(problem: str) -> list[str]:
     """Return a line that says why the meaning of texts is not known, if it is not."""
     return [f"whether they mean the same is not known: {problem}"] if problem else []
-
-
-def survived(relation: Relation | None, before: Catalog, after: Catalog) -> bool:
-    """Return whether a relation is the same that was there before the restore."""
-    if relation is None:
-        return False
-    oid = before.relations.get(relation)
-    return oid is not None and after.relations.get(relation) == oid
 
 
 def settings_of_script(snapshot: Snapshot) -> dict[str, str]:
