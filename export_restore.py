@@ -2855,8 +2855,7 @@ OF_NO_SCHEMA = """
     SELECT 'publications', 'PUBLICATION', pubname, pubowner, tableoid, oid
     FROM pg_publication
     UNION ALL
-    SELECT 'subscriptions', NULL, subname, subowner, 'pg_subscription'::regclass, oid
-    FROM pg_subscription  -- nobody but a superuser may read its tableoid
+    SELECT 'subscriptions', NULL, subname, subowner, 0, oid FROM pg_subscription
     WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
     UNION ALL
     SELECT 'event triggers', 'EVENT TRIGGER', evtname, evtowner, tableoid, oid
@@ -7507,10 +7506,9 @@ class Export:
             if each.closed or (provided and each.usual - each.grants)
         ]
         if closed and "revoke" not in self.script.names:
-            advice = render_left_out("add REVOKE to schema.sql for", closed)
             notes.append(
                 "note: a snapshot has no grants, and a new database would give more "
-                f"than this one: {advice}"
+                f"than this one: add REVOKE to schema.sql for: {enumeration(closed)}"
             )
         if self.left_out:
             names = ", ".join(map(str, self.left_out))
@@ -7520,15 +7518,18 @@ class Export:
 
     def notes_of_lacks(self, left_out: Mapping[str, Seq[str]]) -> Iterator[str]:
         """Yield what no snapshot holds although somebody may think so."""
+        script = self.script.names
         for kind, names in left_out.items():
-            lacking = [
-                name
-                for name in names
-                if kind not in MADE_BY_SCRIPTS
-                or not is_mentioned(name, self.script.names)
-            ]
+            lacking = list(names)
+            if kind in MADE_BY_SCRIPTS:  # policy ours on objects
+                own = (each.partition(" on ")[0].rpartition(" ")[2] for each in names)
+                lacking = [
+                    name
+                    for name, each in zip(names, own, strict=True)
+                    if each.strip('"') not in script
+                ]
             if lacking:
-                yield f"not exported: {render_left_out(kind, lacking)}"
+                yield f"not exported: {kind}: {enumeration(lacking)}"
 
     def check_schema_script(self) -> None:
         """Raise if the database has something that schema.sql does not mention.
@@ -7573,15 +7574,12 @@ class Export:
                  if (each.relation is None and each.kind not in REMARKS)
                  or each.kind in ("view", "materialized view")]  # fmt: skip
         if names:
-            what = "note: not in the snapshot, whose tables do not need it"
-            self.report.note(render_left_out(what, names))
+            self.report.note(
+                "note: not in the snapshot, whose tables do not need it: "
+                f"{enumeration(names)}"
+            )
         self.lines = [line for line in self.lines if line.oid not in self.out]
         return needs.of(self.lines, catalog)
-
-
-def is_mentioned(name: str, names: Collection[str]) -> bool:
-    """Return whether a script names an object: policy ours on objects."""
-    return name.partition(" on ")[0].rpartition(" ")[2].strip('"') in names
 
 
 def values_added_late(script: Script, major: int) -> Iterator[Statement]:
@@ -7611,11 +7609,6 @@ def check_visible(tables: Iterable[Table]) -> None:
             hint="connect as the owner or a role with BYPASSRLS; or export --exclude; "
             "an owner under FORCE ROW LEVEL SECURITY is bound by it, too",
         )
-
-
-def render_left_out(kind: str, names: Seq[str]) -> str:
-    """Return what was left out in one line."""
-    return f"{kind}: {enumeration(names)}"
 
 
 def enumeration(names: Seq[str], most: int = 5) -> str:
@@ -8359,14 +8352,13 @@ class Restore:
                 self.report.note(f"the catalog goes unchecked: {OLD_FORMAT}")
             return
         made = without_besides(self.made(), self.catalog, self.snapshot)
-        lines, problem = self.db.fetch_differences(self.snapshot.catalog, made)
-        lines = without_column_order(lines, self.report)
-        if lines:
+        found = self.db.fetch_differences(self.snapshot.catalog, made)
+        if lines := render_drift(*found, self.report):
             raise damaged(
                 f"{SCHEMA_FILE} does not make the database that was exported",
                 "bring schema.sql up to date and export again; or restore "
                 "--accept-drift",
-                [*lines, *uncompared(problem)],
+                lines,
             )
 
     def made(self) -> list[CatalogLine]:
@@ -8470,9 +8462,7 @@ class Restore:
         the manifest says.
         """
         stale = self.tables if self.options.data_only else self.fetch_seeded()
-        passes = (
-            2 if self.options.checksum else 1
-        )  # with checksums it all comes back, too
+        passes = 2 if self.options.checksum else 1  # to check the rows reads them all
         self.report.expect(passes * sum(load.file.text_size for load in self.loads))
         self.report.doing("setting keys and indexes aside")
         large = [each.table for each in self.loads if each.file.size >= LARGE_FILE]
@@ -8576,17 +8566,16 @@ class Restore:
 
         Files that were edited, or are in no manifest, are compared with nothing.
         """
-        compared = []
-        if self.snapshot.manifest is not None:
-            comparison = Comparison(self.db, self.snapshot, self.report)
-            known = {each.relation: each for each in comparison.manifest.files}
-            compared = [
-                comparison.compare_table(
-                    each.table, each.file, known[each.table.relation]
-                )
-                for each in self.loads
-                if each.file.text_sha256 is not None
-            ]
+        if self.snapshot.manifest is None:
+            return
+        comparison = Comparison(self.db, self.snapshot, self.report)
+        tables = {table.relation: table for table in self.tables}
+        compared = [
+            comparison.compare_table(tables[each.relation], each)
+            for each in comparison.manifest.files
+            if each.relation in tables
+            and self.snapshot.csvs[each.path].text_sha256 is not None
+        ]
         differing = [render_differences(each) for each in compared if not each.same]
         if differing:
             raise damaged(
@@ -8603,19 +8592,17 @@ class Restore:
         then, now = (
             [
                 dataclasses.replace(line, text=line.text.removesuffix(INVALID))
-                if line.is_invalid
-                else line
                 for line in lines
                 if line.relation in names
             ]
             for lines in (self.lines, self.db.fetch_catalog_lines(managed=()))
         )
-        lines, problem = self.db.fetch_differences([line.text for line in then], now)
-        if lines:
+        found = self.db.fetch_differences([line.text for line in then], now)
+        if lines := render_drift(*found, self.report):
             raise damaged(
                 "the tables would not be what they were",
                 "see what alters them as rows are replaced, or restore --accept-drift",
-                [*lines, *uncompared(problem)],
+                lines,
             )
 
 
@@ -8657,18 +8644,19 @@ PART_HINT = (
 )
 
 
-def without_column_order(lines: Iterable[str], report: Report) -> list[str]:
-    """Return a diff without what only says in which order columns stand; note that."""
+def render_drift(lines: Seq[str], problem: str, report: Report) -> list[str]:
+    """Return a diff of catalogs, and the problem that kept a server from comparing.
+
+    What only says in which order columns stand is no difference, and is noted.
+    """
     rest = [line for line in lines if kind_of_line(line[1:]) != COLUMN_ORDER]
     for line in lines:
         if line.startswith(f"+{COLUMN_ORDER}"):
             report.note(f"note: the database has another {shown(line[1:])}")
-    return rest if any(kind_of_line(line[1:]) for line in rest[2:]) else []
-
-
-def uncompared(problem: str) -> list[str]:
-    """Return a line that says why the meaning of texts is not known, if it is not."""
-    return [f"whether they mean the same is not known: {problem}"] if problem else []
+    if not any(kind_of_line(line[1:]) for line in rest[2:]):
+        return []
+    unknown = f"whether they mean the same is not known: {problem}"
+    return [*rest, unknown] if problem else rest
 
 
 def settings_of_script(snapshot: Snapshot) -> dict[str, str]:
@@ -8745,12 +8733,11 @@ class Comparison:
         )
         check_visible(tables)
         there = {table.relation: table for table in tables}
-        files = self.snapshot.csvs
-        self.report.expect(sum(file.text_size for file in files.values()))
+        sizes = [file.text_size for file in self.snapshot.csvs.values()]
+        self.report.expect(sum(sizes))
         compared = []
         for each in self.manifest.files:
-            table = there.get(each.relation)
-            compared.append(self.compare_table(table, files[each.path], each))
+            compared.append(self.compare_table(there.get(each.relation), each))
             self.report.finished(compared[-1])
         self.report.doing("comparing the catalog")
         states = (*self.compare_sequences(catalog), *self.compare_views(catalog))
@@ -8758,12 +8745,11 @@ class Comparison:
             tuple(compared), states, tuple(self.compare_catalogs(catalog))
         )
 
-    def compare_table(
-        self, table: Table | None, file: CsvFile, entry: TableFile
-    ) -> Compared:
+    def compare_table(self, table: Table | None, entry: TableFile) -> Compared:
         """Compare a table with its file: by checksum, by rows where that differs."""
         if table is None:
             return Compared(entry.relation, obstacle="is no table of the database")
+        file = self.snapshot.csvs[entry.path]
         known = {column.name: column for column in table.stored_columns}
         absent = [quoted_when_needed(name) for name in file.header if name not in known]
         if absent:
@@ -8871,8 +8857,7 @@ class Comparison:
         except psycopg2.Error as error:
             problem = str(database_failure(error))
             lines = drift(expected, {line.text for line in found})
-        lines = without_column_order(lines, self.report)
-        return [*lines, *uncompared(problem)] if lines else []
+        return render_drift(lines, problem, self.report)
 
 
 @dataclass(frozen=True)
@@ -8987,7 +8972,7 @@ def take_schema_dump(
     ours = [statement for _, _, statement, may_make in hooks if may_make]
     not_ours = [called for _, called, _, may_make in hooks if not may_make]
     if not_ours:
-        report.note(f"not in it: {render_left_out('what others may make', not_ours)}")
+        report.note(f"not in it: what others may make: {enumeration(not_ours)}")
     text = with_hooks(amended(without_versions(dump), major, used), ours)
     report.doing("replaying it on a private server")
     writer = f"pg_dump {program.number}"
@@ -9012,10 +8997,12 @@ def fetch_needs(db: Database, options: Options, report: Report) -> Needs:
         raise several(faults, heading, hint, EXIT_USAGE)
     if needs.views:
         names = list(map(str, needs.views))
-        notes.append(render_left_out("not in it: views of the tables", names))
+        notes.append(f"not in it: views of the tables: {enumeration(names)}")
     if needs.bodies:
-        what = "what it looks for in no function's body, which is text"
-        notes.append(render_left_out(what, needs.bodies))
+        notes.append(
+            "what it looks for in no function's body, which is text: "
+            f"{enumeration(needs.bodies)}"
+        )
     for note in notes:
         report.note(f"note: {note}")
     return needs
@@ -9757,7 +9744,7 @@ def command_schema(options: Options, report: Report) -> int:
     text, written_by = dump.text, dump.written_by
     if dump.left_out:
         names = list(map(str, dump.left_out))
-        report.note(f"not in it: {render_left_out('what belongs to others', names)}")
+        report.note(f"not in it: what belongs to others: {enumeration(names)}")
     if dump.flaw:
         report.note(f"note: it {dump.flaw}")
     if output:
