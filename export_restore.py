@@ -678,10 +678,6 @@ class Privileges:
     grants: frozenset[tuple[str, str]]  # a privilege, and to whom; for SQL
     usual: frozenset[tuple[str, str]]  # what a new one gets from default privileges
 
-    @property
-    def holders(self) -> set[str]:
-        return {whom.removesuffix(" WITH GRANT OPTION") for _, whom in self.grants}
-
     def gets_owner(self, then: Privileges) -> bool:
         """Return whether it is ours for no other reason than that we made it."""
         return self.ours and self.owner != then.owner and then.can_set_owner
@@ -695,8 +691,8 @@ class Privileges:
 class Dependent:
     """What goes with a table, schema or function though it is no part of one."""
 
-    name: str  # for people
     about: Relation | None
+    name: str  # for people
     survivor: bool  # a part of a table that a restore does not make
     statement: str  # what makes it
 
@@ -3589,15 +3585,15 @@ PUBLISHED_PART = """
 # What belongs to a table, schema or function that goes, and is made by other statements
 # than it: Supabase's realtime, and a trigger on auth.users that calls our function.
 LIST_DEPENDENTS = f"""
-    SELECT o.name, n.nspname, c.relname, true,
+    SELECT n.nspname, c.relname, o.name, true,
            making || CASE t.tgenabled WHEN 'O' THEN '' ELSE
                format('; ALTER TABLE %%s %%s TRIGGER %%I', c.oid::regclass,
                       {TRIGGER_STATE}, t.tgname) END
     FROM {TRIGGERS_AND_POLICIES}
     WHERE {ANY_SCHEMA}
     UNION ALL
-    SELECT format('default of %%s.%%I', c.oid::regclass, a.attname),
-           n.nspname, c.relname, true,
+    SELECT n.nspname, c.relname,
+           format('default of %%s.%%I', c.oid::regclass, a.attname), true,
            format('ALTER TABLE %%s ALTER %%I SET DEFAULT %%s', c.oid::regclass,
                   a.attname, pg_get_expr(f.adbin, c.oid))
     FROM pg_attrdef AS f
@@ -3608,8 +3604,8 @@ LIST_DEPENDENTS = f"""
                   WHERE d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid
                     AND d.deptype = 'n' AND d.refobjid >= {FIRST_OID_OF_USERS})
     UNION ALL
-    SELECT format('publication %%I of %%s', p.pubname, c.oid::regclass),
-           n.nspname, c.relname, false,
+    SELECT n.nspname, c.relname,
+           format('publication %%I of %%s', p.pubname, c.oid::regclass), false,
            format('ALTER PUBLICATION %%I ADD TABLE ONLY %%s', p.pubname,
                   c.oid::regclass)
            {PUBLISHED_PART}
@@ -3617,8 +3613,9 @@ LIST_DEPENDENTS = f"""
     JOIN pg_publication AS p ON p.oid = m.prpubid
     {of_relation("m.prrelid")}
     UNION ALL
-    SELECT format('default privileges of %%s in %%I', d.defaclrole::regrole, n.nspname),
-           NULL, NULL, false,
+    SELECT NULL, NULL,
+           format('default privileges of %%s in %%I', d.defaclrole::regrole, n.nspname),
+           false,
            string_agg(format(
                'ALTER DEFAULT PRIVILEGES FOR ROLE %%s IN SCHEMA %%I '
                'GRANT %%s ON %%s TO %%s%%s',
@@ -4617,18 +4614,22 @@ def itself(table: Table) -> sql.Composable:
 def render_privileges(
     changes: Collection[tuple[Privileges, Privileges]],
 ) -> Iterator[str]:
-    """Yield statements: a schema's first, for owners need rights there."""
-    for of_schemas in (True, False):
-        part = [each for each in changes if (each[0].kind == "SCHEMA") is of_schemas]
-        for now, then in part:
-            if now.gets_owner(then):
-                yield f"ALTER {now.kind} {now.name} OWNER TO {then.owner}"
-        for now, then in part:
-            if now.gets_grants(then):
-                holders = ", ".join(sorted(now.holders | {then.owner}))
-                yield f"REVOKE ALL ON {now.kind} {now.name} FROM {holders}"
-                for what, whom in sorted(then.grants):
-                    yield f"GRANT {what} ON {now.kind} {now.name} TO {whom}"
+    """Yield statements: a schema's first, for owners need rights there.
+
+    Last comes what has the owner of its table: SERIAL's sequence.
+    """
+    order = sorted(changes, key=lambda e: (e[0].kind != "SCHEMA", not e[0].ours))
+    for now, then in order:
+        if now.gets_owner(then):
+            yield f"ALTER {now.kind} {now.name} OWNER TO {then.owner}"
+        if now.gets_grants(then):
+            holders = {
+                whom.removesuffix(" WITH GRANT OPTION") for _, whom in now.grants
+            }
+            names = ", ".join(sorted(holders | {then.owner}))
+            yield f"REVOKE ALL ON {now.kind} {now.name} FROM {names}"
+            for what, whom in sorted(then.grants):
+                yield f"GRANT {what} ON {now.kind} {now.name} TO {whom}"
 
 
 class Database:
@@ -5261,19 +5262,16 @@ class Database:
             found[facts[0], facts[1]] = Privileges(*(*facts, *pairs))
         return found
 
-    def fetch_dependents(self) -> dict[str, Dependent]:
-        """Return what depends on tables, schemas, functions from outside, by name."""
+    def fetch_dependents(self) -> list[Dependent]:
+        """Return what depends on tables, schemas, functions from outside."""
         self.execute(NARROW_PATH)
-        limited = self.major >= 15
-        query = (
-            LIST_DEPENDENTS if limited else LIST_DEPENDENTS.replace(PUBLISHED_PART, "")
-        )
-        return {
-            name: Dependent(
-                name, Relation(*about) if about[1] else None, survivor, statement
-            )
-            for name, *about, survivor, statement in self.list_catalog(query)
-        }
+        query = LIST_DEPENDENTS
+        if self.major < 15:
+            query = query.replace(PUBLISHED_PART, "")
+        return [
+            Dependent(Relation(schema, relation) if relation else None, *rest)
+            for schema, relation, *rest in self.list_catalog(query)
+        ]
 
     def fetch_script_settings(self) -> dict[str, str]:
         """Return what decides what a script's literals and bare names mean."""
@@ -7744,14 +7742,13 @@ class Jobs:
             yield task
             return
         least, greatest = ends
-        bounds = [
-            least + (greatest - least) * part // parts for part in range(1, parts)
-        ]
-        ranges = zip([None, *bounds], [*bounds, None], strict=True)
-        for number, (after, upto) in enumerate(ranges):
+        span = greatest - least
+        inner = [least + span * part // parts for part in range(1, parts)]
+        ranges = map(KeyRange, [None, *inner], [*inner, None])
+        for number, rows in enumerate(ranges):
             path = task.path if number == 0 else Path(f"{task.path}.{number}")
             yield dataclasses.replace(
-                task, path=path, size=task.size // parts, rows=KeyRange(after, upto)
+                task, path=path, size=task.size // parts, rows=rows
             )
 
     def count_rows(self) -> None:
@@ -8414,12 +8411,14 @@ class Restore:
 
         That is either the parts of tables that survived, or what lists other ones.
         """
-        there = self.db.fetch_dependents().keys()
+        there = {each.name for each in self.db.fetch_dependents()}
         due = self.stayed if survivors else {None, *self.catalog.relations}
         lost = [
             each
-            for name, each in self.former.dependents.items()
-            if each.survivor is survivors and each.about in due and name not in there
+            for each in self.former.dependents
+            if each.survivor is survivors
+            and each.about in due
+            and each.name not in there
         ]
         for each in lost:
             try:
@@ -8437,12 +8436,10 @@ class Restore:
 
         Without a manifest, only tables that are new need a CSV.
         """
-        files = self.snapshot.csvs
-        new = set() if self.options.data_only else {*self.catalog.relations.values()}
-        new -= self.known
+        files, known = self.snapshot.csvs, self.known
         planned = [(t, name) for t, name in self.named(self.catalog.tables) if name]
         orphans = files.keys() - {name for _, name in planned}
-        needed = {name for table, name in planned if table.oid in new}
+        needed = {name for table, name in planned if table.oid not in known}
         faults = [f"{name} is missing" for name in sorted(needed - files.keys())]
         faults += [f"{name} belongs to no table" for name in sorted(orphans)]
         loads = [Load(table, files[name]) for table, name in planned if name in files]
@@ -8469,10 +8466,9 @@ class Restore:
         aside = self.db.set_aside(self.tables, large)
         aside += [part for key in self.lost_keys for part in key.create]
         self.db.make_room(stale)
-        new = {table.oid for table in self.tables} - self.known
-        new |= {table.oid for table in stale}
+        old = self.known - {table.oid for table in stale}
         copied = [
-            self.load_table(each, new=each.table.oid in new) for each in self.loads
+            self.load_table(each, new=each.table.oid not in old) for each in self.loads
         ]
         self.check_rows(copied)
         self.report.doing("building indexes and keys")
@@ -8685,14 +8681,12 @@ def header_faults(load: Load) -> Iterator[str]:
     """Yield how a CSV's columns differ from its table's."""
     header = load.file.header
     expected = [column.name for column in load.table.stored_columns]
-    unknown = [name for name in header if name not in expected]
-    missing = [name for name in expected if name not in header]
-    twice = sorted({name for name in header if header.count(name) > 1})
-    for what, names in (
-        ("unknown", unknown),
-        ("missing", missing),
-        ("repeated", twice),
-    ):
+    faults = {
+        "unknown": [name for name in header if name not in expected],
+        "missing": [name for name in expected if name not in header],
+        "repeated": sorted({name for name in header if header.count(name) > 1}),
+    }
+    for what, names in faults.items():
         if names:
             yield f"{load.file.path.name} has {what} columns: {', '.join(names)}"
 
@@ -8777,22 +8771,20 @@ class Comparison:
                 rows = self.db.copy_out(table, stream)
             return rows, raw.sha256  # now that nothing is left in the buffer
 
-    def compare_rows(self, table: Table, file: CsvFile) -> tuple[RowDifferences, ...]:
+    def compare_rows(
+        self, table: Table, file: CsvFile, parts: int = 1
+    ) -> tuple[RowDifferences, ...]:
         """Return the rows that are missing, extra and changed in the table."""
-        parts = 1
-        while True:
-            found: list[RowComparison] = []
-            for part in range(parts):
-                comparison = RowComparison(file.header, table.key, part, parts)
-                label = f"comparing {table.relation}"
-                with self.report.progress(label, file.text_size) as advance:
-                    self.pair_rows(table, read_records(file, advance), comparison)
-                if comparison.overflowed:
-                    break
-                found.append(comparison)
-            else:
-                return differences_of(found)
-            parts *= 4
+        found: list[RowComparison] = []
+        for part in range(parts):
+            comparison = RowComparison(file.header, table.key, part, parts)
+            label = f"comparing {table.relation}"
+            with self.report.progress(label, file.text_size) as advance:
+                self.pair_rows(table, read_records(file, advance), comparison)
+            if comparison.overflowed:
+                return self.compare_rows(table, file, parts * 4)
+            found.append(comparison)
+        return differences_of(found)
 
     def pair_rows(
         self, table: Table, ours: Iterator[bytes], comparison: RowComparison
