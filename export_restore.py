@@ -572,11 +572,11 @@ class ForeignKey:
 class Resting:
     """What acts on rows, or stands in their way, and so is away while they load."""
 
-    oid: int
     table: Relation | None  # None: of a domain
     references: Relation | None  # by a foreign key
+    oid: int
     drop: str  # empty: it rests already
-    create: tuple[str, ...]
+    create: str
 
 
 @dataclass(frozen=True)
@@ -681,10 +681,6 @@ class Privileges:
     def gets_owner(self, then: Privileges) -> bool:
         """Return whether it is ours for no other reason than that we made it."""
         return self.ours and self.owner != then.owner and then.can_set_owner
-
-    def gets_grants(self, then: Privileges) -> bool:
-        """Return whether it has the default privileges and had others."""
-        return self.grants == self.usual and self.grants != then.grants
 
 
 @dataclass(frozen=True)
@@ -2618,7 +2614,8 @@ SAID_OF_CONSTRAINT = """ARRAY(
 # back. To validate a key the server plans a query; an expression means the same under
 # the path that it was printed under.
 LIST_AT_REST = f"""
-    SELECT oid::bigint, schema, relation, of_schema, of_relation, dropping, making
+    SELECT schema, relation, of_schema, of_relation, oid::bigint, dropping,
+           array_to_string(making, '; ')
     FROM (
         SELECT CASE WHEN t.oid IS NULL THEN 1 ELSE 2 END, 0, k.conname, k.oid,
                n.nspname, c.relname, rn.nspname, r.relname,
@@ -4622,7 +4619,7 @@ def render_privileges(
     for now, then in order:
         if now.gets_owner(then):
             yield f"ALTER {now.kind} {now.name} OWNER TO {then.owner}"
-        if now.gets_grants(then):
+        if now.grants == now.usual and now.grants != then.grants:
             holders = {
                 whom.removesuffix(" WITH GRANT OPTION") for _, whom in now.grants
             }
@@ -4969,15 +4966,14 @@ class Database:
     def fetch_at_rest(self) -> list[Resting]:
         """Return what may have to rest while rows load, in the order to make it."""
         self.execute(NARROW_PATH)
+        rows = self.list_catalog(LIST_AT_REST)
         return [
             Resting(
-                oid,
-                Relation(*names[:2]) if names[1] else None,
-                Relation(*names[2:]) if names[2] else None,
-                drop,
-                tuple(create),
+                Relation(schema, relation) if relation else None,
+                Relation(of_schema, of_relation) if of_relation else None,
+                *rest,
             )
-            for oid, *names, drop, create in self.list_catalog(LIST_AT_REST)
+            for schema, relation, of_schema, of_relation, *rest in rows
         ]
 
     def fetch_indexes(self, tables: Iterable[Table]) -> list[tuple[bool, str, str]]:
@@ -5522,7 +5518,7 @@ class Database:
         drops = [each.drop for each in resting if each.drop]
         self.execute_all(drops + [drop for whole, drop, _ in indexes if whole])
         built = [part for _, _, build in indexes for part in build]
-        return built + [part for each in resting for part in each.create]
+        return built + [each.create for each in resting]
 
     def force_policies(self, tables: Iterable[Table], how: str) -> None:
         """Let row-level security act on the owner of tables where it does, or not."""
@@ -7412,18 +7408,12 @@ class Export:
 
     def copy_tables(self) -> list[Written]:
         """Copy every table to its file, several at once; return them in load order."""
-        sizes = self.db.fetch_sizes(self.tables)
+        options, sizes = self.options, self.db.fetch_sizes(self.tables)
         tasks = [
-            CopyTask(
-                table,
-                self.stage.folder / name,
-                sizes[table.oid],
-                self.options.gzip,
-            )
+            CopyTask(table, self.stage.folder / name, sizes[table.oid], options.gzip)
             for table, name in self.files
         ]
-        jobs = Jobs(self.db, self.shared, self.options.jobs, self.report)
-        written = jobs.copy(tasks)
+        written = Jobs(self.db, self.shared, options.jobs, self.report).copy(tasks)
         for task in tasks:
             self.stage.sync(task.path)
         return written
@@ -7433,12 +7423,10 @@ class Export:
     ) -> None:
         """Write the files that tell what the CSVs are."""
         catalog = "".join(f"{line.text}\n" for line in self.lines)
+        write = self.stage.write_file
         hashes = {
-            name: self.stage.write_file(name, content)
-            for name, content in (
-                (SCHEMA_FILE, self.script.raw),
-                (CATALOG_FILE, catalog.encode()),
-            )
+            SCHEMA_FILE: write(SCHEMA_FILE, self.script.raw),
+            CATALOG_FILE: write(CATALOG_FILE, catalog.encode()),
         }
         sequences = chosen_sequences(self.catalog, self.tables, partial=False)
         manifest = Manifest(
@@ -7609,10 +7597,10 @@ def check_visible(tables: Iterable[Table]) -> None:
         )
 
 
-def enumeration(names: Seq[str], most: int = 5) -> str:
+def enumeration(names: Seq[str]) -> str:
     """Return some of the names, and how many more there are."""
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return f"{', '.join(names[:most])}{more}"
+    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+    return f"{', '.join(names[:5])}{more}"
 
 
 def chosen_sequences(
@@ -8212,19 +8200,22 @@ class Restore:
 
     def replay(self) -> list[str]:
         """Run the schema script; return notes, above all on what was skipped."""
-        script, db = self.snapshot.script, self.db
+        script, db, manifest = self.snapshot.script, self.db, self.snapshot.manifest
         notes: list[str] = []
         if "setval" in script.names:
             db.make_setval_transactional(self.before.sequences)
         statements, skipped = plan_statements(script.statements)
         if db.lock_timeout:  # a dump turns it off
             statements = [s for s in statements if not s.begins(*LOCK_TIMEOUTS)]
-        unknown = db.use_settings_of_source(settings_of_script(self.snapshot))
+        settings = {**manifest.settings} if manifest else {}
+        if "money" not in script.names:
+            settings.pop("lc_monetary", None)  # many servers have no such locale
+        unknown = db.use_settings_of_source(settings)
         file = f"{self.snapshot.folder / SCHEMA_FILE}"
         try:
             passed_over, by_own_path = db.run_dump(statements, file)
         except SnapshotError as error:
-            manifest, cause = self.snapshot.manifest, error.__cause__
+            cause = error.__cause__
             in_use = isinstance(cause, psycopg2.Error) and cause.pgcode == "2BP01"
             if manifest and manifest.left_out and in_use:
                 error.hint = PART_HINT
@@ -8464,7 +8455,7 @@ class Restore:
         self.report.doing("setting keys and indexes aside")
         large = [each.table for each in self.loads if each.file.size >= LARGE_FILE]
         aside = self.db.set_aside(self.tables, large)
-        aside += [part for key in self.lost_keys for part in key.create]
+        aside += [key.create for key in self.lost_keys]
         self.db.make_room(stale)
         old = self.known - {table.oid for table in stale}
         copied = [
@@ -8512,12 +8503,10 @@ class Restore:
 
     def check_rows(self, copied: Iterable[Copied]) -> None:
         """Raise if a table got another number of rows than the manifest says."""
-        expected = {load.table.relation: load.file.rows for load in self.loads}
         faults = [
-            f"{each.relation} has {each.rows} rows, the snapshot "
-            f"{expected[each.relation]}"
-            for each in copied
-            if expected[each.relation] not in (None, each.rows)
+            f"{each.relation} has {each.rows} rows, the snapshot {load.file.rows}"
+            for load, each in zip(self.loads, copied, strict=True)
+            if load.file.rows not in (None, each.rows)
         ]
         if faults:
             raise several(faults, "the snapshot had other rows", "export again")
@@ -8655,14 +8644,6 @@ def render_drift(lines: Seq[str], problem: str, report: Report) -> list[str]:
     return [*rest, unknown] if problem else rest
 
 
-def settings_of_script(snapshot: Snapshot) -> dict[str, str]:
-    """Return the settings under which a script means what it meant to its source."""
-    settings = dict(snapshot.manifest.settings) if snapshot.manifest else {}
-    if "money" not in snapshot.script.names:
-        settings.pop("lc_monetary", None)  # many servers have no such locale
-    return settings
-
-
 def render_lost(line: CatalogLine, drops: Iterable[Statement]) -> str:
     """Return what goes, and with which DROP, as far as the names tell."""
     words = set(re.findall(r"[^\W\d][\w$]*", line.text))
@@ -8750,13 +8731,9 @@ class Comparison:
             obstacle = f"has no column {', '.join(absent)}; its rows were not compared"
             return Compared(entry.relation, obstacle=obstacle)
         # As the export saw it; columns that came later are the catalog's business.
-        stored = [known[name] for name in file.header]
-        others = [
-            dataclasses.replace(column, generated=True)
-            for column in table.columns
-            if column.name not in file.header
-        ]
-        alike = dataclasses.replace(table, columns=(*stored, *others), key=entry.key)
+        columns = tuple(known[name] for name in file.header)
+        key = tuple(name for name in entry.key if name in file.header)
+        alike = dataclasses.replace(table, columns=columns, key=key)
         rows, digest = self.hash_rows(alike, file.text_size)
         kinds: tuple[RowDifferences, ...] = ()
         if digest != file.text_sha256:
