@@ -39,6 +39,7 @@ import string
 import sys
 import threading
 import time
+import types
 import unicodedata
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -677,10 +678,6 @@ class Privileges:
     closed: bool  # there are fewer grants than a new one has without default privileges
     grants: frozenset[tuple[str, str]]  # a privilege, and to whom; for SQL
     usual: frozenset[tuple[str, str]]  # what a new one gets from default privileges
-
-    def gets_owner(self, then: Privileges) -> bool:
-        """Return whether it is ours for no other reason than that we made it."""
-        return self.ours and self.owner != then.owner and then.can_set_owner
 
 
 @dataclass(frozen=True)
@@ -4617,7 +4614,7 @@ def render_privileges(
     """
     order = sorted(changes, key=lambda e: (e[0].kind != "SCHEMA", not e[0].ours))
     for now, then in order:
-        if now.gets_owner(then):
+        if now.ours and now.owner != then.owner and then.can_set_owner:
             yield f"ALTER {now.kind} {now.name} OWNER TO {then.owner}"
         if now.grants == now.usual and now.grants != then.grants:
             holders = {
@@ -7504,16 +7501,15 @@ class Export:
 
     def notes_of_lacks(self, left_out: Mapping[str, Seq[str]]) -> Iterator[str]:
         """Yield what no snapshot holds although somebody may think so."""
-        script = self.script.names
         for kind, names in left_out.items():
-            lacking = list(names)
-            if kind in MADE_BY_SCRIPTS:  # policy ours on objects
-                own = (each.partition(" on ")[0].rpartition(" ")[2] for each in names)
-                lacking = [
-                    name
-                    for name, each in zip(names, own, strict=True)
-                    if each.strip('"') not in script
-                ]
+            lacking = [
+                name
+                for name in names
+                if kind not in MADE_BY_SCRIPTS
+                # policy ours on objects
+                or name.partition(" on ")[0].rpartition(" ")[2].strip('"')
+                not in self.script.names
+            ]
             if lacking:
                 yield f"not exported: {kind}: {enumeration(lacking)}"
 
@@ -8284,9 +8280,8 @@ class Restore:
 
         It means to drop what a DROP of its own names.
         """
-        drops = [
-            each for each in self.snapshot.script.statements if each.begins("DROP")
-        ]
+        statements = self.snapshot.script.statements
+        drops = [each for each in statements if each.begins("DROP")]
         named = {name for each in drops for name in names_dropped(each)}
         lost = self.lost()
         taken = [line for line in lost if not line.is_named_in(named)]
@@ -8377,15 +8372,13 @@ class Restore:
             for key, now in self.db.fetch_privileges().items()
             if key in before and before[key].oid != now.oid
         ]
-        said = [
+        said = ", ".join(
             now.name for now, then in anew if now.grants not in (now.usual, then.grants)
-        ]
+        )
         if said:
-            self.report.note(
-                f"note: the grants of {SCHEMA_FILE} hold on {', '.join(said)}"
-            )
+            self.report.note(f"note: the grants of {SCHEMA_FILE} hold on {said}")
         for now, then in anew:
-            if now.ours and now.owner != then.owner and not now.gets_owner(then):
+            if now.ours and now.owner != then.owner and not then.can_set_owner:
                 fact = f"{now.name} belongs to {now.owner}, not {then.owner}"
                 if now.acts and not self.options.accept_drift:
                     raise damaged(
@@ -8748,26 +8741,30 @@ class Comparison:
                 rows = self.db.copy_out(table, stream)
             return rows, raw.sha256  # now that nothing is left in the buffer
 
-    def compare_rows(
-        self, table: Table, file: CsvFile, parts: int = 1
-    ) -> tuple[RowDifferences, ...]:
+    def compare_rows(self, table: Table, file: CsvFile) -> tuple[RowDifferences, ...]:
         """Return the rows that are missing, extra and changed in the table."""
-        found: list[RowComparison] = []
-        for part in range(parts):
-            comparison = RowComparison(file.header, table.key, part, parts)
-            label = f"comparing {table.relation}"
-            with self.report.progress(label, file.text_size) as advance:
-                self.pair_rows(table, read_records(file, advance), comparison)
-            if comparison.overflowed:
-                return self.compare_rows(table, file, parts * 4)
-            found.append(comparison)
-        return differences_of(found)
+        parts = 1
+        while True:
+            found: list[RowComparison] = []
+            for part in range(parts):
+                comparison = RowComparison(file.header, table.key, part, parts)
+                label = f"comparing {table.relation}"
+                with self.report.progress(label, file.text_size) as advance:
+                    self.pair_rows(table, read_records(file, advance), comparison)
+                if comparison.overflowed:
+                    break
+                found.append(comparison)
+            else:
+                return differences_of(found)
+            parts *= 4
 
     def pair_rows(
         self, table: Table, ours: Iterator[bytes], comparison: RowComparison
     ) -> None:
         """Hand the rows of a file and of a table to the comparison, two by two."""
-        sink = RecordSink(lambda row: comparison.pair(next(ours, None), row))
+        sink = types.SimpleNamespace(
+            write=lambda record: comparison.pair(next(ours, None), record)
+        )
         self.db.copy_out(table, sink)
         for record in ours:
             comparison.pair(record, None)
@@ -8827,13 +8824,6 @@ class Comparison:
             problem = str(database_failure(error))
             lines = drift(expected, {line.text for line in found})
         return render_drift(lines, problem, self.report)
-
-
-@dataclass(frozen=True)
-class RecordSink:
-    """What COPY writes to; each write is a record."""
-
-    write: Callable[[bytes], None]
 
 
 OLD_FORMAT = f"an older version of this program wrote {CATALOG_FILE}"
