@@ -867,7 +867,7 @@ class Replaced:
 
     table: Table
     now: RowCount | None  # None: we may not see its rows
-    file: CsvFile | None  # None: the snapshot does not bring it back
+    file: CsvFile | None  # None: the snapshot has none of it
 
 
 @dataclass(frozen=True)
@@ -3425,6 +3425,8 @@ ESTIMATED_ROWS = """
 ROWS_CHANGED = """
     sum(pg_stat_get_xact_tuples_deleted(c.oid)
         + pg_stat_get_xact_tuples_updated(c.oid))::bigint"""
+ROW_TOTAL = "count(*) FROM {table}"
+TABLE_SIZE = "sum(pg_table_size(c.oid))::bigint"
 # What holds rows, DROP and TRUNCATE let go.
 STORAGE = "array_agg(c.relfilenode::bigint ORDER BY c.oid)"
 # A heap without a page has no row; others have to be asked.
@@ -4872,19 +4874,11 @@ class Database:
         oids = [table.oid for table in tables]
         return dict(self.fetch(query, [oids])) if oids else {}
 
-    def fetch_sizes(self, tables: Iterable[Table]) -> dict[int, int]:
-        """Return how many bytes the server keeps each table in, by its oid."""
-        return self.fetch_of_parts("sum(pg_table_size(c.oid))::bigint", tables)
-
     def fetch_ends(self, table: Table) -> tuple[int, int] | None:
         """Return the least and the greatest value of a table's first key column."""
         query = "ARRAY[min({key}), max({key})]::bigint[] FROM {table}"
         ends = self.probe(query, [table], key=sql.Identifier(table.key[0]))[table.oid]
         return None if None in ends else (ends[0], ends[1])
-
-    def fetch_row_totals(self, tables: Iterable[Table]) -> dict[int, int]:
-        """Return how many rows each table has, by its oid."""
-        return self.probe("count(*) FROM {table}", tables)
 
     def rollback(self) -> None:
         """End the transaction without a trace."""
@@ -5530,7 +5524,7 @@ class Database:
         )
 
     def rebuild(self, statements: Iterable[str]) -> None:
-        """Bring back what was set aside; raise if the rows do not allow it.
+        """Make again what was set aside; raise if the rows do not allow it.
 
         What the catalog printed means the same under the search_path it was printed
         under.
@@ -5543,19 +5537,19 @@ class Database:
                 "correct the files, or bring the rows that others refer to there first",
             ) from error
 
-    def recreate(self, tie: Dependent) -> None:
+    def recreate(self, dependent: Dependent) -> None:
         """Make again what went with a dropped object, or raise and change nothing."""
-        self.execute("SAVEPOINT tie")
+        self.execute("SAVEPOINT dependent")
         try:
-            self.execute(sql.SQL(tie.statement))
+            self.execute(sql.SQL(dependent.statement))
         except psycopg2.Error as error:
-            self.execute("ROLLBACK TO tie; RELEASE tie")
+            self.execute("ROLLBACK TO dependent; RELEASE dependent")
             raise damaged(
-                f"{SCHEMA_FILE} drops the {tie.name}, which cannot be made again: "
-                f"{database_failure(error)}",
+                f"{SCHEMA_FILE} drops the {dependent.name}, which cannot be made "
+                f"again: {database_failure(error)}",
                 f"drop less in {SCHEMA_FILE}, or lose it with restore --accept-drift",
             ) from error
-        self.execute("RELEASE tie")
+        self.execute("RELEASE dependent")
 
     def restore_privileges(
         self, changes: Collection[tuple[Privileges, Privileges]]
@@ -7405,7 +7399,7 @@ class Export:
 
     def copy_tables(self) -> list[Written]:
         """Copy every table to its file, several at once; return them in load order."""
-        options, sizes = self.options, self.db.fetch_sizes(self.tables)
+        options, sizes = self.options, self.db.fetch_of_parts(TABLE_SIZE, self.tables)
         tasks = [
             CopyTask(table, self.stage.folder / name, sizes[table.oid], options.gzip)
             for table, name in self.files
@@ -7474,12 +7468,12 @@ class Export:
         notes = [f"note: {each}" for each in check_references(self.catalog, chosen)]
         left_out = self.db.fetch_left_out()
         notes += self.notes_of_lacks(left_out)
-        for statement in values_added_late(self.script, self.db.major):
-            notes.append(
-                f"note: {SCHEMA_FILE}, line {statement.line}: PostgreSQL uses what "
-                "ALTER TYPE … ADD VALUE adds after a commit alone, and a restore is "
-                "one transaction: put the value into CREATE TYPE"
-            )
+        notes += [
+            f"note: {SCHEMA_FILE}, line {statement.line}: PostgreSQL uses what "
+            "ALTER TYPE … ADD VALUE adds after a commit alone, and a restore is "
+            "one transaction: put the value into CREATE TYPE"
+            for statement in values_added_late(self.script, self.db.major)
+        ]
         rights = self.db.fetch_privileges().values()
         # Every project of a provider begins with the same default privileges.
         provided = MANAGED_KIND in left_out
@@ -7527,8 +7521,8 @@ class Export:
                 f"{script.name} does not mention {', '.join(missing)}",
                 hint=self.hint,
             )
-        texts = {line.text for line in lines}
-        rest = [line for line in self.lines if line.text not in texts]
+        chosen = {*lines}
+        rest = [line for line in self.lines if line not in chosen]
         there = {line.relation for line in rest}
         others = [each for each in self.catalog.tables if each.relation in there]
         lacking = missing_from_script(others, rest, script.names)
@@ -7740,7 +7734,7 @@ class Jobs:
         parted = [parts[0].table for parts in self.parts.values() if len(parts) > 1]
         if parted:
             self.report.doing("counting rows")
-            self.totals = self.db.fetch_row_totals(parted)
+            self.totals = self.db.probe(ROW_TOTAL, parted)
 
     def finish(self, part: CopyTask, written: Written) -> None:
         """Note what was written; tell of the table when all of its parts are there."""
@@ -8247,7 +8241,7 @@ class Restore:
         oids = {each.oid for each in self.lost_keys}
         self.lines += [line for line in former.lines if line.oid in oids]
 
-    def lost(self) -> list[CatalogLine]:
+    def find_lost(self) -> list[CatalogLine]:
         """Return what is gone; of what went or was made anew not its parts."""
         expected = {key_of(text) for text in self.snapshot.catalog or ()}
         there = {line.text for line in self.lines}
@@ -8283,7 +8277,7 @@ class Restore:
         statements = self.snapshot.script.statements
         drops = [each for each in statements if each.begins("DROP")]
         named = {name for each in drops for name in names_dropped(each)}
-        lost = self.lost()
+        lost = self.find_lost()
         taken = [line for line in lost if not line.is_named_in(named)]
         if taken and not self.options.accept_drift:
             raise several(
@@ -8347,13 +8341,13 @@ class Restore:
     def made(self) -> list[CatalogLine]:
         """Return what to compare with the snapshot: not what the target has besides."""
         keys = {key_of(text) for text in self.snapshot.catalog or ()}
-        old = {(line.text, line.oid) for line in self.former.lines}
-        texts = {text for text, _ in old}
+        old = {*self.former.lines}
+        texts = {line.text for line in old}
         return [
             line
             for line in self.lines
             if line.key in keys
-            or not ((line.text, line.oid) in old
+            or not (line in old
                     or (line.relation in self.stayed and line.relation
                         and (line.text in texts
                              or line.relation.schema in MANAGED_SCHEMAS)))
