@@ -7673,7 +7673,7 @@ MOST_PROCESSES = 61  # Windows cannot wait for more
 
 def together(pieces: Seq[Written]) -> Written:
     """Return what parts of a table are together, but for the checksums."""
-    rows, size = (sum(p.rows for p in pieces), sum(p.size for p in pieces))
+    rows, size = sum(p.rows for p in pieces), sum(p.size for p in pieces)
     return Written(rows, "", size, "", max(p.seconds for p in pieces), size)
 
 
@@ -7698,8 +7698,8 @@ class Jobs:
             task.table.oid: list(self.split(task, number))
             for task, number in plan_parts(tasks, count)
         }
-        parts = list(itertools.chain.from_iterable(self.parts.values()))
-        parts.sort(key=lambda part: -part.size)
+        every = itertools.chain.from_iterable(self.parts.values())
+        parts = sorted(every, key=lambda part: -part.size)
         self.report.expect(sum(part.size for part in parts))
         if count > 1 and self.shared and len(parts) > 1:
             self.copy_in_processes(parts, count)
@@ -7725,9 +7725,8 @@ class Jobs:
         ranges = map(KeyRange, [None, *inner], [*inner, None])
         for number, rows in enumerate(ranges):
             path = task.path if number == 0 else Path(f"{task.path}.{number}")
-            yield dataclasses.replace(
-                task, path=path, size=task.size // parts, rows=rows
-            )
+            size = task.size // parts
+            yield dataclasses.replace(task, path=path, size=size, rows=rows)
 
     def count_rows(self) -> None:
         """Count the rows of the tables that go in parts."""
@@ -8083,11 +8082,9 @@ class Restore:
         if options.keep is None:
             return
         if options.dry_run or not self.before.tables:
-            why = (
-                "this is a dry run"
-                if options.dry_run
-                else f"{self.settings} has no tables"
-            )
+            why = f"{self.settings} has no tables"
+            if options.dry_run:
+                why = "this is a dry run"
             self.report.note(f"nothing is kept in {options.keep}: {why}")
             return
         self.report.note(f"keeping what is in {self.settings} in {options.keep}")
@@ -8145,7 +8142,8 @@ class Restore:
             self.check_kept()
             self.check_drift()
         self.privileges = self.privileges_to_restore()
-        stayed = [table for table in self.tables if table.oid in self.known]
+        known = self.known
+        stayed = [table for table in self.tables if table.oid in known]
         self.db.lock_tables(stayed, "ACCESS EXCLUSIVE")
 
     def replay_under_locks(self) -> None:
@@ -8458,8 +8456,8 @@ class Restore:
 
         Rows in a new table are the script's own INSERTs; the snapshot has them, too.
         """
-        seeded = self.db.fetch_filled(self.tables)
-        old = [str(table.relation) for table in seeded if table.oid in self.known]
+        seeded, known = self.db.fetch_filled(self.tables), self.known
+        old = [str(table.relation) for table in seeded if table.oid in known]
         if old:
             raise SnapshotError(
                 f"not empty after {SCHEMA_FILE}: {', '.join(old)}",
