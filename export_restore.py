@@ -39,6 +39,7 @@ import string
 import sys
 import threading
 import time
+import types
 import unicodedata
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -564,7 +565,6 @@ class ForeignKey:
     name: str
     table: Relation
     references: Relation
-    oid: int = 0
     columns: tuple[str, ...] = ()
     referenced: tuple[str, ...] = ()  # empty: not every row is known to obey
 
@@ -573,11 +573,11 @@ class ForeignKey:
 class Resting:
     """What acts on rows, or stands in their way, and so is away while they load."""
 
-    oid: int
     table: Relation | None  # None: of a domain
     references: Relation | None  # by a foreign key
+    oid: int
     drop: str  # empty: it rests already
-    create: tuple[str, ...]
+    create: str
 
 
 @dataclass(frozen=True)
@@ -679,25 +679,13 @@ class Privileges:
     grants: frozenset[tuple[str, str]]  # a privilege, and to whom; for SQL
     usual: frozenset[tuple[str, str]]  # what a new one gets from default privileges
 
-    @property
-    def holders(self) -> set[str]:
-        return {whom.removesuffix(" WITH GRANT OPTION") for _, whom in self.grants}
-
-    def gets_owner(self, then: Privileges) -> bool:
-        """Return whether it is ours for no other reason than that we made it."""
-        return self.ours and self.owner != then.owner and then.can_set_owner
-
-    def gets_grants(self, then: Privileges) -> bool:
-        """Return whether it has the default privileges and had others."""
-        return self.grants == self.usual and self.grants != then.grants
-
 
 @dataclass(frozen=True)
 class Dependent:
     """What goes with a table, schema or function though it is no part of one."""
 
-    name: str  # for people
     about: Relation | None
+    name: str  # for people
     survivor: bool  # a part of a table that a restore does not make
     statement: str  # what makes it
 
@@ -880,7 +868,7 @@ class Replaced:
 
     table: Table
     now: RowCount | None  # None: we may not see its rows
-    file: CsvFile | None  # None: the snapshot does not bring it back
+    file: CsvFile | None  # None: the snapshot has none of it
 
 
 @dataclass(frozen=True)
@@ -2565,7 +2553,7 @@ LIST_TABLES = f"""
 
 # conparentid: what PostgreSQL derives for partitions follows its parent by itself.
 LIST_FOREIGN_KEYS = f"""
-    SELECT k.conname, n.nspname, c.relname, rn.nspname, r.relname, k.oid::bigint,
+    SELECT k.conname, n.nspname, c.relname, rn.nspname, r.relname,
            {COLUMN_NAMES.format("k.conkey", "k.conrelid")},
            CASE WHEN k.convalidated AND pg_get_constraintdef(k.oid) !~ 'PERIOD'
                 THEN {COLUMN_NAMES.format("k.confkey", "k.confrelid")} END
@@ -2591,7 +2579,8 @@ SAID_OF_CONSTRAINT = """ARRAY(
 # back. To validate a key the server plans a query; an expression means the same under
 # the path that it was printed under.
 LIST_AT_REST = f"""
-    SELECT oid::bigint, schema, relation, of_schema, of_relation, dropping, making
+    SELECT schema, relation, of_schema, of_relation, oid::bigint, dropping,
+           array_to_string(making, '; ')
     FROM (
         SELECT CASE WHEN t.oid IS NULL THEN 1 ELSE 2 END, 0, k.conname, k.oid,
                n.nspname, c.relname, rn.nspname, r.relname,
@@ -3404,6 +3393,8 @@ ESTIMATED_ROWS = """
 ROWS_CHANGED = """
     sum(pg_stat_get_xact_tuples_deleted(c.oid)
         + pg_stat_get_xact_tuples_updated(c.oid))::bigint"""
+ROW_TOTAL = "count(*) FROM {table}"
+TABLE_SIZE = "sum(pg_table_size(c.oid))::bigint"
 # What holds rows, DROP and TRUNCATE let go.
 STORAGE = "array_agg(c.relfilenode::bigint ORDER BY c.oid)"
 # A heap without a page has no row; others have to be asked.
@@ -3558,15 +3549,15 @@ PUBLISHED_PART = """
 # What belongs to a table, schema or function that goes, and is made by other statements
 # than it: Supabase's realtime, and a trigger on auth.users that calls our function.
 LIST_DEPENDENTS = f"""
-    SELECT o.name, n.nspname, c.relname, true,
+    SELECT n.nspname, c.relname, o.name, true,
            making || CASE t.tgenabled WHEN 'O' THEN '' ELSE
                format('; ALTER TABLE %%s %%s TRIGGER %%I', c.oid::regclass,
                       {TRIGGER_STATE}, t.tgname) END
     FROM {TRIGGERS_AND_POLICIES}
     WHERE {ANY_SCHEMA}
     UNION ALL
-    SELECT format('default of %%s.%%I', c.oid::regclass, a.attname),
-           n.nspname, c.relname, true,
+    SELECT n.nspname, c.relname,
+           format('default of %%s.%%I', c.oid::regclass, a.attname), true,
            format('ALTER TABLE %%s ALTER %%I SET DEFAULT %%s', c.oid::regclass,
                   a.attname, pg_get_expr(f.adbin, c.oid))
     FROM pg_attrdef AS f
@@ -3577,8 +3568,8 @@ LIST_DEPENDENTS = f"""
                   WHERE d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid
                     AND d.deptype = 'n' AND d.refobjid >= {FIRST_OID_OF_USERS})
     UNION ALL
-    SELECT format('publication %%I of %%s', p.pubname, c.oid::regclass),
-           n.nspname, c.relname, false,
+    SELECT n.nspname, c.relname,
+           format('publication %%I of %%s', p.pubname, c.oid::regclass), false,
            format('ALTER PUBLICATION %%I ADD TABLE ONLY %%s', p.pubname,
                   c.oid::regclass)
            {PUBLISHED_PART}
@@ -3586,8 +3577,9 @@ LIST_DEPENDENTS = f"""
     JOIN pg_publication AS p ON p.oid = m.prpubid
     {of_relation("m.prrelid")}
     UNION ALL
-    SELECT format('default privileges of %%s in %%I', d.defaclrole::regrole, n.nspname),
-           NULL, NULL, false,
+    SELECT NULL, NULL,
+           format('default privileges of %%s in %%I', d.defaclrole::regrole, n.nspname),
+           false,
            string_agg(format(
                'ALTER DEFAULT PRIVILEGES FOR ROLE %%s IN SCHEMA %%I '
                'GRANT %%s ON %%s TO %%s%%s',
@@ -4586,18 +4578,22 @@ def itself(table: Table) -> sql.Composable:
 def render_privileges(
     changes: Collection[tuple[Privileges, Privileges]],
 ) -> Iterator[str]:
-    """Yield statements: a schema's first, for owners need rights there."""
-    for of_schemas in (True, False):
-        part = [each for each in changes if (each[0].kind == "SCHEMA") is of_schemas]
-        for now, then in part:
-            if now.gets_owner(then):
-                yield f"ALTER {now.kind} {now.name} OWNER TO {then.owner}"
-        for now, then in part:
-            if now.gets_grants(then):
-                holders = ", ".join(sorted(now.holders | {then.owner}))
-                yield f"REVOKE ALL ON {now.kind} {now.name} FROM {holders}"
-                for what, whom in sorted(then.grants):
-                    yield f"GRANT {what} ON {now.kind} {now.name} TO {whom}"
+    """Yield statements: a schema's first, for owners need rights there.
+
+    Last comes what has the owner of its table: SERIAL's sequence.
+    """
+    order = sorted(changes, key=lambda e: (e[0].kind != "SCHEMA", not e[0].ours))
+    for now, then in order:
+        if now.ours and now.owner != then.owner and then.can_set_owner:
+            yield f"ALTER {now.kind} {now.name} OWNER TO {then.owner}"
+        if now.grants == now.usual and now.grants != then.grants:
+            holders = {
+                whom.removesuffix(" WITH GRANT OPTION") for _, whom in now.grants
+            }
+            names = ", ".join(sorted(holders | {then.owner}))
+            yield f"REVOKE ALL ON {now.kind} {now.name} FROM {names}"
+            for what, whom in sorted(then.grants):
+                yield f"GRANT {what} ON {now.kind} {now.name} TO {whom}"
 
 
 class Database:
@@ -4846,19 +4842,11 @@ class Database:
         oids = [table.oid for table in tables]
         return dict(self.fetch(query, [oids])) if oids else {}
 
-    def fetch_sizes(self, tables: Iterable[Table]) -> dict[int, int]:
-        """Return how many bytes the server keeps each table in, by its oid."""
-        return self.fetch_of_parts("sum(pg_table_size(c.oid))::bigint", tables)
-
     def fetch_ends(self, table: Table) -> tuple[int, int] | None:
         """Return the least and the greatest value of a table's first key column."""
         query = "ARRAY[min({key}), max({key})]::bigint[] FROM {table}"
         ends = self.probe(query, [table], key=sql.Identifier(table.key[0]))[table.oid]
         return None if None in ends else (ends[0], ends[1])
-
-    def fetch_row_totals(self, tables: Iterable[Table]) -> dict[int, int]:
-        """Return how many rows each table has, by its oid."""
-        return self.probe("count(*) FROM {table}", tables)
 
     def rollback(self) -> None:
         """End the transaction without a trace."""
@@ -4930,22 +4918,21 @@ class Database:
 
     def fetch_foreign_keys(self) -> Iterator[ForeignKey]:
         for row in self.list_catalog(LIST_FOREIGN_KEYS):
-            name, *names, oid, columns, referenced = row
+            name, *names, columns, referenced = row
             ends = Relation(*names[:2]), Relation(*names[2:])
-            yield ForeignKey(name, *ends, oid, tuple(columns), tuple(referenced or ()))
+            yield ForeignKey(name, *ends, tuple(columns), tuple(referenced or ()))
 
     def fetch_at_rest(self) -> list[Resting]:
         """Return what may have to rest while rows load, in the order to make it."""
         self.execute(NARROW_PATH)
+        rows = self.list_catalog(LIST_AT_REST)
         return [
             Resting(
-                oid,
-                Relation(*names[:2]) if names[1] else None,
-                Relation(*names[2:]) if names[2] else None,
-                drop,
-                tuple(create),
+                Relation(schema, relation) if relation else None,
+                Relation(of_schema, of_relation) if of_relation else None,
+                *rest,
             )
-            for oid, *names, drop, create in self.list_catalog(LIST_AT_REST)
+            for schema, relation, of_schema, of_relation, *rest in rows
         ]
 
     def fetch_indexes(self, tables: Iterable[Table]) -> list[tuple[bool, str, str]]:
@@ -5230,19 +5217,16 @@ class Database:
             found[facts[0], facts[1]] = Privileges(*(*facts, *pairs))
         return found
 
-    def fetch_dependents(self) -> dict[str, Dependent]:
-        """Return what depends on tables, schemas, functions from outside, by name."""
+    def fetch_dependents(self) -> list[Dependent]:
+        """Return what depends on tables, schemas, functions from outside."""
         self.execute(NARROW_PATH)
-        limited = self.major >= 15
-        query = (
-            LIST_DEPENDENTS if limited else LIST_DEPENDENTS.replace(PUBLISHED_PART, "")
-        )
-        return {
-            name: Dependent(
-                name, Relation(*about) if about[1] else None, survivor, statement
-            )
-            for name, *about, survivor, statement in self.list_catalog(query)
-        }
+        query = LIST_DEPENDENTS
+        if self.major < 15:
+            query = query.replace(PUBLISHED_PART, "")
+        return [
+            Dependent(Relation(schema, relation) if relation else None, *rest)
+            for schema, relation, *rest in self.list_catalog(query)
+        ]
 
     def fetch_script_settings(self) -> dict[str, str]:
         """Return what decides what a script's literals and bare names mean."""
@@ -5493,7 +5477,7 @@ class Database:
         drops = [each.drop for each in resting if each.drop]
         self.execute_all(drops + [drop for whole, drop, _ in indexes if whole])
         built = [part for _, _, build in indexes for part in build]
-        return built + [part for each in resting for part in each.create]
+        return built + [each.create for each in resting]
 
     def force_policies(self, tables: Iterable[Table], how: str) -> None:
         """Let row-level security act on the owner of tables where it does, or not."""
@@ -5508,7 +5492,7 @@ class Database:
         )
 
     def rebuild(self, statements: Iterable[str]) -> None:
-        """Bring back what was set aside; raise if the rows do not allow it.
+        """Make again what was set aside; raise if the rows do not allow it.
 
         What the catalog printed means the same under the search_path it was printed
         under.
@@ -5521,19 +5505,19 @@ class Database:
                 "correct the files, or bring the rows that others refer to there first",
             ) from error
 
-    def recreate(self, tie: Dependent) -> None:
+    def recreate(self, dependent: Dependent) -> None:
         """Make again what went with a dropped object, or raise and change nothing."""
-        self.execute("SAVEPOINT tie")
+        self.execute("SAVEPOINT dependent")
         try:
-            self.execute(sql.SQL(tie.statement))
+            self.execute(sql.SQL(dependent.statement))
         except psycopg2.Error as error:
-            self.execute("ROLLBACK TO tie; RELEASE tie")
+            self.execute("ROLLBACK TO dependent; RELEASE dependent")
             raise damaged(
-                f"{SCHEMA_FILE} drops the {tie.name}, which cannot be made again: "
-                f"{database_failure(error)}",
+                f"{SCHEMA_FILE} drops the {dependent.name}, which cannot be made "
+                f"again: {database_failure(error)}",
                 f"drop less in {SCHEMA_FILE}, or lose it with restore --accept-drift",
             ) from error
-        self.execute("RELEASE tie")
+        self.execute("RELEASE dependent")
 
     def restore_privileges(
         self, changes: Collection[tuple[Privileges, Privileges]]
@@ -7309,13 +7293,12 @@ class Export:
 
     def copy_tables(self) -> list[TableFile]:
         """Copy every table to its file, several at once; return them in load order."""
-        sizes = self.db.fetch_sizes(self.tables)
+        options, sizes = self.options, self.db.fetch_of_parts(TABLE_SIZE, self.tables)
         tasks = [
-            CopyTask(table, self.stage / name, sizes[table.oid], self.options.gzip)
+            CopyTask(table, self.stage / name, sizes[table.oid], options.gzip)
             for table, name in self.files
         ]
-        jobs = Jobs(self.db, self.shared, self.options.jobs, self.report)
-        return jobs.copy(tasks)
+        return Jobs(self.db, self.shared, options.jobs, self.report).copy(tasks)
 
     def write_manifest(
         self, origin: Origin, settings: Mapping[str, str], written: Iterable[TableFile]
@@ -7372,12 +7355,12 @@ class Export:
         notes = [f"note: {each}" for each in check_references(self.catalog, chosen)]
         left_out = self.db.fetch_left_out()
         notes += self.notes_of_lacks(left_out)
-        for statement in values_added_late(self.script, self.db.major):
-            notes.append(
-                f"note: {SCHEMA_FILE}, line {statement.line}: PostgreSQL uses what "
-                "ALTER TYPE … ADD VALUE adds after a commit alone, and a restore is "
-                "one transaction: put the value into CREATE TYPE"
-            )
+        notes += [
+            f"note: {SCHEMA_FILE}, line {statement.line}: PostgreSQL uses what "
+            "ALTER TYPE … ADD VALUE adds after a commit alone, and a restore is "
+            "one transaction: put the value into CREATE TYPE"
+            for statement in values_added_late(self.script, self.db.major)
+        ]
         rights = self.db.fetch_privileges().values()
         # Every project of a provider begins with the same default privileges.
         provided = MANAGED_KIND in left_out
@@ -7387,10 +7370,9 @@ class Export:
             if each.closed or (provided and each.usual - each.grants)
         ]
         if closed and "revoke" not in self.script.names:
-            advice = render_left_out("add REVOKE to schema.sql for", closed)
             notes.append(
                 "note: a snapshot has no grants, and a new database would give more "
-                f"than this one: {advice}"
+                f"than this one: add REVOKE to schema.sql for: {enumeration(closed)}"
             )
         if self.left_out:
             names = ", ".join(map(str, self.left_out))
@@ -7405,10 +7387,12 @@ class Export:
                 name
                 for name in names
                 if kind not in MADE_BY_SCRIPTS
-                or not is_mentioned(name, self.script.names)
+                # policy ours on objects
+                or name.partition(" on ")[0].rpartition(" ")[2].strip('"')
+                not in self.script.names
             ]
             if lacking:
-                yield f"not exported: {render_left_out(kind, lacking)}"
+                yield f"not exported: {kind}: {enumeration(lacking)}"
 
     def check_schema_script(self) -> None:
         """Raise if the database has something that schema.sql does not mention.
@@ -7424,8 +7408,8 @@ class Export:
                 f"{script.name} does not mention {', '.join(missing)}",
                 hint=self.hint,
             )
-        texts = {line.text for line in lines}
-        rest = [line for line in self.lines if line.text not in texts]
+        chosen = {*lines}
+        rest = [line for line in self.lines if line not in chosen]
         there = {line.relation for line in rest}
         others = [each for each in self.catalog.tables if each.relation in there]
         lacking = missing_from_script(others, rest, script.names)
@@ -7453,15 +7437,12 @@ class Export:
                  if (each.relation is None and each.kind not in REMARKS)
                  or each.kind in ("view", "materialized view")]  # fmt: skip
         if names:
-            what = "note: not in the snapshot, whose tables do not need it"
-            self.report.note(render_left_out(what, names))
+            self.report.note(
+                "note: not in the snapshot, whose tables do not need it: "
+                f"{enumeration(names)}"
+            )
         self.lines = [line for line in self.lines if line.oid not in self.out]
         return needs.of(self.lines, catalog)
-
-
-def is_mentioned(name: str, names: Collection[str]) -> bool:
-    """Return whether a script names an object: policy ours on objects."""
-    return name.partition(" on ")[0].rpartition(" ")[2].strip('"') in names
 
 
 def values_added_late(script: Script, major: int) -> Iterator[Statement]:
@@ -7493,15 +7474,10 @@ def check_visible(tables: Iterable[Table]) -> None:
         )
 
 
-def render_left_out(kind: str, names: Seq[str]) -> str:
-    """Return what was left out in one line."""
-    return f"{kind}: {enumeration(names)}"
-
-
-def enumeration(names: Seq[str], most: int = 5) -> str:
+def enumeration(names: Seq[str]) -> str:
     """Return some of the names, and how many more there are."""
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return f"{', '.join(names[:most])}{more}"
+    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+    return f"{', '.join(names[:5])}{more}"
 
 
 def chosen_sequences(
@@ -7608,8 +7584,8 @@ class Jobs:
             task.table.oid: list(self.split(task, number))
             for task, number in plan_parts(tasks, count)
         }
-        parts = list(itertools.chain.from_iterable(self.parts.values()))
-        parts.sort(key=lambda part: -part.size)
+        every = itertools.chain.from_iterable(self.parts.values())
+        parts = sorted(every, key=lambda part: -part.size)
         self.report.expect(sum(part.size for part in parts))
         if count > 1 and self.shared and len(parts) > 1:
             self.copy_in_processes(parts, count)
@@ -7630,22 +7606,20 @@ class Jobs:
             yield task
             return
         least, greatest = ends
-        bounds = [
-            least + (greatest - least) * part // parts for part in range(1, parts)
-        ]
-        ranges = zip([None, *bounds], [*bounds, None], strict=True)
-        for number, (after, upto) in enumerate(ranges):
+        span = greatest - least
+        inner = [least + span * part // parts for part in range(1, parts)]
+        ranges = map(KeyRange, [None, *inner], [*inner, None])
+        for number, rows in enumerate(ranges):
             path = task.path if number == 0 else Path(f"{task.path}.{number}")
-            yield dataclasses.replace(
-                task, path=path, size=task.size // parts, rows=KeyRange(after, upto)
-            )
+            size = task.size // parts
+            yield dataclasses.replace(task, path=path, size=size, rows=rows)
 
     def count_rows(self) -> None:
         """Count the rows of the tables that go in parts."""
         parted = [parts[0].table for parts in self.parts.values() if len(parts) > 1]
         if parted:
             self.report.doing("counting rows")
-            self.totals = self.db.fetch_row_totals(parted)
+            self.totals = self.db.probe(ROW_TOTAL, parted)
 
     def finish(self, part: CopyTask, written: TableFile) -> None:
         """Note what was written; tell of the table when all of its parts are there."""
@@ -7828,10 +7802,11 @@ class Restore:
     before: Catalog  # of the target as the transaction found it
     catalog: Catalog  # when the rows are loaded
     lines: list[CatalogLine]  # of the catalog that is to be at the end
-    replayed: Replayed | None = None  # with --data-only nothing is
+    former: TargetState  # before the schema script ran, unless --data-only
+    stayed: set[Relation]  # what the script did not drop
     loads: list[Load]
-    lost_keys: tuple[Resting, ...] = ()
-    rights: Seq[tuple[Privileges, Privileges]] = ()  # what is and what was
+    lost_keys: Seq[Resting] = ()
+    privileges: Seq[tuple[Privileges, Privileges]] = ()  # what is and what was
 
     def __init__(
         self, settings: Settings, snapshot: Snapshot, options: Options, report: Report
@@ -7877,8 +7852,8 @@ class Restore:
         looks = (asks or options.accept_drift) and not options.data_only
         if looks and self.before.tables:
             self.replay()
-            after, names = self.db.fetch_catalog(), names_of(self.before.tables)
-            gone = {name for name in names if not survived(name, self.before, after)}
+            self.catalog = self.db.fetch_catalog()
+            gone = names_of(self.before.tables) - self.find_stayed()
             self.db.rollback()
             self.begin()
         replaced = self.fetch_replaced(gone)
@@ -7926,11 +7901,10 @@ class Restore:
         """Return the tables that are emptied or dropped and have rows, or may have."""
         going = [(t, f) for t, f in self.tables_and_files() if f or t.relation in gone]
         counts = self.db.fetch_row_counts([table for table, _ in going])
-        found = [(t, counts.get(t.oid), f) for t, f in going]
         return [
-            Replaced(table, rows, self.snapshot.csvs[name] if name else None)
-            for table, rows, name in found
-            if rows is None or rows.rows
+            Replaced(table, now, self.snapshot.csvs[name] if name else None)
+            for table, name in going
+            if (now := counts.get(table.oid)) is None or now.rows
         ]
 
     def tables_and_files(self) -> list[tuple[Table, str]]:
@@ -7968,9 +7942,9 @@ class Restore:
             self.check_content()
         self.db.force_policies(self.tables, "FORCE")
         self.refresh_views()
-        self.db.restore_privileges(self.rights)
-        if self.replayed:
-            self.recreate_dependents(self.replayed.former, survivors=False)
+        self.db.restore_privileges(self.privileges)
+        if not self.options.data_only:
+            self.recreate_dependents(survivors=False)
         if not self.options.accept_drift:
             self.report.doing("checking the catalog")
             self.check_unaltered()
@@ -7994,11 +7968,9 @@ class Restore:
         if options.keep is None:
             return
         if options.dry_run or not self.before.tables:
-            why = (
-                "this is a dry run"
-                if options.dry_run
-                else f"{self.settings} has no tables"
-            )
+            why = f"{self.settings} has no tables"
+            if options.dry_run:
+                why = "this is a dry run"
             self.report.note(f"nothing is kept in {options.keep}: {why}")
             return
         self.report.note(f"keeping what is in {self.settings} in {options.keep}")
@@ -8042,33 +8014,26 @@ class Restore:
 
         That is before the first row is loaded, which may take an hour.
         """
-        former = self.replay_under_locks()
+        self.replay_under_locks()
         self.report.doing("comparing the catalog")
-        if self.recreate_dependents(former, survivors=True):
+        if self.recreate_dependents(survivors=True):
             self.catalog = self.db.fetch_catalog()
         self.loads = self.plan_loads()
-        self.note_empty(former.catalog)
-        self.replayed = Replayed(
-            former,
-            self.catalog,
-            self.db.fetch_catalog_lines(managed=()),
-            self.snapshot.catalog or (),
-            frozenset(names_of(self.tables)),
-        )
-        self.report_lost(self.replayed)
-        self.note_changed_rows(self.replayed)
+        self.note_empty()
+        self.lines = self.db.fetch_catalog_lines(managed=())
+        self.plan_lost_keys()
+        self.report_lost()
+        self.note_changed_rows()
         if not self.options.accept_drift:
-            check_kept(self.replayed)
-            self.check_drift(self.replayed)
-        self.rights = self.privileges_to_restore(former.rights)
-        keys = self.replayed.keys_lost
-        self.lost_keys = tuple(each for each in former.at_rest if each.oid in keys)
-        self.lines = self.replayed.lines_to_be
-        stayed = [table for table in self.tables if table.oid in self.known]
+            self.check_kept()
+            self.check_drift()
+        self.privileges = self.privileges_to_restore()
+        known = self.known
+        stayed = [table for table in self.tables if table.oid in known]
         self.db.lock_tables(stayed, "ACCESS EXCLUSIVE")
 
-    def replay_under_locks(self) -> TargetState:
-        """Replay the schema script; return what was there before.
+    def replay_under_locks(self) -> None:
+        """Replay the schema script; keep what was there before.
 
         A table that goes or is emptied may get rows from others until it is locked, and
         which ones do is known after a replay. So begin again until nothing goes that
@@ -8076,53 +8041,55 @@ class Restore:
         """
         locked: list[Table] = []
         while True:
-            former = fetch_target_state(self.db, self.before)
-            storage = self.db.fetch_of_parts(STORAGE, self.before.tables)
+            self.former = TargetState(self.db, self.before.tables)
             self.report.doing(f"replaying {SCHEMA_FILE}")
             notes = self.replay()
             self.catalog = self.db.fetch_catalog()
-            kept, coming = (
-                self.db.fetch_of_parts(STORAGE, self.before.tables),
-                self.coming(),
-            )
+            storage = self.db.fetch_of_parts(STORAGE, self.before.tables)
+            manifest = self.snapshot.manifest
+            coming = {*self.catalog.relations}
+            if manifest is not None:
+                coming = {each.relation for each in manifest.files}
             going = [
                 table
                 for table in self.before.tables
-                if kept.get(table.oid) != storage.get(table.oid)
+                if storage.get(table.oid) != self.former.storage.get(table.oid)
                 and table.relation not in coming
             ]
             if names_of(going) <= names_of(locked):
-                for note in notes:
-                    self.report.note(note)
-                return former
+                break
             self.db.rollback()
             self.db.begin_restore()
             locked = going
             self.db.lock_tables(locked, "EXCLUSIVE")
             self.before = self.db.fetch_catalog()
+        self.stayed = self.find_stayed()
+        for note in notes:
+            self.report.note(note)
 
-    def coming(self) -> set[Relation]:
-        """Return the tables that get rows of the snapshot."""
-        manifest = self.snapshot.manifest
-        if manifest is None:
-            return set(self.catalog.relations)
-        return {each.relation for each in manifest.files}
+    def find_stayed(self) -> set[Relation]:
+        """Return the relations that are the same as before, not made anew."""
+        same = self.before.relations.items() & self.catalog.relations.items()
+        return {relation for relation, _ in same}
 
     def replay(self) -> list[str]:
         """Run the schema script; return notes, above all on what was skipped."""
-        script, db = self.snapshot.script, self.db
+        script, db, manifest = self.snapshot.script, self.db, self.snapshot.manifest
         notes: list[str] = []
         if "setval" in script.names:
             db.make_setval_transactional(self.before.sequences)
         statements, skipped = plan_statements(script.statements)
         if db.lock_timeout:  # a dump turns it off
             statements = [s for s in statements if not s.begins(*LOCK_TIMEOUTS)]
-        unknown = db.use_settings_of_source(settings_of_script(self.snapshot))
+        settings = {**manifest.settings} if manifest else {}
+        if "money" not in script.names:
+            settings.pop("lc_monetary", None)  # many servers have no such locale
+        unknown = db.use_settings_of_source(settings)
         file = f"{self.snapshot.folder / SCHEMA_FILE}"
         try:
             passed_over, by_own_path = db.run_dump(statements, file)
         except SnapshotError as error:
-            manifest, cause = self.snapshot.manifest, error.__cause__
+            cause = error.__cause__
             in_use = isinstance(cause, psycopg2.Error) and cause.pgcode == "2BP01"
             if manifest and manifest.left_out and in_use:
                 error.hint = PART_HINT
@@ -8143,16 +8110,58 @@ class Restore:
         ]
         return notes
 
-    def report_lost(self, replayed: Replayed) -> None:
+    def plan_lost_keys(self) -> None:
+        """Plan to recreate the foreign keys that tables lost to DROP … CASCADE."""
+        keys, former = {line.key for line in self.lines}, self.former
+        kept = {line.oid for line in former.lines if line.key in keys}
+        anew = self.catalog.relations.keys() - self.stayed
+        self.lost_keys = [
+            each
+            for each in former.at_rest
+            if each.table in self.stayed
+            and each.references in anew
+            and each.oid not in kept
+        ]
+        oids = {each.oid for each in self.lost_keys}
+        self.lines += [line for line in former.lines if line.oid in oids]
+
+    def find_lost(self) -> list[CatalogLine]:
+        """Return what is gone; of what went or was made anew not its parts."""
+        expected = {key_of(text) for text in self.snapshot.catalog or ()}
+        there = {line.text for line in self.lines}
+        keys = {line.key for line in self.lines}
+        objects = {line.oid for line in self.lines}
+        loaded = self.stayed & names_of(self.tables)
+        return [
+            line
+            for line in self.former.lines
+            if line.text not in there
+            and line.key not in expected
+            and line.kind != COLUMN_ORDER
+            and line.relation not in loaded
+            and (line.kind not in REMARKS or line.oid in objects)
+            and self.mattered(line, changed=line.key in keys)
+        ]
+
+    def mattered(self, line: CatalogLine, *, changed: bool) -> bool:
+        """Return whether it is a loss that a line is no more, or is another one."""
+        if line.relation in self.stayed:
+            return True
+        if line.relation is None or changed:
+            return not changed
+        if line.relation in self.catalog.relations:
+            return line.kind in GUARDS
+        return line.kind in WHOLE_RELATIONS and " owned by " not in line.text
+
+    def report_lost(self) -> None:
         """Raise if the script drops what nothing makes again; name what it may drop.
 
         It means to drop what a DROP of its own names.
         """
-        drops = [
-            each for each in self.snapshot.script.statements if each.begins("DROP")
-        ]
+        statements = self.snapshot.script.statements
+        drops = [each for each in statements if each.begins("DROP")]
         named = {name for each in drops for name in names_dropped(each)}
-        lost = replayed.lost()
+        lost = self.find_lost()
         taken = [line for line in lost if not line.is_named_in(named)]
         if taken and not self.options.accept_drift:
             raise several(
@@ -8164,24 +8173,19 @@ class Restore:
             names = ", ".join(shown(line.key) for line in lost)
             self.report.note(f"dropped by {SCHEMA_FILE}: {names}")
 
-    def note_empty(self, before: Catalog) -> None:
+    def note_empty(self) -> None:
         """Name the tables that the script makes and the snapshot has no rows of."""
-        names = names_of(self.catalog.tables) - names_of(self.tables)
-        made = [str(name) for name in sorted(names)
-                if not survived(name, before, self.catalog)]  # fmt: skip
+        made = names_of(self.catalog.tables) - names_of(self.tables) - self.stayed
         if made:
-            self.report.note(f"note: the snapshot has no rows of {', '.join(made)}")
+            names = ", ".join(map(str, sorted(made)))
+            self.report.note(f"note: the snapshot has no rows of {names}")
 
-    def note_changed_rows(self, replayed: Replayed) -> None:
+    def note_changed_rows(self) -> None:
         """Name the tables besides the snapshot whose rows the script has changed."""
-        besides = [
-            table
-            for table in replayed.former.catalog.tables
-            if table.relation not in replayed.loaded
-            and replayed.survived(table.relation)
-        ]
+        names = self.stayed - names_of(self.tables)
+        besides = [table for table in self.before.tables if table.relation in names]
         changed = self.db.fetch_of_parts(ROWS_CHANGED, besides)
-        filled = [each for each in replayed.former.filled if each.oid in changed]
+        filled = [each for each in self.former.filled if each.oid in changed]
         left = {table.oid for table in self.db.fetch_filled(filled)}
         emptied = {table.oid for table in filled} - left
         for table in besides:
@@ -8191,49 +8195,68 @@ class Restore:
                     f"note: {SCHEMA_FILE} changes {rows} rows of {table.relation}"
                 )
 
-    def check_drift(self, replayed: Replayed) -> None:
-        """Raise with a diff if the catalog is not the one that was exported.
+    def check_kept(self) -> None:
+        """Raise if the schema script dropped tables whose rows are in no CSV."""
+        kept = self.stayed | names_of(self.tables)
+        gone = sorted(names_of(self.former.filled) - kept)
+        if gone:
+            names = ", ".join(map(str, gone))
+            raise damaged(
+                f"{SCHEMA_FILE} drops {names}; the snapshot lacks those rows",
+                PART_HINT,
+            )
 
-        What the target had besides the snapshot, and still has, is no difference.
-        """
+    def check_drift(self) -> None:
+        """Raise with a diff if the catalog is not the one that was exported."""
         if self.snapshot.catalog is None:
             if self.snapshot.manifest is not None:
                 self.report.note(f"the catalog goes unchecked: {OLD_FORMAT}")
             return
-        made = without_besides(replayed.made(), self.catalog, self.snapshot)
-        lines, problem = self.db.fetch_differences(self.snapshot.catalog, made)
-        lines = without_column_order(lines, self.report)
-        if lines:
+        made = without_besides(self.made(), self.catalog, self.snapshot)
+        found = self.db.fetch_differences(self.snapshot.catalog, made)
+        if lines := render_drift(*found, self.report):
             raise damaged(
                 f"{SCHEMA_FILE} does not make the database that was exported",
                 "bring schema.sql up to date and export again; or restore "
                 "--accept-drift",
-                [*lines, *uncompared(problem)],
+                lines,
             )
 
-    def privileges_to_restore(
-        self, before: Mapping[tuple[str, str], Privileges]
-    ) -> list[tuple[Privileges, Privileges]]:
+    def made(self) -> list[CatalogLine]:
+        """Return what to compare with the snapshot: not what the target has besides."""
+        keys = {key_of(text) for text in self.snapshot.catalog or ()}
+        old = {*self.former.lines}
+        texts = {line.text for line in old}
+        return [
+            line
+            for line in self.lines
+            if line.key in keys
+            or not (line in old
+                    or (line.relation in self.stayed and line.relation
+                        and (line.text in texts
+                             or line.relation.schema in MANAGED_SCHEMAS)))
+        ]  # fmt: skip
+
+    def privileges_to_restore(self) -> list[tuple[Privileges, Privileges]]:
         """Return what the script made anew, with owner and grants of what was there.
 
         Default privileges would open a table again that the target had closed. They
         have to be as the script left them: so one sees what it said itself. Raises
         if what acts as its owner would act as somebody else.
         """
+        before = self.former.privileges
         anew = [
             (now, before[key])
             for key, now in self.db.fetch_privileges().items()
             if key in before and before[key].oid != now.oid
         ]
-        said = [
+        said = ", ".join(
             now.name for now, then in anew if now.grants not in (now.usual, then.grants)
-        ]
+        )
         if said:
-            self.report.note(
-                f"note: the grants of {SCHEMA_FILE} hold on {', '.join(said)}"
-            )
+            self.report.note(f"note: the grants of {SCHEMA_FILE} hold on {said}")
         for now, then in anew:
-            if now.ours and now.owner != then.owner and not now.gets_owner(then):
+            if now.ours and now.owner != then.owner and not then.can_set_owner:
                 fact = f"{now.name} belongs to {now.owner}, not {then.owner}"
                 if now.acts and not self.options.accept_drift:
                     raise damaged(
@@ -8245,22 +8268,23 @@ class Restore:
                 self.report.note(f"note: {fact}")
         return anew
 
-    def recreate_dependents(self, former: TargetState, *, survivors: bool) -> bool:
-        """Bring back what went with dropped objects; tell whether anything did.
+    def recreate_dependents(self, *, survivors: bool) -> bool:
+        """Recreate what went with dropped objects; return whether anything did.
 
         That is either the parts of tables that survived, or what lists other ones.
         """
-        there = self.db.fetch_dependents().keys()
+        there = {each.name for each in self.db.fetch_dependents()}
+        due = self.stayed if survivors else {None, *self.catalog.relations}
         lost = [
-            tie
-            for name, tie in former.ties.items()
-            if tie.survivor is survivors
-            and name not in there
-            and former.is_due(tie, self.catalog)
+            each
+            for each in self.former.dependents
+            if each.survivor is survivors
+            and each.about in due
+            and each.name not in there
         ]
-        for tie in lost:
+        for each in lost:
             try:
-                self.db.recreate(tie)
+                self.db.recreate(each)
             except SnapshotError as error:
                 if not self.options.accept_drift:
                     raise
@@ -8274,12 +8298,10 @@ class Restore:
 
         Without a manifest, only tables that are new need a CSV.
         """
-        files = self.snapshot.csvs
-        new = set() if self.options.data_only else {*self.catalog.relations.values()}
-        new -= self.known
+        files, known = self.snapshot.csvs, self.known
         planned = [(t, name) for t, name in self.named(self.catalog.tables) if name]
         orphans = files.keys() - {name for _, name in planned}
-        needed = {name for table, name in planned if table.oid in new}
+        needed = {name for table, name in planned if table.oid not in known}
         faults = [f"{name} is missing" for name in sorted(needed - files.keys())]
         faults += [f"{name} belongs to no table" for name in sorted(orphans)]
         loads = [Load(table, files[name]) for table, name in planned if name in files]
@@ -8299,19 +8321,16 @@ class Restore:
         the manifest says.
         """
         stale = self.tables if self.options.data_only else self.fetch_seeded()
-        passes = (
-            2 if self.options.checksum else 1
-        )  # with checksums it all comes back, too
+        passes = 2 if self.options.checksum else 1  # to check the rows reads them all
         self.report.expect(passes * sum(load.file.text_size for load in self.loads))
         self.report.doing("setting keys and indexes aside")
         large = [each.table for each in self.loads if each.file.size >= LARGE_FILE]
         aside = self.db.set_aside(self.tables, large)
-        aside += [part for key in self.lost_keys for part in key.create]
+        aside += [key.create for key in self.lost_keys]
         self.db.make_room(stale)
-        new = {table.oid for table in self.tables} - self.known
-        new |= {table.oid for table in stale}
+        old = self.known - {table.oid for table in stale}
         copied = [
-            self.load_table(each, new=each.table.oid in new) for each in self.loads
+            self.load_table(each, new=each.table.oid not in old) for each in self.loads
         ]
         self.check_rows(copied)
         self.report.doing("building indexes and keys")
@@ -8323,8 +8342,8 @@ class Restore:
 
         Rows in a new table are the script's own INSERTs; the snapshot has them, too.
         """
-        seeded = self.db.fetch_filled(self.tables)
-        old = [str(table.relation) for table in seeded if table.oid in self.known]
+        seeded, known = self.db.fetch_filled(self.tables), self.known
+        old = [str(table.relation) for table in seeded if table.oid in known]
         if old:
             raise SnapshotError(
                 f"not empty after {SCHEMA_FILE}: {', '.join(old)}",
@@ -8355,12 +8374,10 @@ class Restore:
 
     def check_rows(self, copied: Iterable[Copied]) -> None:
         """Raise if a table got another number of rows than the manifest says."""
-        expected = {load.table.relation: load.file.rows for load in self.loads}
         faults = [
-            f"{each.relation} has {each.rows} rows, the snapshot "
-            f"{expected[each.relation]}"
-            for each in copied
-            if expected[each.relation] not in (None, each.rows)
+            f"{each.relation} has {each.rows} rows, the snapshot {load.file.rows}"
+            for load, each in zip(self.loads, copied, strict=True)
+            if load.file.rows not in (None, each.rows)
         ]
         if faults:
             raise several(faults, "the snapshot had other rows", "export again")
@@ -8405,17 +8422,16 @@ class Restore:
 
         Files that were edited, or are in no manifest, are compared with nothing.
         """
-        compared = []
-        if self.snapshot.manifest is not None:
-            comparison = Comparison(self.db, self.snapshot, self.report)
-            known = {each.relation: each for each in comparison.manifest.files}
-            compared = [
-                comparison.compare_table(
-                    each.table, each.file, known[each.table.relation]
-                )
-                for each in self.loads
-                if each.file.text_sha256 is not None
-            ]
+        if self.snapshot.manifest is None:
+            return
+        comparison = Comparison(self.db, self.snapshot, self.report)
+        tables = {table.relation: table for table in self.tables}
+        compared = [
+            comparison.compare_table(tables[each.relation], each)
+            for each in comparison.manifest.files
+            if each.relation in tables
+            and self.snapshot.csvs[each.path].text_sha256 is not None
+        ]
         differing = [render_differences(each) for each in compared if not each.same]
         if differing:
             raise damaged(
@@ -8432,19 +8448,17 @@ class Restore:
         then, now = (
             [
                 dataclasses.replace(line, text=line.text.removesuffix(INVALID))
-                if line.is_invalid
-                else line
                 for line in lines
                 if line.relation in names
             ]
             for lines in (self.lines, self.db.fetch_catalog_lines(managed=()))
         )
-        lines, problem = self.db.fetch_differences([line.text for line in then], now)
-        if lines:
+        found = self.db.fetch_differences([line.text for line in then], now)
+        if lines := render_drift(*found, self.report):
             raise damaged(
                 "the tables would not be what they were",
                 "see what alters them as rows are replaced, or restore --accept-drift",
-                [*lines, *uncompared(problem)],
+                lines,
             )
 
 
@@ -8458,113 +8472,17 @@ class KeptExport(Export):
     )
 
 
-@dataclass(frozen=True)
 class TargetState:
-    """What the target was before the schema script ran."""
+    """What a schema script may take away from the target."""
 
-    catalog: Catalog
-    lines: list[CatalogLine]
-    rights: dict[tuple[str, str], Privileges]
-    ties: dict[str, Dependent]
-    at_rest: list[Resting]
-    filled: list[Table]  # tables with rows, as far as we may see them
-
-    def is_due(self, tie: Dependent, after: Catalog) -> bool:
-        """Return whether what a tie is about is there after the replay, or its like."""
-        if tie.survivor:
-            return survived(tie.about, self.catalog, after)
-        return tie.about is None or tie.about in after.relations
-
-
-def fetch_target_state(db: Database, catalog: Catalog) -> TargetState:
-    """Return what a schema script may take away from the target."""
-    visible = [each for each in catalog.tables if each.readable and not each.hides_rows]
-    return TargetState(
-        catalog,
-        db.fetch_catalog_lines(managed=()),
-        db.fetch_privileges(),
-        db.fetch_dependents(),
-        db.fetch_at_rest(),
-        db.fetch_filled(visible),
-    )
-
-
-@dataclass(frozen=True)
-class Replayed:
-    """What the schema script made of the target's catalog."""
-
-    former: TargetState
-    catalog: Catalog
-    lines: list[CatalogLine]
-    expected: tuple[str, ...]  # the lines of the snapshot
-    loaded: frozenset[Relation]  # tables that its rows go into
-
-    def survived(self, relation: Relation | None) -> bool:
-        """Return whether a relation is the one that was there before."""
-        return survived(relation, self.former.catalog, self.catalog)
-
-    @functools.cached_property
-    def keys_lost(self) -> set[int]:
-        """The foreign keys that surviving tables lost to DROP … CASCADE, by oid."""
-        kept = {(key.table, key.name) for key in self.catalog.foreign_keys}
-        return {
-            key.oid
-            for key in self.former.catalog.foreign_keys
-            if (key.table, key.name) not in kept
-            and self.survived(key.table)
-            and key.references in self.catalog.relations
-            and not self.survived(key.references)
-        }
-
-    @functools.cached_property
-    def lines_to_be(self) -> list[CatalogLine]:
-        """The lines with those of the lost keys, which come back with the rows."""
-        lost = (line for line in self.former.lines if line.oid in self.keys_lost)
-        return [*self.lines, *lost]
-
-    def lost(self) -> list[CatalogLine]:
-        """Return what is gone; of what went or was made anew not its parts."""
-        expected = {key_of(text) for text in self.expected}
-        there = {line.text for line in self.lines_to_be}
-        keys = {line.key for line in self.lines}
-        objects = {line.oid for line in self.lines}
-        return [
-            line
-            for line in self.former.lines
-            if line.text not in there
-            and line.key not in expected
-            and line.kind != COLUMN_ORDER
-            and (line.kind not in REMARKS or line.oid in objects)
-            and self.mattered(line, changed=line.key in keys)
-        ]
-
-    def mattered(self, line: CatalogLine, *, changed: bool) -> bool:
-        """Return whether it is a loss that a line is no more, or is another one."""
-        if self.survived(line.relation):
-            return line.relation not in self.loaded
-        if line.relation is None or changed:
-            return not changed
-        if line.relation in self.catalog.relations:
-            return line.kind in GUARDS
-        return line.kind in WHOLE_RELATIONS and " owned by " not in line.text
-
-    def made(self) -> list[CatalogLine]:
-        """Return what to compare with the snapshot: not what the target has besides."""
-        keys = {key_of(text) for text in self.expected}
-        old = {(line.text, line.oid) for line in self.former.lines}
-        texts = {text for text, _ in old}
-
-        def is_theirs(relation: Relation | None) -> bool:
-            schema = relation.schema if relation else ""
-            return schema in MANAGED_SCHEMAS and self.survived(relation)
-
-        return [
-            line
-            for line in self.lines_to_be
-            if line.key in keys
-            or not ((line.text, line.oid) in old or is_theirs(line.relation)
-                    or (line.text in texts and self.survived(line.relation)))
-        ]  # fmt: skip
+    def __init__(self, db: Database, tables: Collection[Table]) -> None:
+        visible = [each for each in tables if each.readable and not each.hides_rows]
+        self.lines = db.fetch_catalog_lines(managed=())
+        self.privileges = db.fetch_privileges()
+        self.dependents = db.fetch_dependents()
+        self.at_rest = db.fetch_at_rest()
+        self.filled = db.fetch_filled(visible)
+        self.storage = db.fetch_of_parts(STORAGE, tables)
 
 
 REMARKS = ("comment", "dependency")
@@ -8582,49 +8500,19 @@ PART_HINT = (
 )
 
 
-def check_kept(replayed: Replayed) -> None:
-    """Raise if the schema script dropped tables whose rows no CSV brings back."""
-    gone = [
-        str(table.relation)
-        for table in replayed.former.filled
-        if table.relation not in replayed.loaded
-        and not replayed.survived(table.relation)
-    ]
-    if gone:
-        raise damaged(
-            f"{SCHEMA_FILE} drops {', '.join(gone)}; the snapshot lacks those rows",
-            PART_HINT,
-        )
+def render_drift(lines: Seq[str], problem: str, report: Report) -> list[str]:
+    """Return a diff of catalogs, and the problem that kept a server from comparing.
 
-
-def without_column_order(lines: Iterable[str], report: Report) -> list[str]:
-    """Return a diff without what only says in which order columns stand; note that."""
+    What only says in which order columns stand is no difference, and is noted.
+    """
     rest = [line for line in lines if kind_of_line(line[1:]) != COLUMN_ORDER]
     for line in lines:
         if line.startswith(f"+{COLUMN_ORDER}"):
             report.note(f"note: the database has another {shown(line[1:])}")
-    return rest if any(kind_of_line(line[1:]) for line in rest[2:]) else []
-
-
-def uncompared(problem: str) -> list[str]:
-    """Return a line that says why the meaning of texts is not known, if it is not."""
-    return [f"whether they mean the same is not known: {problem}"] if problem else []
-
-
-def survived(relation: Relation | None, before: Catalog, after: Catalog) -> bool:
-    """Return whether a relation is the same that was there before the restore."""
-    if relation is None:
-        return False
-    oid = before.relations.get(relation)
-    return oid is not None and after.relations.get(relation) == oid
-
-
-def settings_of_script(snapshot: Snapshot) -> dict[str, str]:
-    """Return the settings under which a script means what it meant to its source."""
-    settings = dict(snapshot.manifest.settings) if snapshot.manifest else {}
-    if "money" not in snapshot.script.names:
-        settings.pop("lc_monetary", None)  # many servers have no such locale
-    return settings
+    if not any(kind_of_line(line[1:]) for line in rest[2:]):
+        return []
+    unknown = f"whether they mean the same is not known: {problem}"
+    return [*rest, unknown] if problem else rest
 
 
 def render_lost(line: CatalogLine, drops: Iterable[Statement]) -> str:
@@ -8645,14 +8533,12 @@ def header_faults(load: Load) -> Iterator[str]:
     """Yield how a CSV's columns differ from its table's."""
     header = load.file.header
     expected = [column.name for column in load.table.stored_columns]
-    unknown = [name for name in header if name not in expected]
-    missing = [name for name in expected if name not in header]
-    twice = sorted({name for name in header if header.count(name) > 1})
-    for what, names in (
-        ("unknown", unknown),
-        ("missing", missing),
-        ("repeated", twice),
-    ):
+    faults = {
+        "unknown": [name for name in header if name not in expected],
+        "missing": [name for name in expected if name not in header],
+        "repeated": sorted({name for name in header if header.count(name) > 1}),
+    }
+    for what, names in faults.items():
         if names:
             yield f"{load.file.path.name} has {what} columns: {', '.join(names)}"
 
@@ -8693,12 +8579,11 @@ class Comparison:
         )
         check_visible(tables)
         there = {table.relation: table for table in tables}
-        files = self.snapshot.csvs
-        self.report.expect(sum(file.text_size for file in files.values()))
+        sizes = [file.text_size for file in self.snapshot.csvs.values()]
+        self.report.expect(sum(sizes))
         compared = []
         for each in self.manifest.files:
-            table = there.get(each.relation)
-            compared.append(self.compare_table(table, files[each.path], each))
+            compared.append(self.compare_table(there.get(each.relation), each))
             self.report.finished(compared[-1])
         self.report.doing("comparing the catalog")
         states = (*self.compare_sequences(catalog), *self.compare_views(catalog))
@@ -8706,25 +8591,20 @@ class Comparison:
             tuple(compared), states, tuple(self.compare_catalogs(catalog))
         )
 
-    def compare_table(
-        self, table: Table | None, file: CsvFile, entry: TableFile
-    ) -> Compared:
+    def compare_table(self, table: Table | None, entry: TableFile) -> Compared:
         """Compare a table with its file: by checksum, by rows where that differs."""
         if table is None:
             return Compared(entry.relation, obstacle="is no table of the database")
+        file = self.snapshot.csvs[entry.path]
         known = {column.name: column for column in table.stored_columns}
         absent = [quoted_when_needed(name) for name in file.header if name not in known]
         if absent:
             obstacle = f"has no column {', '.join(absent)}; its rows were not compared"
             return Compared(entry.relation, obstacle=obstacle)
         # As the export saw it; columns that came later are the catalog's business.
-        stored = [known[name] for name in file.header]
-        others = [
-            dataclasses.replace(column, generated=True)
-            for column in table.columns
-            if column.name not in file.header
-        ]
-        alike = dataclasses.replace(table, columns=(*stored, *others), key=entry.key)
+        columns = tuple(known[name] for name in file.header)
+        key = tuple(name for name in entry.key if name in file.header)
+        alike = dataclasses.replace(table, columns=columns, key=key)
         rows, digest = self.hash_rows(alike, file.text_size)
         kinds: tuple[RowDifferences, ...] = ()
         if digest != file.text_sha256:
@@ -8760,7 +8640,9 @@ class Comparison:
         self, table: Table, ours: Iterator[bytes], comparison: RowComparison
     ) -> None:
         """Hand the rows of a file and of a table to the comparison, two by two."""
-        sink = RecordSink(lambda row: comparison.pair(next(ours, None), row))
+        sink = types.SimpleNamespace(
+            write=lambda record: comparison.pair(next(ours, None), record)
+        )
         self.db.copy_out(table, sink)
         for record in ours:
             comparison.pair(record, None)
@@ -8819,15 +8701,7 @@ class Comparison:
         except psycopg2.Error as error:
             problem = str(database_failure(error))
             lines = drift(expected, {line.text for line in found})
-        lines = without_column_order(lines, self.report)
-        return [*lines, *uncompared(problem)] if lines else []
-
-
-@dataclass(frozen=True)
-class RecordSink:
-    """What COPY writes to; each write is a record."""
-
-    write: Callable[[bytes], None]
+        return render_drift(lines, problem, self.report)
 
 
 OLD_FORMAT = f"an older version of this program wrote {CATALOG_FILE}"
@@ -8935,7 +8809,7 @@ def take_schema_dump(
     ours = [statement for _, _, statement, may_make in hooks if may_make]
     not_ours = [called for _, called, _, may_make in hooks if not may_make]
     if not_ours:
-        report.note(f"not in it: {render_left_out('what others may make', not_ours)}")
+        report.note(f"not in it: what others may make: {enumeration(not_ours)}")
     text = with_hooks(amended(without_versions(dump), major, used), ours)
     report.doing("replaying it on a private server")
     writer = f"pg_dump {program.number}"
@@ -8960,10 +8834,12 @@ def fetch_needs(db: Database, options: Options, report: Report) -> Needs:
         raise several(faults, heading, hint, EXIT_USAGE)
     if needs.views:
         names = list(map(str, needs.views))
-        notes.append(render_left_out("not in it: views of the tables", names))
+        notes.append(f"not in it: views of the tables: {enumeration(names)}")
     if needs.bodies:
-        what = "what it looks for in no function's body, which is text"
-        notes.append(render_left_out(what, needs.bodies))
+        notes.append(
+            "what it looks for in no function's body, which is text: "
+            f"{enumeration(needs.bodies)}"
+        )
     for note in notes:
         report.note(f"note: {note}")
     return needs
@@ -9706,7 +9582,7 @@ def command_schema(options: Options, report: Report) -> int:
     text, written_by = dump.text, dump.written_by
     if dump.left_out:
         names = list(map(str, dump.left_out))
-        report.note(f"not in it: {render_left_out('what belongs to others', names)}")
+        report.note(f"not in it: what belongs to others: {enumeration(names)}")
     if dump.flaw:
         report.note(f"note: it {dump.flaw}")
     if output:
