@@ -9306,8 +9306,9 @@ class Report:
                     self._bar, wait = bar, TICK
                 else:
                     self._say(str(bar))
-        if bar is not None:
-            bar.disable = True  # it would clear the line again as it is collected
+        with self.aside():
+            if bar is not None:
+                bar.disable = True  # else it clears the line again when it is collected
 
     def _new_bar(self, file: Any) -> tqdm[NoReturn]:
         """Return a bar that knows when all began, and is not drawn yet."""
