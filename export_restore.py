@@ -9483,17 +9483,12 @@ def render_replacement(
         return f"{first}\nnothing is lost in {where}: no table that goes has rows"
     most = RowCount(sys.maxsize)
     order = sorted(
-        replaced,
-        key=lambda each: (each.file is not None, -(each.now or most).rows),
+        replaced, key=lambda each: (bool(each.file), -(each.now or most).rows)
     )
-    rows = [
-        (
-            str(each.table.relation),
-            str(each.now or "?"),
-            render_figure("rows", each.file.rows if each.file else "-"),
-        )
-        for each in order[:LARGEST]
-    ]
+    rows = []
+    for each in order[:LARGEST]:
+        then = render_figure("rows", each.file.rows if each.file else "-")
+        rows.append((str(each.table.relation), str(each.now or "?"), then))
     headings = ("table", "rows now", "rows then")
     table = render_table(headings, rows, room_on(sys.stderr))
     rest = order[LARGEST:]
@@ -9506,10 +9501,8 @@ def render_origin(folder: Path, manifest: Manifest | None) -> str:
     if manifest is None:
         return f"the snapshot in {folder} is of unknown age and origin"
     origin = manifest.origin or manifest.database
-    source = f"{origin} (PostgreSQL {manifest.server_version})"
-    return (
-        f"the snapshot in {folder} is {age(manifest.created)}; it comes\nfrom {source}"
-    )
+    source = f"from {origin} (PostgreSQL {manifest.server_version})"
+    return f"the snapshot in {folder} is {age(manifest.created)}; it comes\n{source}"
 
 
 def rows_going(replaced: Iterable[Replaced]) -> str:
@@ -10044,14 +10037,12 @@ class Parser(argparse.ArgumentParser):
             option, help_ = line.strip().split("  ", 1)
             *short, name = option.split(", ")
             name, _, value = name.partition(" ")
-            how = {"action": "help"} if name == "--help" else VALUES[value]
+            how = VALUES.get(name) or VALUES[value]
             how = {**how, "metavar": value.strip("[]")} if value else how
-            add = (
-                either.add_argument if short in (["-q"], ["-v"]) else group.add_argument
-            )
+            place = either if short in (["-q"], ["-v"]) else group
             if name == "DIR":  # the only one that needs no option
                 name, how = "dir", {"nargs": "?", "metavar": "DIR"}
-            add(*short, name, help=help_, **how)
+            place.add_argument(*short, name, help=help_, **how)
 
 
 def numbers(
@@ -10078,6 +10069,7 @@ SECONDS = r"(?=.*[1-9])[0-9]{1,6}(\.[0-9]{1,3})?"  # more than none
 # How an option is read, by what the help calls its value.
 VALUES: dict[str, dict[str, Any]] = {
     "": {"action": "store_true"},
+    "--help": {"action": "help"},
     "FILE": {"type": Path},
     "DIR": {"type": folder_path},
     "[DIR]": {"type": folder_path, "nargs": "?", "const": BESIDE},
