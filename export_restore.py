@@ -8906,9 +8906,11 @@ FIGURES = "{percentage:.0f} % of all {total_fmt}{unit}, {rate_fmt}, {remaining} 
 FIGURES_WITHOUT_TOTAL = "{n_fmt}{unit} so far, {rate_fmt}"
 
 # What a result says of a table. Widths are for lines that come one by one.
-COPIED = ("table", "       rows", "    size", "seconds")
-COMPARED = ("table", "       rows", "  missing", "    extra", "  changed")
-TOTAL = Relation("public", "total")
+HEADINGS = {
+    "rows": "       rows", "bytes": "    size", "seconds": "seconds", "fault": "",
+    "missing": "  missing", "extra": "    extra", "changed": "  changed",
+}  # fmt: skip
+ENDED = {EXIT_INTERRUPTED: "interrupted", EXIT_TERMINATED: "terminated"}
 LARGEST = 15  # so many tables a restore names that takes their rows
 
 
@@ -8933,8 +8935,7 @@ class Report:
         self._done = self._total = 0  # bytes that went by, of those known or estimated
         self._lists = True  # tables that are done now are the result's
         self._listed = False  # a terminal has lines of the result
-        self._bar: tqdm[NoReturn] | None = None  # for a terminal
-        self._drawn = False  # the bar stands there
+        self._bar: tqdm[NoReturn] | None = None  # what stands on the terminal
         self._lock = threading.RLock()  # of the terminal
 
     # What happens.
@@ -8985,11 +8986,10 @@ class Report:
         """Say that a table is done: a terminal shows its line of the result at once."""
         talks = self._lists and not (self.options.quiet or self.options.json)
         if talks and sys.stdout.isatty():
-            heading, line = render_tables([done])
-            text = line if self._listed else f"{heading}\n{line}"
+            heading, line = render_tables([(done.relation, figures_of(done))])
             # That it takes nothing is told at the end.
             with self.aside(), contextlib.suppress(OSError):
-                print(text, flush=True)
+                print(line if self._listed else f"{heading}\n{line}", flush=True)
             self._listed = True
 
     @contextlib.contextmanager
@@ -9032,18 +9032,17 @@ class Report:
             yield
         finally:
             over.set()
-            with self.aside(), contextlib.suppress(OSError, ValueError):
-                if self._bar is not None:
-                    self._bar.close()
+            with self.aside():
+                pass
 
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
         """Keep the bar off the terminal, and everybody else, for something else."""
         with self._lock:
-            if self._bar is not None and self._drawn:
+            if self._bar is not None:
                 with contextlib.suppress(OSError, ValueError):
                     self._bar.clear(nolock=True)
-                self._drawn = False
+                self._bar = None
             yield
 
     def _watch(self, over: threading.Event) -> None:
@@ -9057,12 +9056,14 @@ class Report:
                     continue
                 if bar is None:
                     bar = self._new_bar(sys.stderr if terminal else io.StringIO())
+                self._draw(bar, BAR if terminal else "")
                 if terminal:
                     self._bar, wait = bar, TICK
-                self._draw(bar)
-                self._drawn = True
-                if not terminal:
+                else:
                     self._say(str(bar))
+        with self.aside():
+            if bar is not None:
+                bar.disable = True  # else it clears the line again when it is collected
 
     def _new_bar(self, file: Any) -> tqdm[NoReturn]:
         """Return a bar that knows when all began, and is not drawn yet."""
@@ -9077,15 +9078,15 @@ class Report:
         bar.start_t = bar.last_print_t = bar.start_t - time.monotonic() + self._start
         return bar
 
-    def _draw(self, bar: tqdm[NoReturn]) -> None:
-        """Draw the bar: the figures, and in the room that is left what is going on."""
+    def _draw(self, bar: tqdm[NoReturn], before: str) -> None:
+        """Draw the bar, then figures, and in the room that is left what is going on."""
         known = 0 < self._total >= self._done
         bar.total = self._total if known else None
         figures = FIGURES if known else FIGURES_WITHOUT_TOTAL
         if not self._moving:
             bar.unpause()  # the rate is that of bytes that move
             figures = bar.format_interval(time.monotonic() - self._since)
-        bar.bar_format = f"{BAR if bar is self._bar else ''}{figures}  {{desc}}"
+        bar.bar_format = f"{before}{figures}  {{desc}}"
         bar.desc = ""
         bar.update(self._done - bar.n)
         room = (bar.ncols or 80) - len(str(bar)) - 1  # some terminals wrap at the last
@@ -9108,31 +9109,32 @@ class Report:
         finally:
             self._facts = outer
 
-    def result(self, copied: Seq[Copied], summary: str) -> None:
-        """Give what was copied as a table, and one sentence."""
+    def result(self, tables: Seq[Copied | Compared], *text: str) -> None:
+        """Print tables that are not told yet, the total of all, and a text."""
         now = time.monotonic()
         seconds, self._begun = now - self._begun, now
-        rows, size = sum(c.rows for c in copied), sum(c.size for c in copied)
-        total = {"rows": rows, "bytes": size, "seconds": round(seconds, 3)}
-        self.record(tables=copied, total=total)
-        self.tell_tables((*copied, Copied(TOTAL, rows, size, seconds, "")), summary)
-
-    def tell_tables(self, tables: Seq[Copied | Compared], text: str) -> None:
-        """Print tables and their total, as far as they are not told yet, and a text."""
-        heading, *lines = render_tables(tables)
+        rows = [(table.relation, figures_of(table)) for table in tables]
+        columns = rows[0][1] if rows else ()
+        known = [figures for _, figures in rows if "-" not in figures.values()]
+        total = {key: sum(figures[key] for figures in known) for key in columns}
+        self.record(tables=tables)
+        if "seconds" in total:  # those of the whole command
+            total["seconds"] = round(seconds, 3)
+            self.record(total=total)
+        heading, *lines = render_tables([*rows, ("total", total)])
         lines = lines[-1:] if self._listed else [heading, *lines]
         self._listed = False
-        self.tell("\n".join([*lines, "", text]))
+        self.tell("\n".join(lines), *text)
 
-    def tell(self, text: str | bytes) -> None:
+    def tell(self, *paragraphs: str, file: bytes = b"") -> None:
         """Print a result, or a file's very bytes; the work that it came of is over."""
         self.doing("")
         if not self.options.json and not self.options.quiet:
             with self._stdout():
-                if isinstance(text, bytes):
-                    sys.stdout.buffer.write(text)
+                if file:
+                    sys.stdout.buffer.write(file)
                 else:
-                    print(printable(text))
+                    print(printable("\n\n".join(filter(None, paragraphs))))
 
     def failed(self, error: Exception) -> int:
         """Say what went wrong, and what to do; return the exit status."""
@@ -9142,7 +9144,8 @@ class Report:
             plain = SnapshotError(text, hint=plain.hint, code=EXIT_UNTOLD)
         if plain.code == EXIT_BROKEN_PIPE:  # the usual end of `… | head`
             return plain.code
-        self._say(f"{self._program}: error: {plain}")
+        word = "" if plain.code in ENDED else "error: "
+        self._say(f"{self._program}: {word}{plain}")
         if plain.hint:
             self._say(f"hint: {printable(plain.hint, '')}")
         cause = error if plain is not error else error.__cause__
@@ -9151,12 +9154,6 @@ class Report:
             self._say(f"cause: {type(cause).__name__}: {said}")
         self.record(error=plain.args[0], hint=plain.hint, lines=plain.lines)
         return plain.code
-
-    def ended(self, how: str, status: int) -> int:
-        """Say that somebody ended the command; return the exit status."""
-        self._say(f"{self._program}: {how}")
-        self.record(error=how, hint="", lines=())
-        return status
 
     def close(self, status: int) -> int:
         """Print the object of --json; return the exit status.
@@ -9202,73 +9199,65 @@ class Report:
                 ) from error
 
 
-def as_data(value: Any) -> dict[str, Any]:
+def as_data(value: Any) -> Any:
     """Return an object of ours for JSON, which asks next for those that it holds."""
     match value:
+        case Path():
+            return str(value.absolute())
         case Relation(schema, name):
             return {"schema": schema, "table": name}
         case Settings(host=host, port=port, dbname=name, user=user):  # no password
             return {"host": host, "port": port, "name": name, "user": user}
         case RowName(cells, changed):
             return {"row": dict(cells), "columns": changed}
-        case Copied(relation, rows, size, taken, file):
-            figures = {"rows": rows, "bytes": size, "seconds": round(taken, 3)}
-            return {**as_data(relation), "file": file, **figures}
-        case Replaced(table, now, csv_file):
+        case Replaced(table, now, file):
             exact = bool(now and now.exact)
-            rows_of = {"rows_now": now and now.rows, "exact": exact}
-            then = csv_file and csv_file.rows
-            return {**as_data(table.relation), **rows_of, "rows_then": then}
+            rows = {"rows_now": now and now.rows, "rows_then": file and file.rows}
+            return {**as_data(table.relation), **rows, "exact": exact}
     data = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
     relation = data.pop("relation", None)
+    if isinstance(value, Copied):
+        data = {"file": value.path, **figures_of(value)}
     return as_data(relation) | data if relation else data
 
 
 def render_replacement(
     replaced: Seq[Replaced], snapshot: Snapshot, settings: Settings, *, home: bool
 ) -> str:
-    """Return what a restore takes away, and where what it brings comes from.
+    """Return what a restore replaces, and where the rows that it loads come from.
 
+    First come the tables that it does not load again, and those that nobody can count;
     `home` says whether the snapshot comes from that very database.
     """
-    source = "of unknown age and origin"
-    if manifest := snapshot.manifest:
-        origin = manifest.origin or manifest.database
-        source = f"{age(manifest.created)}; it comes\nfrom {origin}"
-        source += f" (PostgreSQL {manifest.server_version})"
-        source += "" if home or not manifest.origin else ", another database than this"
+    manifest = snapshot.manifest
+    first = render_origin(snapshot.folder, manifest)
+    if manifest and manifest.origin and not home:
+        first += ", another database than this"
     where = f"{settings}, as user {settings.user}"
-    first = f"the snapshot in {snapshot.folder} is {source}"
     if not replaced:
         return f"{first}\nnothing is lost in {where}: no table that goes has rows"
-    return f"{first}\nto be replaced in {where}:\n{render_rows_gone(replaced)}\n"
-
-
-def render_rows_gone(replaced: Iterable[Replaced]) -> str:
-    """Return the largest of the tables whose rows go, and a sum of the others.
-
-    First comes what the snapshot does not bring back, and what nobody can count.
-    """
+    most = RowCount(sys.maxsize)
     order = sorted(
-        replaced,
-        key=lambda each: (
-            bool(each.file),
-            -each.now.rows if each.now else -sys.maxsize,
-        ),
+        replaced, key=lambda each: (bool(each.file), -(each.now or most).rows)
     )
     rows = []
     for each in order[:LARGEST]:
-        then = "-" if each.file is None else "?"
-        if each.file and each.file.rows is not None:
-            then = f"{each.file.rows:,}"
+        then = render_figure("rows", each.file.rows if each.file else "-")
         rows.append((str(each.table.relation), str(each.now or "?"), then))
     headings = ("table", "rows now", "rows then")
     table = render_table(headings, rows, room_on(sys.stderr))
-    rest = [each.now for each in order[LARGEST:]]
-    known = [now for now in rest if now]
-    exact = all(now.exact for now in known)
-    total = RowCount(sum(now.rows for now in known), exact) if known == rest else "?"
-    return table + (f"\nand {len(rest):,} more, {total} rows" if rest else "")
+    rest = order[LARGEST:]
+    more = f"and {len(rest):,} more, {rows_going(rest)} rows\n" if rest else ""
+    return f"{first}\nto be replaced in {where}:\n{table}\n{more}"
+
+
+def render_origin(folder: Path, manifest: Manifest | None) -> str:
+    """Return how old a snapshot is, and where it comes from."""
+    if manifest is None:
+        return f"the snapshot in {folder} is of unknown age and origin"
+    origin = manifest.origin or manifest.database
+    source = f"from {origin} (PostgreSQL {manifest.server_version})"
+    return f"the snapshot in {folder} is {age(manifest.created)}; it comes\n{source}"
 
 
 def rows_going(replaced: Iterable[Replaced]) -> str:
@@ -9308,21 +9297,35 @@ def age(created: str, form: str = "{} old") -> str:
     return form.format(span(seconds) if seconds >= 60 else "less than a minute")
 
 
-def render_tables(tables: Seq[Copied | Compared]) -> list[str]:
+def figures_of(done: Copied | Compared | ShownFile) -> dict[str, Any]:
+    """Return what a result says of a table, by column; None is not known."""
+    match done:
+        case Copied(_, rows, size, seconds):
+            return {"rows": rows, "bytes": size, "seconds": round(seconds, 3)}
+        case ShownFile(_, _, rows, size, fault):
+            return {"rows": rows, "bytes": size, "fault": fault or None}
+    kinds = {"missing": done.missing, "extra": done.extra, "changed": done.changed}
+    counts = {"rows": done.rows, **{name: kinds[name].count for name in kinds}}
+    return dict.fromkeys(counts, "-") if done.rows is None else counts
+
+
+def render_tables(rows: Seq[tuple[object, Mapping[str, Any]]]) -> list[str]:
     """Return the lines of a result for stdout, the first of headings."""
-    headings = COPIED if isinstance(tables[-1], Copied) else COMPARED
-    rows = list(map(cells_of, tables))
-    return printable(render_table(headings, rows, room_on(sys.stdout))).split("\n")
+    cells = [(str(name), *map(render_figure, row, row.values())) for name, row in rows]
+    headings = ("table", *map(HEADINGS.__getitem__, rows[0][1]))
+    return render_table(headings, cells, room_on(sys.stdout)).split("\n")
 
 
-def cells_of(done: Copied | Compared) -> tuple[str, ...]:
-    """Return what a result says of a table."""
-    name = str(done.relation)
-    if isinstance(done, Copied):
-        size, seconds = human_size(done.size), f"{done.seconds:.2f}"
-        return name, f"{done.rows:,}", size, seconds
-    counts = [done.rows, done.missing.count, done.extra.count, done.changed.count]
-    return name, *("-" if done.rows is None else f"{count:,}" for count in counts)
+def render_figure(column: str, figure: float | str | None) -> str:
+    """Return a figure of a result as people write it."""
+    match figure:
+        case None:
+            return "" if column == "fault" else "?"
+        case str():
+            return figure
+        case float():
+            return f"{figure:.2f}"
+    return human_size(figure) if column == "bytes" else f"{figure:,}"
 
 
 def render_table(
@@ -9402,7 +9405,6 @@ exit status:
   130, 143  ended by Ctrl-C or SIGTERM; everything is as it was
 """
 
-
 BESIDE = Path("DIR-before-TIME")
 
 
@@ -9452,7 +9454,7 @@ class Options:
 def command_export(options: Options, report: Report) -> int:
     """Run the command export."""
     settings = read_settings(options.env_file, report.note)
-    report.record(database=settings, folder=str(options.dir.absolute()))
+    report.record(database=settings, folder=options.dir)
     report.note(f"exporting {settings} to {options.dir}")
     report.remains = lambda: held_by(options.dir)
     copied = export(settings, options, report)
@@ -9469,13 +9471,13 @@ def command_export(options: Options, report: Report) -> int:
     if options.rehearse:
         ENDING.go_on()
         with report.within("rehearsal"):
-            run_rehearsal(None, options, report)
+            command_rehearse(options, report)
     return EXIT_DONE
 
 
 def held_by(folder: Path) -> str:
     """Return what a folder holds after an export that came to nothing."""
-    with contextlib.suppress(SnapshotError, OSError):
+    with contextlib.suppress(Exception):  # memory may be short
         for place in (folder / READY_FOLDER, folder):
             if manifest := read_manifest(place / MANIFEST_FILE):
                 of_then = age(manifest.created, "of {} ago")
@@ -9488,11 +9490,12 @@ def held_by(folder: Path) -> str:
 def command_restore(options: Options, report: Report) -> int:
     """Run the command restore."""
     settings = read_settings(options.env_file, report.note)
-    report.record(database=settings, folder=str(options.dir.absolute()))
+    report.record(database=settings, folder=options.dir)
     report.note(f"restoring {options.dir} into {settings}")
     report.remains = lambda: f"{settings} is as it was"
     if options.keep == BESIDE:
-        options.keep = beside(options.dir, time.localtime())
+        now = time.strftime("%Y-%m-%dT%H%M%S")
+        options.keep = options.dir.with_name(f"{options.dir.name}-before-{now}")
     if options.keep_schema_file and not options.keep:
         raise usage_error(
             "--keep-schema-file goes with --keep",
@@ -9516,59 +9519,42 @@ def command_restore(options: Options, report: Report) -> int:
     return EXIT_DONE
 
 
-def beside(folder: Path, when: time.struct_time) -> Path:
-    """Return the folder beside another that keeps what there was before a restore."""
-    name = f"{folder.name}-before-{time.strftime('%Y-%m-%dT%H%M%S', when)}"
-    return folder.with_name(name)
-
-
 def command_verify(options: Options, report: Report) -> int:
     """Run the command verify."""
     settings = read_settings(options.env_file)
-    report.record(database=settings, folder=str(options.dir.absolute()))
+    report.record(database=settings, folder=options.dir)
     report.note(f"comparing {settings} with {options.dir}")
     found = verify(settings, options, report)
+    options.quiet &= found.equal  # what is wrong is said even so
     report.record(equal=found.equal, **as_data(found))
     verdict = "equals" if found.equal else "differs from"
     sentence = f"{settings} {verdict} the snapshot in {options.dir}."
-    differences = "\n".join(render_verification(found))
-    kinds = [(each.missing, each.extra, each.changed) for each in found.tables]
-    counts = [sum(each.count for each in kind) for kind in zip(*kinds, strict=True)]
-    rows = sum(each.rows or 0 for each in found.tables)
-    total = Compared(TOTAL, rows, "", *map(RowDifferences, counts))
-    options.quiet &= found.equal  # what is wrong is said even so
-    report.tell_tables(
-        (*found.tables, total), "\n\n".join(filter(None, (differences, sentence)))
-    )
+    report.result(found.tables, "\n".join(render_verification(found)), sentence)
     return EXIT_DONE if found.equal else EXIT_DAMAGED
 
 
 def command_rehearse(options: Options, report: Report) -> int:
-    """Run the command rehearse."""
-    settings = read_settings(options.env_file) if options.env_file else None
-    report.record(database=settings, folder=str(options.dir.absolute()))
-    run_rehearsal(settings, options, report)
-    return EXIT_DONE
-
-
-def run_rehearsal(settings: Settings | None, options: Options, report: Report) -> None:
-    """Prove that the snapshot can be restored, and say so."""
+    """Run the command rehearse, or what export --rehearse adds to that command."""
+    own = options.rehearse or not options.env_file
+    settings = None if own else read_settings(options.env_file)
+    report.record(database=settings, folder=options.dir)
     where = f"a scratch database beside {settings}" if settings else "a private server"
     report.note(f"rehearsing the restore of {options.dir} on {where}")
     rehearsal = rehearse(settings, options, report)
-    programs = rehearsal.programs
+    programs, version = rehearsal.programs, rehearsal.server_version
     proof = "to the byte" if rehearsal.compared else "with nothing"
+    report.record(
+        server_version=version,
+        server_programs=programs and programs.folder,
+        compared=rehearsal.compared,
+    )
     report.result(
         rehearsal.copied,
         f"The snapshot in {options.dir} can be restored: it was, on "
-        f"{programs or f'PostgreSQL {rehearsal.server_version}'},\ncompared {proof}, "
+        f"{programs or f'PostgreSQL {version}'},\ncompared {proof}, "
         "and nothing is left of it.",
     )
-    report.record(
-        server_version=rehearsal.server_version,
-        server_programs=programs and str(programs.folder),
-        compared=rehearsal.compared,
-    )
+    return EXIT_DONE
 
 
 def command_schema(options: Options, report: Report) -> int:
@@ -9579,80 +9565,67 @@ def command_schema(options: Options, report: Report) -> int:
     if output:
         check_output(output, force=options.force)
     dump = take_schema_dump(settings, options, report)
-    text, written_by = dump.text, dump.written_by
     if dump.left_out:
         names = list(map(str, dump.left_out))
         report.note(f"not in it: what belongs to others: {enumeration(names)}")
     if dump.flaw:
         report.note(f"note: it {dump.flaw}")
+    report.record(written_by=dump.written_by, left_out=dump.left_out)
+    report.record(text=None if output else dump.text)
     if output:
-        write_source(output, text.encode())
-    report.record(written_by=written_by, left_out=dump.left_out)
-    report.record(text=None if output else text)
-    said = f"{output} describes {settings}; {written_by} wrote it."
-    options.quiet &= bool(output)  # what is asked for is no talk
-    report.tell(said if output else text.encode())
+        write_source(output, dump.text.encode())
+        report.tell(f"{output} describes {settings}; {dump.written_by} wrote it.")
+    else:
+        options.quiet = False  # what is asked for is no talk
+        report.tell(file=dump.text.encode())
     return EXIT_DONE
 
 
 def command_show(options: Options, report: Report) -> int:
     """Run the command show."""
     folder = folder_path(str(options.dir))  # argparse reads no type of a default
-    report.record(folder=str(folder.absolute()))
+    report.record(folder=folder)
     report.doing(f"checking the files of {folder}")
     found = Folder(folder).show()
-    manifest = found.manifest
-    report.record(whole=not found.faults, faults=found.faults, tables=found.files)
+    manifest, faults = found.manifest, found.faults
+    report.record(whole=not faults, faults=faults, tables=found.files)
     if manifest:
-        report.record(
-            **besides_files(manifest),
-            source=manifest.origin,
-            created=manifest.created,
-            server_version=manifest.server_version,
-            tool_version=manifest.tool_version,
-            format=manifest.format,
-        )
-    report.tell("\n\n".join(filter(None, render_contents(found, folder))))
-    return EXIT_DAMAGED if found.faults else EXIT_DONE
+        names = ("created", "server_version", "tool_version", "format")
+        facts = {name: getattr(manifest, name) for name in names}
+        report.record(**besides_files(manifest), source=manifest.origin, **facts)
+    report.tell(*render_contents(found, folder))
+    return EXIT_DAMAGED if faults else EXIT_DONE
 
 
 def render_contents(found: Contents, folder: Path) -> Iterator[str]:
     """Yield what a folder holds, in paragraphs."""
-    manifest, faults = found.manifest, found.faults
+    manifest = found.manifest
     if manifest:
         yield (
-            f"the snapshot in {folder} is {age(manifest.created)}; it comes\nfrom "
-            f"{manifest.origin or manifest.database} "
-            f"(PostgreSQL {manifest.server_version})\nexported {manifest.created} by "
+            f"{render_origin(folder, manifest)}\nexported {manifest.created} by "
             f"export_restore {manifest.tool_version}, format {manifest.format}"
         )
-    files = [
-        (
-            str(each.relation or each.file),
-            "?" if each.rows is None else f"{each.rows:,}",
-            human_size(each.bytes),
-            (each.fault or "").removeprefix(f"{each.file} ").split(" since")[0],
-        )
-        for each in found.files
-    ]
-    yield render_table(("table", "rows", "size", ""), files)
-    if manifest:
+    files = []
+    for each in found.files:
+        fault = (each.fault or "").removeprefix(f"{each.file} ").split(" since")[0]
+        figures = figures_of(each) | {"fault": fault}
+        files.append((each.relation or each.file, figures))
+    yield "\n".join(render_tables(files))
+    if manifest and manifest.sequences:
         states = [
             (str(name), f"{state.last_value:,}" if state.is_called else "not used yet")
             for name, state in sorted(manifest.sequences.items())
         ]
-        yield render_table(("sequence", "last value"), states) if states else ""
-        left_out = ", ".join(map(str, manifest.left_out))
-        yield f"left out: {left_out}" if left_out else ""
-    yield "\n".join(faults)
-    if faults:
+        yield render_table(("sequence", "last value"), states)
+    if manifest and manifest.left_out:
+        yield f"left out: {', '.join(map(str, manifest.left_out))}"
+    yield "\n".join(found.faults)
+    if found.faults:
         yield f"{folder} is not a whole snapshot."
+    elif manifest:
+        yield f"{folder} is whole: every file is as it was exported."
     else:
-        yield (
-            f"{folder} is whole: every file is as it was exported."
-            if manifest
-            else f"{folder} can be read; without a manifest nothing tells what lacks."
-        )
+        yield f"{folder} can be read; without a manifest nothing tells what lacks."
 
 
 OUTPUT = """
@@ -9666,9 +9639,7 @@ output:
 # What each command does, its options by group, and examples. build_parser reads this;
 # Options has the defaults.
 COMMANDS = {
-    "export": (
-        command_export,
-        """\
+    command_export: """\
 export the database to a folder
 
 where:
@@ -9692,10 +9663,7 @@ examples:
   Take some of the tables:
     python export_restore.py export --tables leads 'sales.*'
 """,
-    ),
-    "restore": (
-        command_restore,
-        """\
+    command_restore: """\
 restore the folder into a database
 
 where:
@@ -9726,10 +9694,7 @@ examples:
 As a superuser you let schema.sql use the server's files and programs; --dry-run
 does not take that back, nor nextval.
 """,
-    ),
-    "verify": (
-        command_verify,
-        """\
+    command_verify: """\
 compare the database with the folder, row by row
 
 where:
@@ -9746,10 +9711,7 @@ examples:
   Which rows differ, for a program to read?
     python export_restore.py verify --json
 """,
-    ),
-    "rehearse": (
-        command_rehearse,
-        """\
+    command_rehearse: """\
 prove that the folder can be restored
 
 where:
@@ -9766,10 +9728,7 @@ examples:
   Prove it on a server of your own, in a scratch database that is dropped afterwards:
     python export_restore.py rehearse --env-file staging.env
 """,
-    ),
-    "schema": (
-        command_schema,
-        """\
+    command_schema: """\
 write schema.sql for a live database, with pg_dump
 
 where:
@@ -9788,10 +9747,7 @@ examples:
   See how another database differs from it:
     python export_restore.py schema --env-file test.env --output - | diff schema.sql -
 """,
-    ),
-    "show": (
-        command_show,
-        """\
+    command_show: """\
 say what a folder holds, and whether it is whole
 
 where:
@@ -9806,12 +9762,13 @@ examples:
   Which of its files were changed, for a program to read?
     python export_restore.py show --json
 """,
-    ),
 }
 
 
 class Parser(argparse.ArgumentParser):
     """Reads the command line; what is wrong with it is an error like any other."""
+
+    known: Seq[str] = ()  # what may have been meant
 
     def __init__(self, **settings: Any) -> None:
         plain = argparse.RawDescriptionHelpFormatter
@@ -9822,26 +9779,40 @@ class Parser(argparse.ArgumentParser):
 
         found = re.search(r"(?:invalid choice: '?|arguments: )([\w-]+)", message)
         wrong = found[1] if found else ""
-        options = " ".join([*(text for _, text in COMMANDS.values()), OUTPUT])
-        known = [*COMMANDS, *re.findall(r"--[a-z-]+", options)]
-        near = difflib.get_close_matches(wrong, known, 1)
+        near = difflib.get_close_matches(wrong, self.known, 1)
         # It may be another command's.
         meant = f"did you mean {near[0]}? " if near and near[0] != wrong else ""
         raise usage_error(message, f"{meant}see {self.prog} --help")
 
+    def add_options(self, text: str) -> None:
+        """Add the options that a text names, in its groups."""
+        for line in text.splitlines():
+            if not line.startswith(" "):
+                group = self.add_argument_group(line.rstrip(":"))
+                either = group.add_mutually_exclusive_group()
+                continue
+            option, help_ = line.strip().split("  ", 1)
+            *short, name = option.split(", ")
+            name, _, value = name.partition(" ")
+            how = VALUES.get(name) or VALUES[value]
+            how = {**how, "metavar": value.strip("[]")} if value else how
+            place = either if short in (["-q"], ["-v"]) else group
+            if name == "DIR":  # the only one that needs no option
+                name, how = "dir", {"nargs": "?", "metavar": "DIR"}
+            place.add_argument(*short, name, help=help_, **how)
 
-def seconds(text: str) -> float:
-    """Return the positive number of seconds that an argument says."""
-    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,3})?", text) or float(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text} is no number of seconds")
-    return float(text)
 
+def numbers(
+    kind: Callable[[str], float], pattern: str, fault: str
+) -> Callable[[str], float]:
+    """Return a function that reads such a number from an argument."""
 
-def job_count(text: str) -> int:
-    """Return the number of jobs that an argument says."""
-    if not re.fullmatch(r"[1-9][0-9]?", text):
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 to 99")
-    return int(text)
+    def read(text: str) -> float:
+        if not re.fullmatch(pattern, text):
+            raise argparse.ArgumentTypeError(f"{text} {fault}")
+        return kind(text)
+
+    return read
 
 
 def folder_path(text: str) -> Path:
@@ -9850,19 +9821,22 @@ def folder_path(text: str) -> Path:
     return path if path.name.strip(".") else path.resolve()
 
 
+SECONDS = r"(?=.*[1-9])[0-9]{1,6}(\.[0-9]{1,3})?"  # more than none
+
 # How an option is read, by what the help calls its value.
 VALUES: dict[str, dict[str, Any]] = {
     "": {"action": "store_true"},
+    "--help": {"action": "help"},
     "FILE": {"type": Path},
     "DIR": {"type": folder_path},
     "[DIR]": {"type": folder_path, "nargs": "?", "const": BESIDE},
     "PATTERN": {"nargs": "+"},
-    "N": {"type": job_count},
-    "SECONDS": {"type": seconds},
+    "N": {"type": numbers(int, "[1-9][0-9]?", "is not a number from 1 to 99")},
+    "SECONDS": {"type": numbers(float, SECONDS, "is no number of seconds")},
 }
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Return the parser; what nobody says it leaves to the defaults of Options."""
     parser = Parser(
         prog=PROGRAM,
@@ -9876,7 +9850,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         title="commands", metavar="COMMAND", dest="command", required=True, prog=PROGRAM
     )
-    for name, (run, text) in COMMANDS.items():
+    for run, text in COMMANDS.items():
+        name = run.__name__.removeprefix("command_")
         summary, options, examples = text.split("\n\n", 2)
         command = commands.add_parser(
             name,
@@ -9888,27 +9863,11 @@ def build_parser() -> argparse.ArgumentParser:
             add_help=False,
         )
         command.set_defaults(run=run)
-        add_options(command, options + OUTPUT)
+        command.add_options(options + OUTPUT)
     commands.choices["rehearse"].set_defaults(env_file=None)  # a private server
+    words = " ".join([*COMMANDS.values(), OUTPUT])
+    parser.known = [*commands.choices, *re.findall(r"--[a-z-]+", words)]
     return parser
-
-
-def add_options(command: argparse.ArgumentParser, text: str) -> None:
-    """Add the options that a text names, in its groups."""
-    for line in text.splitlines():
-        if not line.startswith(" "):
-            group = command.add_argument_group(line.rstrip(":"))
-            either = group.add_mutually_exclusive_group()
-            continue
-        option, help_ = line.strip().split("  ", 1)
-        *short, name = option.split(", ")
-        name, _, value = name.partition(" ")
-        how = {"action": "help"} if name == "--help" else VALUES[value]
-        how = {**how, "metavar": value.strip("[]")} if value else how
-        add = either.add_argument if short in (["-q"], ["-v"]) else group.add_argument
-        if name == "DIR":  # the only one that needs no option
-            name, how = "dir", {"nargs": "?", "metavar": "DIR"}
-        add(*short, name, help=help_, **how)
 
 
 def run_command(
@@ -9922,10 +9881,9 @@ def run_command(
         try:
             status = outcome(report, parser, argv)
         except KeyboardInterrupt:
-            if set(ENDING.signals) <= {signal.SIGINT}:
-                status = report.ended("interrupted", EXIT_INTERRUPTED)
-            else:
-                status = report.ended("terminated", EXIT_TERMINATED)
+            by_key = set(ENDING.signals) <= {signal.SIGINT}
+            code = EXIT_INTERRUPTED if by_key else EXIT_TERMINATED
+            status = report.failed(SnapshotError(ENDED[code], code=code))
         return report.close(status)
 
 

@@ -15,7 +15,6 @@ if __name__ == "__main__" and signal.getsignal(2) is signal.default_int_handler:
 import argparse
 import contextlib
 import csv
-import difflib
 import io
 import itertools
 import os
@@ -30,7 +29,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Any, NoReturn
+from typing import Any
 
 from export_restore import (
     COLUMN_ORDER,
@@ -55,10 +54,10 @@ from export_restore import (
     Settings,
     SnapshotError,
     Table,
-    add_options,
     become_program,
     find_schema_file,
     names_of,
+    numbers,
     reachable,
     read_script,
     read_settings,
@@ -454,20 +453,9 @@ class SetupOptions(Options):
     serve: bool = False
 
 
-class SetupParser(Parser):
-    """A parser that knows these options when it asks what was meant."""
-
-    def error(self, message: str) -> NoReturn:
-        wrong = re.search(r"arguments: (--[\w-]+)", message)
-        known = re.findall(r"--[a-z-]+", OPTIONS)
-        near = difflib.get_close_matches(wrong[1], known, 1) if wrong else []
-        meant = f"did you mean {near[0]}? " if near else ""
-        raise usage_error(message, f"{meant}see {self.prog} --help")
-
-
 def build_parser() -> Parser:
     """Return the parser; what nobody says it leaves to the defaults of SetupOptions."""
-    parser = SetupParser(
+    parser = Parser(
         prog=PROGRAM,
         usage=f"{PROGRAM} [options]",
         description="Create the sample tables of schema.sql (agents, leads, feedback), "
@@ -476,19 +464,16 @@ def build_parser() -> Parser:
         argument_default=argparse.SUPPRESS,
         add_help=False,
     )
-    VALUES.update(ROWS={"type": row_count}, NUMBER={"type": int})
-    add_options(parser, OPTIONS)
+    VALUES.update(
+        ROWS={"type": numbers(int, "[0-9]{1,9}", "is no number of rows")},
+        NUMBER={"type": int},
+    )
+    parser.add_options(OPTIONS)
+    parser.known = re.findall(r"--[a-z-]+", OPTIONS)
     version = f"setup_db {VERSION}"
     parser.add_argument("--version", action="version", version=version)
     parser.set_defaults(run=command_setup)
     return parser
-
-
-def row_count(text: str) -> int:
-    """Return the number of rows that an argument says."""
-    if not re.fullmatch(r"[0-9]{1,9}", text):
-        raise argparse.ArgumentTypeError(f"{text} is no number of rows")
-    return int(text)
 
 
 def command_setup(options: SetupOptions, report: Report) -> int:

@@ -376,7 +376,7 @@ def test_quiet_leaves_out_nothing_that_is_wanted(
     env = ("-q", "--env-file", exported.env_file(work))
     assert answer(run("restore", *env, "--json"))["tables"]
     assert "CREATE TABLE" in run("schema", *env, "--output", "-").out
-    assert run("export", *env, "--dir", "schema.sql").err.count("\n") == 2
+    assert run("export", *env, "--dir", "schema.sql").err.count("\n") == 3
     exported.execute("DELETE FROM feedback WHERE id = 3")
     found = run("verify", *env)
     assert (found.status, found.err) == (3, "")
@@ -735,7 +735,7 @@ def test_a_folder_of_dots_is_named(
     result = run("export", *argv)
     shown = str(work / "new") if folder == "." else "../new"
     assert result.err == f"exporting {er.read_settings(env)} to {shown}\n"
-    assert f"\nThe snapshot is in {shown}. Bring it back" in result.out
+    assert f"\nThe snapshot is in {shown}. Restore it" in result.out
     assert result.out.endswith(f" --dir {shown}\n")
 
 

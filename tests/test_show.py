@@ -19,15 +19,18 @@ import export_restore as er
 
 def test_a_whole_folder(exported: Database, work: Path, run: Run) -> None:
     """No database is asked: there is not even an env file."""
-    said = run("show").out
-    assert said == run("show", "exports").out == run("show", "--dir", "exports").out
+    result = run("show")
+    said = result.out
+    assert (result.status, result.err) == (0, "")
+    assert result == run("show", "exports") == run("show", "--dir", "exports")
+    assert run("show", "--quiet").out == ""
     assert re.match(
         r"the snapshot in exports is \S+ .*old; it comes\nfrom test_\S+ on \S+ "
         r"\(PostgreSQL 18\..*\)\nexported 20\S+Z by export_restore 1.0, format 3\n\n"
-        r"rows +size +table\n +8 +\d+ B +agents\n",
+        r" +rows +size +table\n +8 +\d+ B +agents\n",
         said,
     ), said
-    assert "         8  agents_id_seq\n" in said
+    assert "\n         8  agents_id_seq\n" in said
     assert said.endswith("exports is whole: every file is as it was exported.\n")
 
 
@@ -77,11 +80,11 @@ def test_each_fault_has_a_line_of_its_own(
     ]
     result = run("show")
     assert (result.status, result.err) == (3, "")
-    assert result.out.endswith(
-        "\n".join(["", *faults, "", "exports is not a whole snapshot.", ""])
-    )
-    assert re.search(r"\n +8 +\d+ B +is missing +agents\n", result.out)
-    assert re.search(r"\n +60 +.* kB +was changed +leads\n", result.out)
+    *_, told, verdict = result.out.split("\n\n")
+    assert told.splitlines() == faults
+    assert verdict == "exports is not a whole snapshot.\n"
+    assert re.search(r"\n +8 +\d+ B +is missing  agents\n", result.out)
+    assert re.search(r"\n +60 +.* kB +was changed  leads\n", result.out)
     env = exported.env_file(work)
     for command in ("restore", "verify", "rehearse"):
         result = run(command, "--env-file", env, "-q")
@@ -272,11 +275,16 @@ def reached(command: str) -> list[ast.AST]:
     return parts
 
 
-@pytest.mark.parametrize("command", er.COMMANDS)
+TEXTS = {
+    each.__name__.removeprefix("command_"): er.COMMANDS[each] for each in er.COMMANDS
+}
+
+
+@pytest.mark.parametrize("command", TEXTS)
 def test_no_hint_names_an_option_that_its_command_lacks(command: str) -> None:
     """Unless it names another command with it: restore --accept-drift."""
-    own = set(OPTION.findall(er.COMMANDS[command][1] + er.OUTPUT))
-    named = re.compile(rf"\b({'|'.join(er.COMMANDS)})\b[^;,.(]*$")
+    own = set(OPTION.findall(TEXTS[command] + er.OUTPUT))
+    named = re.compile(rf"\b({'|'.join(TEXTS)})\b[^;,.(]*$")
     texts = {text for part in reached(command) for text in texts_in(part)}
     hints = {text for text in texts if " " in text.strip() and not OTHERS.search(text)}
     wrong = {
