@@ -89,6 +89,7 @@ def test_the_page_shows_the_help_as_it_is_printed() -> None:
     assert shown is not None
     assert shown.group() == help_section()
     assert len(re.findall("^examples:$", shown.group(), re.MULTILINE)) >= 5
+    assert help_section().isascii()  # a console of cp437 has no ellipsis
 
 
 def test_every_command_has_three_examples() -> None:
