@@ -18,7 +18,7 @@ from typing import Any
 import psycopg2
 import pytest
 from cases import contents, forge, replace_csv
-from commands import ROOT, Place, at_step, run_process
+from commands import ROOT, Place, at_step, run, run_process
 
 import export_restore as er
 
@@ -191,6 +191,7 @@ def test_a_role_without_createdb(exported: Place) -> None:
 
 
 def test_files_that_may_not_be_read(exported: Place, work: Path) -> None:
+    env = exported.env
     for folder in (work, *work.parents):
         if not folder.stat().st_mode & 1:
             folder.chmod(0o755)
@@ -199,7 +200,7 @@ def test_files_that_may_not_be_read(exported: Place, work: Path) -> None:
         for path in (work / "exports").iterdir():
             path.chmod(0o000 if path.name == name else 0o644)
         with unprivileged():
-            result = exported.call("verify", "-q")
+            result = run("verify", "-q", "--env-file", env)
         assert result.status in (1, 3)
         assert len(result.err.splitlines()) == 2
         assert name in result.err
