@@ -148,7 +148,7 @@ COMMIT;
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 def test_a_foreign_dump(source: Place, newline: str) -> None:
     """Its settings are not those under which the rows are read."""
-    by_hand(DUMP_LIKE.replace("\n", newline), t="id,day,word\n1,2026-02-01,é\n")
+    by_hand(DUMP_LIKE.replace("\n", newline), t="id,day,word\n1,02/01/2026,é\n")
     grants = "SELECT nspacl::text FROM pg_namespace WHERE nspname = 'public'"
     before = source.fetch(grants)
     result = source.call("restore")
