@@ -125,20 +125,17 @@ def project(supabase_server: SupabaseServer, work: Path) -> Iterator[Project]:
         yield project
 
 
-@pytest.fixture(scope="session")
-def session_pooler(supabase_server: SupabaseServer) -> Iterator[Pooler]:
-    """Supabase's port 5432."""
-    pooler = Pooler(supabase_server, "session")
-    yield pooler
-    pooler.stop()
+def pooler_of(mode: str) -> Callable[[SupabaseServer], Iterator[Pooler]]:
+    def pooler(supabase_server: SupabaseServer) -> Iterator[Pooler]:
+        made = Pooler(supabase_server, mode)
+        yield made
+        made.stop()
+
+    return pytest.fixture(pooler, scope="session", name=f"{mode}_pooler")
 
 
-@pytest.fixture(scope="session")
-def transaction_pooler(supabase_server: SupabaseServer) -> Iterator[Pooler]:
-    """Supabase's port 6543."""
-    pooler = Pooler(supabase_server, "transaction")
-    yield pooler
-    pooler.stop()
+# Supabase's ports 5432 and 6543.
+session_pooler, transaction_pooler = map(pooler_of, ("session", "transaction"))
 
 
 @pytest.fixture

@@ -7,11 +7,10 @@ import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cases import ALL_AT_ONCE, CONTRIB, compare, contents, validated
-from commands import ROOT, Place, Succeed, by_hand, place, wait_until
+from commands import ROOT, Place, Succeed, at_step, by_hand, place, wait_until
 from conftest import both_versions
 from servers import PASSWORD, Server, meanwhile
 
@@ -260,18 +259,16 @@ def test_truncate_by_others_does_not_empty_a_snapshot(
     """TRUNCATE shows older transaction snapshots an empty table; it has to wait."""
     schema = "CREATE TABLE a_first (a int PRIMARY KEY); CREATE TABLE z (a int)"
     source.make(schema, "INSERT INTO z SELECT generate_series(1, 1000)")
-    copy_out = er.Database.copy_out
     waiting = "SELECT FROM pg_locks WHERE NOT granted AND relation = 'z'::regclass"
     with contextlib.ExitStack() as stack:
 
-        def truncate_first(*arguments: Any) -> int:
+        def truncate(*_: object) -> None:
             if not source.fetch(waiting):
                 query = "TRUNCATE z; INSERT INTO z VALUES (1)"
                 stack.enter_context(meanwhile(source, query))
                 wait_until(lambda: source.fetch(waiting))
-            return copy_out(*arguments)
 
-        monkeypatch.setattr(er.Database, "copy_out", truncate_first)
+        at_step(monkeypatch, er.Database, "copy_out", before=truncate)
         source.succeed("export")
     assert len((work / "exports/z.csv").read_text().splitlines()) == 1001
     assert source.fetch("SELECT count(*) FROM z") == [(1,)]

@@ -74,19 +74,6 @@ def test_the_holder_is_named(ahead: Place, command: str) -> None:
     assert result.status == (3 if command == "verify" else 0)
 
 
-def test_through_a_pooler_the_process_is_unknown(ahead: Place) -> None:
-    """It tells its clients a number of its own."""
-    seen: list[list[Any]] = []
-    values = {"pid": 1, "application": er.APPLICATION}
-    with holding(ahead, READ) as db, contextlib.closing(ahead.connect()) as other:
-        way = er.way_of(other)
-        later(1, lambda: seen.append(er.ask(way, er.LIST_HOLDERS, values)))
-        pid = db.info.backend_pid
-        later(1.5, db.close)
-        assert ahead.call("restore").status == 0
-        assert [er.Holder(*each).pid for each in seen[0]] == [pid]
-
-
 @pytest.mark.parametrize("command", ["restore", "export"])
 def test_the_wait_may_have_an_end(ahead: Place, command: str) -> None:
     """Even where the script, a dump, says that there is none."""

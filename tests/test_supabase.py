@@ -20,6 +20,8 @@ from commands import ROOT, Place, Result, place, wait_until
 from servers import Server
 from supabase import PASSWORD, Pooler, Project, SupabaseServer
 
+import export_restore as er
+
 # What people write on Supabase: hand-made, or by pg_dump --clean without privileges.
 SCHEMA = """
 DROP VIEW IF EXISTS names;
@@ -123,11 +125,14 @@ def test_there_and_back(
         way.succeed("verify")
 
 
-def test_the_transaction_pooler(project: Project, transaction_pooler: Pooler) -> None:
+def test_the_transaction_pooler(
+    project: Project, transaction_pooler: Pooler, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A rehearsal, and Ctrl-C: nobody tells us the server's process.
 
-    It sees that the line was cut, and ends.
+    It sees that the line was cut, and ends. Who holds a lock is known all the same.
     """
+    monkeypatch.setattr(er, "LOCK_PATIENCE", 0.2)
     schema = "DROP TABLE IF EXISTS t; CREATE TABLE t (id serial PRIMARY KEY);"
     Path("schema.sql").write_text(schema)
     project.run(schema + "INSERT INTO t SELECT FROM generate_series(1, 9)")
@@ -141,7 +146,9 @@ def test_the_transaction_pooler(project: Project, transaction_pooler: Pooler) ->
     with contextlib.closing(project.connect()) as db, db.cursor() as cursor:
         cursor.execute("BEGIN; LOCK TABLE t")
         process = way.start("restore", "--yes")
-        wait_until(lambda: process.poll() is not None or project.fetch(waiting))
+        assert process.stderr is not None
+        said = next(line for line in process.stderr if "waiting for a lock" in line)
+        assert f"held by process {db.info.backend_pid} (" in said
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
         wait_until(lambda: not project.fetch(waiting))
