@@ -88,14 +88,15 @@ def test_what_others_alter_until_the_lock_is_seen(
 ) -> None:
     """A trigger that comes after the catalog was read must not fire."""
     before = exported.rows()
-    change = (
-        "CREATE OR REPLACE FUNCTION no() RETURNS trigger LANGUAGE plpgsql"
-        " AS 'BEGIN RETURN NULL; END'; CREATE OR REPLACE TRIGGER no"
-        " BEFORE INSERT ON leads FOR EACH ROW EXECUTE FUNCTION no()"
-    )
+    changes = iter([
+        "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql"
+        " AS 'BEGIN RETURN NULL; END';"
+        "CREATE TRIGGER no BEFORE INSERT ON leads FOR EACH ROW EXECUTE FUNCTION no()"
+    ])  # fmt: skip
 
     def alter(_: object) -> None:
-        exported.execute(change)
+        for change in changes:
+            exported.execute(change)
 
     at_step(monkeypatch, er.Restore, "plan_loads", before=alter)
     exported.succeed(*DATA_ONLY)
