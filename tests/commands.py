@@ -162,6 +162,12 @@ class Place(Database):
     def fail(self, status: int, command: str, *options: object) -> str:
         return fail(status, command, "--env-file", self.env, *options)
 
+    def told(self, status: int, command: str, *options: object) -> str:
+        """Run a command that ends with a status; return what it said on stderr."""
+        result = self.call(command, *options)
+        assert result.status == status, result.err
+        return result.err
+
     @contextlib.contextmanager
     def untouched(self) -> Iterator[None]:
         before = self.state()

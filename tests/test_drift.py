@@ -81,20 +81,19 @@ def test_each_kind_of_drift_is_named(source: Place, target: Place) -> None:
     source.make("".join(begin.format(copy) + SCHEMA for copy in copies))
     for copy, change in zip(copies, CHANGES, strict=True):
         source.execute(f"SET search_path = {copy}; {change}")
-    assert source.call("export", "--exclude", "copy_*.b").status == 0
-    result = target.call("restore", "-q")
-    assert result.status == 3
-    assert "schema.sql does not make the database that was exported" in result.err
+    source.told(0, "export", "--exclude", "copy_*.b")
+    told = target.told(3, "restore", "-q")
+    assert "schema.sql does not make the database that was exported" in told
     for copy, named in zip(copies, CHANGES.values(), strict=True):
         # What the source lost is extra in the restored database.
         said = ("+" if named.startswith("-") else "") + named.lstrip("-")
         said = said.replace("public.", f"{copy}.")
-        lines = [line for line in result.err.splitlines() if f"{copy}." in line]
-        assert any(said in line for line in lines or [result.err]), (said, lines)
-    assert result.err.splitlines()[-1].startswith("hint: ")
+        lines = [line for line in told.splitlines() if f"{copy}." in line]
+        assert any(said in line for line in lines or [told]), (said, lines)
+    assert told.splitlines()[-1].startswith("hint: ")
     assert target.rows() == {}
     rehearsed = target.call("rehearse", "-q")
-    assert (rehearsed.status, rehearsed.err) == (3, result.err)
+    assert (rehearsed.status, rehearsed.err) == (3, told)
     accepted = target.call("restore", "-q", "--accept-drift")
     assert accepted.status == 0, accepted.err
 
@@ -252,10 +251,9 @@ def test_whatever_was_made_is_named_at_export(source: Place) -> None:
 
 def test_whatever_was_changed_stops_a_restore(source: Place, target: Place) -> None:
     source.make(f"{SCHEMA}; {MORE}; {'; '.join(CHANGED)}", script=SCHEMA + MORE)
-    assert source.call("export").status == 0
-    result = target.call("restore", "-q")
-    assert result.status == 3
-    assert [each for each in CHANGED.values() if each not in result.err] == []
+    source.told(0, "export")
+    told = target.told(3, "restore", "-q")
+    assert [each for each in CHANGED.values() if each not in told] == []
 
 
 def test_whatever_is_not_kept_is_noted(source: Place) -> None:
@@ -263,10 +261,9 @@ def test_whatever_is_not_kept_is_noted(source: Place) -> None:
     schema = f"{SCHEMA} {MORE} CREATE FUNCTION et() RETURNS event_trigger"
     schema += " LANGUAGE plpgsql AS 'BEGIN END'"
     source.make(f"{schema}; {'; '.join(NOTED)}", script=schema)
-    result = source.call("export")
-    assert result.status == 0
-    assert [each for each in NOTED.values() if each not in result.err] == []
-    assert "rehearse tells" in result.err
+    told = source.told(0, "export")
+    assert [each for each in NOTED.values() if each not in told] == []
+    assert "rehearse tells" in told
 
 
 def test_a_name_that_has_its_default_in_it(source: Place, target: Place) -> None:
@@ -274,9 +271,9 @@ def test_a_name_that_has_its_default_in_it(source: Place, target: Place) -> None
     schema = "DROP DOMAIN IF EXISTS d1; CREATE DOMAIN d1 AS int DEFAULT {};"
     target.execute(schema.format(1))
     source.make(schema.format(2) + "CREATE TABLE t (a d1)")
-    assert source.call("export").status == 0
-    result = target.call("restore")
-    assert (result.status, "dropped by" in result.err) == (0, False), result.err
+    source.told(0, "export")
+    told = target.told(0, "restore")
+    assert "dropped by" not in told
 
 
 def test_what_a_script_makes_as_it_runs_can_be_exported(
@@ -289,10 +286,9 @@ def test_what_a_script_makes_as_it_runs_can_be_exported(
         " 'sales_' || i, i); END LOOP; END $$;",
         "INSERT INTO sales VALUES (1)",
     )
-    result = source.call("export")
-    assert result.status == 0, result.err
-    assert "schema.sql does not mention sales_1, sales_2, sales_3" in result.err
-    assert target.call("restore", "-q").status == 0
+    told = source.told(0, "export")
+    assert "schema.sql does not mention sales_1, sales_2, sales_3" in told
+    target.told(0, "restore", "-q")
     assert target.rows() == source.rows()
 
 
@@ -305,8 +301,8 @@ def test_what_is_left_out_and_in_no_script(source: Place, target: Place) -> None
     )
     note = source.call("export", "--exclude", "extra", "s.*").err
     assert "does not mention extra, s.more, enum own either" in note
-    assert target.call("restore").status == 3
-    assert target.call("restore", "--accept-drift").status == 0
+    target.told(3, "restore")
+    target.told(0, "restore", "--accept-drift")
 
 
 def test_what_everybody_may_no_more(source: Place) -> None:

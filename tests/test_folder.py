@@ -150,7 +150,7 @@ def test_dry_run_does_all_and_changes_nothing(exported: Place) -> None:
     assert result.status == 0
     assert "It would work. Nothing was changed" in result.out
     exported.execute("CREATE VIEW v AS SELECT 1")  # outside: no drift
-    assert exported.call("restore", "--dry-run").status == 0
+    exported.told(0, "restore", "--dry-run")
 
 
 # ---- killed exports

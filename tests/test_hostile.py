@@ -89,7 +89,7 @@ def test_an_export_into_a_folder_with_links_and_pipes(
     (work / "exports/.export-link").symlink_to(precious)
     os.mkfifo(work / "exports/.export-pipe")
     os.utime(work / "exports/.export-pipe", (0, 0))
-    assert exported.call("export").status == 0
+    exported.told(0, "export")
     assert (precious / "x").read_text() == "mine"
     for name in OUR_NAMES:
         path = work / "exports" / name

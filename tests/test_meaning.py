@@ -167,7 +167,7 @@ def test_a_server_that_cannot_be_asked(differing: Place) -> None:
         unknown = "whether they mean the same is not known: permission denied"
         assert unknown in result.out
         differing.execute("GRANT CREATE ON SCHEMA public TO only_reads")
-        assert reader.call("verify").status == 0
+        reader.told(0, "verify")
     finally:
         differing.execute("DROP OWNED BY only_reads; DROP ROLE only_reads")
 
@@ -179,8 +179,7 @@ def test_nothing_in_catalog_txt_is_run(differing: Place, work: Path) -> None:
     for kind in ("check", "shown", "ruling", "atomic"):
         for line in re.findall(rf".*{kind}_0\b.*‹.*", text):
             forge_catalog(work / "exports", line, re.sub("‹[^›]*›", evil, line))
-    result = differing.call("verify")
-    assert result.status == 3, result.err
+    differing.told(3, "verify")
     assert differing.fetch("SELECT to_regclass('evil')") == [(None,)]
 
 
@@ -193,9 +192,8 @@ def test_a_refusal_comes_before_the_rows(
     source.succeed("export")
     (work / "exports/t.csv").write_text("a\nno number\n")
     for option, line in (("-q", "-constraint t"), ("--accept-drift", "t.csv, line 2")):
-        result = target.call("restore", "--accept-edits", option)
-        assert result.status == 3
-        assert line in result.err.replace("public.", "")
+        told = target.told(3, "restore", "--accept-edits", option)
+        assert line in told.replace("public.", "")
 
 
 def test_ends_of_lines_in_a_body(source: Place, target: Place) -> None:
@@ -206,7 +204,6 @@ def test_ends_of_lines_in_a_body(source: Place, target: Place) -> None:
     )
     source.make(body.format("\r\n"), script=body.format("\n"))
     source.succeed("export")
-    result = target.call("restore", "-q")
-    assert result.status == 3
-    assert "BEGIN\\r\\nRETURN 1;\\r\\nEND" in result.err
-    assert "function public.f(): only the ends of lines differ" in result.err
+    told = target.told(3, "restore", "-q")
+    assert "BEGIN\\r\\nRETURN 1;\\r\\nEND" in told
+    assert "function public.f(): only the ends of lines differ" in told

@@ -15,9 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psycopg2
 import pytest
-from cases import contents, forge, replace_csv
+from cases import contents, forge
 from commands import ROOT, Place, at_step, run, run_process
 
 import export_restore as er
@@ -109,19 +108,6 @@ def test_a_manifest_with_wrong_types(
             assert "is no manifest" in exported.call(command).err
 
 
-def test_short_rows_of_a_table_without_a_key(source: Place, work: Path) -> None:
-    source.make(
-        "CREATE TABLE t (a int, b int); CREATE TABLE k (a int PRIMARY KEY)",
-        "INSERT INTO t VALUES (1, 2); INSERT INTO k VALUES (1)",
-    )
-    source.succeed("export")
-    for number, raw in enumerate((b"a\n\n1,2\n", b"a,b\n1\n\n1,2,3\n")):
-        replace_csv(work / "exports", number, raw)
-    result = source.call("verify")
-    assert result.status == 3
-    assert "t: 3 missing" in result.out
-
-
 def test_a_thousand_nested_quotes(exported: Place, work: Path) -> None:
     """Dollar quotes in dollar quotes, and strings in them."""
     depth = 1000
@@ -129,8 +115,8 @@ def test_a_thousand_nested_quotes(exported: Place, work: Path) -> None:
     nested += "".join(f"$a{n}$ " for n in reversed(range(depth)))
     with (work / "schema.sql").open("a") as file:
         file.write(f"DO $do$ BEGIN RETURN; {nested}; END $do$;")
-    result = exported.call("export")
-    assert (result.status, "error" in result.err) == (0, False), result.err
+    told = exported.told(0, "export")
+    assert "error" not in told
 
 
 def test_little_memory(exported: Place) -> None:
@@ -228,5 +214,3 @@ def test_an_export_that_races_with_ddl_looks_again(
     exported.succeed("export", "--jobs", "1")
     assert sorted(contents(work / "exports", "*.csv")) == ["agents.csv", "leads.csv"]
     assert next(changes, "") == ""
-    with pytest.raises(psycopg2.errors.UndefinedTable):
-        exported.fetch("SELECT FROM feedback")

@@ -91,20 +91,17 @@ def test_what_runs_as_its_owner_stops_the_restore(owned: Place) -> None:
     boss.succeed("export")
     for name in ACTS:
         before = owners(owned)
-        result = boss.call("restore", "-q")
-        assert result.status == 3, result.err
-        assert "belongs to boss, not app, and runs as its owner\n" in result.err
+        told = boss.told(3, "restore", "-q")
+        assert "belongs to boss, not app, and runs as its owner\n" in told
         assert owners(owned) == before
         kind = next(each for each in THINGS if each.endswith(f" {name}"))
         owned.execute(f"ALTER {kind} OWNER TO boss")
-    result = boss.call("restore")
-    assert result.status == 0, result.err
+    told = boss.told(0, "restore")
     for name in ("t", "asked", "asks()", "t"):
-        assert f"note: public.{name} belongs to boss, not app\n" in result.err
+        assert f"note: public.{name} belongs to boss, not app\n" in told
     for name in ACTS:
         kind = next(each for each in THINGS if each.endswith(f" {name}"))
         owned.execute(f"ALTER {kind} OWNER TO app")
-    result = boss.call("restore", "--accept-drift")
-    assert result.status == 0, result.err
+    told = boss.told(0, "restore", "--accept-drift")
     for name in ACTS:
-        assert f"note: public.{name} belongs to boss, not app\n" in result.err
+        assert f"note: public.{name} belongs to boss, not app\n" in told

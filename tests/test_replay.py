@@ -95,7 +95,7 @@ CREATE TABLE child (id int REFERENCES parent, note text);
 def test_checks_that_wait_are_brought_up_to_date(source: Place) -> None:
     tables = {"child": "id,note\n1,a\n", "parent": "id,more\n1,2\n"}
     by_hand(ROWS_AND_DDL, **tables)
-    assert source.call("restore").status == 0
+    source.told(0, "restore")
     assert source.fetch("SELECT id, note FROM child") == [(1, "a")]
     by_hand(ROWS_AND_DDL.replace("(2, 'y')", "(3, 'y')"), **tables)
     message = source.fail(1, "restore")
@@ -159,9 +159,8 @@ def test_settings_that_the_target_does_not_know(
         source.make(f"DROP TABLE IF EXISTS t; CREATE TABLE t (a {kind})")
         source.quiet("export")
         rewrite(work / "exports", lambda p: p["postgresql"]["settings"].update(changes))
-        result = target.call("restore")
-        assert result.status == 0, result.err
-        notes = [line for line in result.err.splitlines() if "does not know" in line]
+        told = target.told(0, "restore")
+        notes = [line for line in told.splitlines() if "does not know" in line]
         assert [
             f"source's {name};" in note for name, note in zip(said, notes, strict=True)
         ]

@@ -300,9 +300,8 @@ def test_an_owner_that_we_cannot_give_back(app: Project) -> None:
     app.execute("ALTER TABLE notes OWNER TO supabase_admin")
     app.execute("GRANT ALL ON notes TO postgres")
     app.succeed("export")
-    result = app.call("restore")
-    assert result.status == 0, result.err
-    assert "note: public.notes belongs to postgres, not supabase_admin" in result.err
+    told = app.told(0, "restore")
+    assert "note: public.notes belongs to postgres, not supabase_admin" in told
     assert app.fetch("SELECT has_table_privilege('supabase_admin', 'notes', 'SELECT')")
 
 
@@ -325,7 +324,7 @@ def test_grants_that_a_new_project_would_give(
     assert said in app.call("export").err
     Path("schema.sql").write_text(SCHEMA + close)
     assert "REVOKE" not in app.call("export").err
-    assert new_project.call("restore").status == 0
+    new_project.told(0, "restore")
     assert new_project.privileges() == app.privileges()
 
 
