@@ -91,25 +91,25 @@ def plain(server: Server, work: Path) -> Iterator[Place]:
 
 @both_versions
 def test_everything(
-    source: Place, target: Place, elsewhere: Place, plain: Place, work: Path
+    source: Place, target: Place, elsewhere: Place, plain: Place
 ) -> None:
     source.make(*ALL_AT_ONCE)
     round_trip(source, target, elsewhere, plain)
     target.succeed("export", "--dir", "again")
-    found = contents(work / "exports")
-    assert contents(work / "again", "*.csv") == contents(work / "exports", "*.csv")
-    assert {*contents(work / "again")} == {*found}
+    found = contents(Path("exports"))
+    assert contents(Path("again"), "*.csv") == contents(Path("exports"), "*.csv")
+    assert {*contents(Path("again"))} == {*found}
     # To frictionless and DuckDB it is a data package; what one of its tables has, and
     # the standard forbids, is two blank names.
-    tasks = validated(work / "exports", faults=[" ", " "])
-    with er.Folder(work / "exports").opened() as snapshot:
+    tasks = validated(Path("exports"), faults=[" ", " "])
+    with er.Folder(Path("exports")).opened() as snapshot:
         assert snapshot.manifest is not None
         files = snapshot.manifest.files
     assert len(tasks) == len(files) > 50
     for each in files:
         # A row of nothing but NULLs is an empty line to others.
         if found[each.path].split(b"\n")[0].count(b","):
-            assert counted_by_duckdb(work / "exports" / each.path) == each.rows, each
+            assert counted_by_duckdb(Path("exports") / each.path) == each.rows, each
 
 
 def counted_by_duckdb(path: Path) -> int:
@@ -121,11 +121,9 @@ def counted_by_duckdb(path: Path) -> int:
 
 
 @both_versions
-def test_everything_by_a_schema_of_pg_dump(
-    source: Place, target: Place, work: Path
-) -> None:
+def test_everything_by_a_schema_of_pg_dump(source: Place, target: Place) -> None:
     source.make(*ALL_AT_ONCE)
-    (work / "schema.sql").write_text(source.pg_dump(), encoding="utf-8")
+    Path("schema.sql").write_text(source.pg_dump(), encoding="utf-8")
     round_trip(source, target)
 
 
@@ -202,14 +200,14 @@ def test_other_encodings(server: Server, target: Place, encoding: str) -> None:
                 database.succeed("restore")
 
 
-def test_text_that_cannot_be_held(server: Server, source: Place, work: Path) -> None:
+def test_text_that_cannot_be_held(server: Server, source: Place) -> None:
     """A CSV is UTF-8 or it is not written; not every database can hold it."""
     schema = "CREATE TABLE t (a text)"
     with place(server, OPTIONS.format("SQL_ASCII")) as database:
         database.make(schema, "INSERT INTO t VALUES (E'\\xff')")
         message = database.fail(1, "export")
         assert 'table t: invalid byte sequence for encoding "UTF8": 0xff' in message
-        assert not list((work / "exports").iterdir())
+        assert not list(Path("exports").iterdir())
     source.make(schema, "INSERT INTO t VALUES ('fine'), ('👍')")
     source.succeed("export")
     with place(server, OPTIONS.format("LATIN1")) as target:
@@ -219,7 +217,7 @@ def test_text_that_cannot_be_held(server: Server, source: Place, work: Path) -> 
 
 
 def test_text_keys_are_ordered_alike_everywhere(
-    source: Place, work: Path, monkeypatch: pytest.MonkeyPatch
+    source: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the database's collation: these servers have none but C to try."""
     queries: list[str] = []
@@ -235,7 +233,7 @@ def test_text_keys_are_ordered_alike_everywhere(
     source.make(schema, "INSERT INTO t VALUES ('b', 1, ''), ('A', 1, '')")
     source.succeed("export")
     assert queries == ['"c" COLLATE "C", "b", "a" COLLATE "C"']
-    assert (work / "exports/t.csv").read_text() == 'a,b,c\nA,1,""\nb,1,""\n'
+    assert Path("exports/t.csv").read_text() == 'a,b,c\nA,1,""\nb,1,""\n'
 
 
 # ---- others
@@ -254,7 +252,7 @@ def test_a_blank_cell_typed_by_hand_is_null(source: Place) -> None:
 
 
 def test_truncate_by_others_does_not_empty_a_snapshot(
-    source: Place, work: Path, monkeypatch: pytest.MonkeyPatch
+    source: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """TRUNCATE shows older transaction snapshots an empty table; it has to wait."""
     schema = "CREATE TABLE a_first (a int PRIMARY KEY); CREATE TABLE z (a int)"
@@ -270,12 +268,12 @@ def test_truncate_by_others_does_not_empty_a_snapshot(
 
         at_step(monkeypatch, er.Database, "copy_out", before=truncate)
         source.succeed("export")
-    assert len((work / "exports/z.csv").read_text().splitlines()) == 1001
+    assert len(Path("exports/z.csv").read_text().splitlines()) == 1001
     assert source.fetch("SELECT count(*) FROM z") == [(1,)]
 
 
 def test_env_file_by_password_and_url(
-    exported: Place, server: Server, work: Path, monkeypatch: pytest.MonkeyPatch
+    exported: Place, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A password with $, #, @, % and a quote works in both spellings.
 

@@ -73,9 +73,9 @@ def test_all_or_nothing(exported: Place, change: str, said: str) -> None:
     assert said in exported.refuse(3, *DATA_ONLY)
 
 
-def test_without_a_manifest_a_sequence_goes_on(exported: Place, work: Path) -> None:
+def test_without_a_manifest_a_sequence_goes_on(exported: Place) -> None:
     """The folder does not say which ids were given out; the target does."""
-    (work / "exports/datapackage.json").unlink()
+    Path("exports/datapackage.json").unlink()
     exported.execute("SELECT setval('leads_id_seq', 999), setval('agents_id_seq', 7)")
     exported.succeed(*DATA_ONLY)
     sequences = exported.sequences()

@@ -131,7 +131,7 @@ RIGHTS = (
 
 
 @both_versions
-def test_who_may_not(exported: Place, work: Path) -> None:
+def test_who_may_not(exported: Place) -> None:
     exported.execute("CREATE ROLE stranger LOGIN")
     stranger = exported.but(DB_USER="stranger")
     try:
@@ -140,7 +140,7 @@ def test_who_may_not(exported: Place, work: Path) -> None:
                 exported.execute(meanwhile)
             message = stranger.refuse(1, command)
             assert [each for each in said if each not in message] == []
-        path = work / "exports/schema.sql"
+        path = Path("exports/schema.sql")
         path.write_text("CREATE TABLE more ();\n" + path.read_text())
         message = stranger.refuse(1, "restore", "--accept-edits")
         assert "permission denied for schema public" in message
@@ -153,13 +153,13 @@ def test_who_may_not(exported: Place, work: Path) -> None:
 # ---- exports
 
 
-def test_exports(exported: Place, work: Path) -> None:
+def test_exports(exported: Place) -> None:
     exported.execute("CREATE TABLE extra (id int)")
     exported.execute("ALTER TABLE agents ADD COLUMN nickname text")
     message = exported.refuse(1, "export")
     assert "does not mention agents.nickname, extra" in message
-    (work / "file").write_text("mine")
-    (work / "empty.sql").write_text("")
+    Path("file").write_text("mine")
+    Path("empty.sql").write_text("")
     for options, said in (
         (["--schema-file", "none.sql"],
          "the schema file none.sql cannot be read: No such file"),
@@ -168,7 +168,7 @@ def test_exports(exported: Place, work: Path) -> None:
         (["--dir", "file/exports"], "file is no folder"),
     ):  # fmt: skip
         assert said in exported.fail(2, "export", *options)
-    assert (work / "file").read_text() == "mine"
+    assert Path("file").read_text() == "mine"
 
 
 # ---- folders: what is done to one, the status, and what a restore says

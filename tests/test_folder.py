@@ -95,9 +95,9 @@ def test_damaged_folders_change_nothing(exported: Place, work: Path) -> None:
             assert exported.rows() == rows, what
 
 
-def test_all_faults_are_named_at_once(exported: Place, work: Path) -> None:
+def test_all_faults_are_named_at_once(exported: Place) -> None:
     """And before anything is connected to."""
-    folder = work / "exports"
+    folder = Path("exports")
     (folder / "agents.csv").unlink()
     flip(folder / "leads.csv", 5)
     flip(folder / "schema.sql", 5)
@@ -115,19 +115,19 @@ def test_all_faults_are_named_at_once(exported: Place, work: Path) -> None:
     assert "notes.txt" not in message
 
 
-def test_accepted_edits_are_restored(exported: Place, work: Path) -> None:
-    path = work / "exports/leads.csv"
+def test_accepted_edits_are_restored(exported: Place) -> None:
+    path = Path("exports/leads.csv")
     path.write_text(path.read_text(encoding="utf-8").replace(",won,", ",lost,"))
     exported.succeed("restore", "--accept-edits")
     assert exported.fetch("SELECT count(*) FROM leads WHERE status = 'won'") == [(0,)]
 
 
-def test_two_exports_differ_in_the_time_alone(exported: Place, work: Path) -> None:
+def test_two_exports_differ_in_the_time_alone(exported: Place) -> None:
     """Rows that were touched move in the heap; the files must not show it."""
     exported.execute("UPDATE leads SET notes = notes WHERE id % 3 = 0")
     exported.succeed("export", "--dir", "again")
     found = []
-    for folder in (work / "exports", work / "again"):
+    for folder in (Path("exports"), Path("again")):
         files: dict[str, Any] = {**contents(folder)}
         package = files[er.MANIFEST_FILE] = json.loads(files[er.MANIFEST_FILE])
         del package["created"], package["postgresql"]["checksum"]
@@ -136,8 +136,8 @@ def test_two_exports_differ_in_the_time_alone(exported: Place, work: Path) -> No
     assert found[0] == found[1]
     csvs = ("agents.csv", "feedback.csv", "leads.csv")
     ours = (*er.GIT_FILES, er.CATALOG_FILE, er.MANIFEST_FILE, er.SCHEMA_FILE)
-    assert sorted(contents(work / "again")) == sorted((*ours, *csvs))
-    assert found[0]["schema.sql"] == (work / "schema.sql").read_bytes()
+    assert sorted(contents(Path("again"))) == sorted((*ours, *csvs))
+    assert found[0]["schema.sql"] == Path("schema.sql").read_bytes()
 
 
 def test_dry_run_does_all_and_changes_nothing(exported: Place) -> None:
@@ -181,23 +181,23 @@ def state_of(folder: Path) -> dict[str, bytes]:
 MOVED_ON = "DROP TABLE feedback; DELETE FROM leads WHERE id % 2 = 0"
 
 
-def test_killed_at_each_step_of_publishing(exported: Place, work: Path) -> None:
+def test_killed_at_each_step_of_publishing(exported: Place) -> None:
     """Old or new, never a mixture, and what others put there stays."""
     exported.execute(MOVED_ON)
-    (work / "exports/notes.txt").write_text("mine")
-    shutil.copytree(work / "exports", work / "old")
+    Path("exports/notes.txt").write_text("mine")
+    shutil.copytree(Path("exports"), Path("old"))
     exported.succeed("export", "--dir", "new")
-    old, new = state_of(work / "old"), state_of(work / "new")
+    old, new = state_of(Path("old")), state_of(Path("new"))
     assert set(old) - set(new) == {"feedback.csv"}
     seen = set()
     for count in range(1, 60):
-        shutil.rmtree(work / "exports")
-        shutil.copytree(work / "old", work / "exports")
+        shutil.rmtree(Path("exports"))
+        shutil.copytree(Path("old"), Path("exports"))
         done = exported.start("export", "-q", first=kill_at(count, EVENTS))
         done.communicate()
-        found = state_of(work / "exports")
+        found = state_of(Path("exports"))
         assert found in (old, new), f"a mixture after step {count}"
-        assert (work / "exports/notes.txt").read_text() == "mine"
+        assert Path("exports/notes.txt").read_text() == "mine"
         if done.returncode == 0:
             break
         assert done.returncode == -signal.SIGKILL
@@ -250,7 +250,7 @@ def test_killed_at_any_moment(
     assert not list((work / "exports").glob(".[er]*"))
 
 
-def test_two_exports_at_once_do_not_mix(seeded: Place, work: Path) -> None:
+def test_two_exports_at_once_do_not_mix(seeded: Place) -> None:
     """Each changes every row of all tables; readers see one whole snapshot."""
     seeded.succeed("export")
     mark = """
@@ -268,27 +268,27 @@ def test_two_exports_at_once_do_not_mix(seeded: Place, work: Path) -> None:
             for process in [seeded.start("export") for _ in "12"]:
                 process.communicate()
                 assert process.returncode == 0
-            text = b"".join(state_of(work / "exports").values()).decode()
+            text = b"".join(state_of(Path("exports")).values()).decode()
             assert len(set(re.findall("mark \\d+", text))) == 1
 
 
-def test_an_export_waits_for_readers(exported: Place, work: Path) -> None:
+def test_an_export_waits_for_readers(exported: Place) -> None:
     """A restore reads the files for a while; they must not change under it."""
     exported.execute(MOVED_ON)
-    old = state_of(work / "exports")
-    with er.Folder(work / "exports").opened():
+    old = state_of(Path("exports"))
+    with er.Folder(Path("exports")).opened():
         process = exported.start("export")
         time.sleep(1.5)
         assert process.poll() is None
-        assert set(contents(work / "exports", "*.csv")) == set(old)
+        assert set(contents(Path("exports"), "*.csv")) == set(old)
     process.communicate(timeout=30)
     assert process.returncode == 0
-    assert state_of(work / "exports") != old
+    assert state_of(Path("exports")) != old
 
 
-def test_disk_full(exported: Place, work: Path) -> None:
+def test_disk_full(exported: Place) -> None:
     """The old snapshot stays whole, and the message says why."""
-    before = state_of(work / "exports")
+    before = state_of(Path("exports"))
     exported.execute("UPDATE leads SET notes = repeat('x', 100000)")
 
     def limit() -> None:
@@ -303,8 +303,8 @@ def test_disk_full(exported: Place, work: Path) -> None:
         "hint: make room, make it writable and close what has its files open, or name"
         " another folder with --dir",
     ]
-    assert state_of(work / "exports") == before
-    assert not list((work / "exports").glob(".[er]*"))
+    assert state_of(Path("exports")) == before
+    assert not list(Path("exports").glob(".[er]*"))
 
 
 def test_checksum_reads_every_row_again(exported: Place) -> None:
@@ -337,39 +337,39 @@ def by_git(folder: Path) -> None:
     shutil.rmtree(folder / ".git")
 
 
-def test_git_leaves_a_snapshot_as_it_is(exported: Place, work: Path) -> None:
+def test_git_leaves_a_snapshot_as_it_is(exported: Place) -> None:
     """And takes none unasked."""
     subprocess.run(["git", "init", "-q"], check=True)
     status = ["git", "status", "--porcelain", "-uall", "exports"]
     assert subprocess.run(status, check=True, capture_output=True).stdout == b""
-    before = contents(work / "exports")
+    before = contents(Path("exports"))
     assert before[".gitattributes"] == b"* -text\n"
-    by_git(work / "exports")
-    assert contents(work / "exports") == before
+    by_git(Path("exports"))
+    assert contents(Path("exports")) == before
 
 
 @pytest.mark.parametrize("moved", [0, 1, 2])
 def test_rules_for_git_in_a_new_folder_whose_export_was_killed(
-    exported: Place, work: Path, moved: int
+    exported: Place, moved: int
 ) -> None:
     """It died when so many files had been moved into place; the next one goes on."""
     export = ("export", "-q", "--dir", "new")
     done = exported.start(*export, first=kill_at(moved + 1, ("os.rename",)))
     assert done.wait() == -signal.SIGKILL
-    age_stages(work / "new")
+    age_stages(Path("new"))
     exported.succeed(*export)
-    assert (work / "new/.gitattributes").read_bytes() == b"* -text\n"
-    assert (work / "new/.gitignore").read_bytes() == b"*\n"
-    assert not list((work / "new").glob(".[er]*"))
-    (work / "new/.gitattributes").unlink()  # an older folder stays without
+    assert Path("new/.gitattributes").read_bytes() == b"* -text\n"
+    assert Path("new/.gitignore").read_bytes() == b"*\n"
+    assert not list(Path("new").glob(".[er]*"))
+    Path("new/.gitattributes").unlink()  # an older folder stays without
     exported.succeed(*export)
-    assert not (work / "new/.gitattributes").exists()
+    assert not Path("new/.gitattributes").exists()
 
 
-def test_line_ends_that_git_has_changed(exported: Place, work: Path) -> None:
+def test_line_ends_that_git_has_changed(exported: Place) -> None:
     """All of them, or those of some files: the hint is how to get them back."""
-    folder = work / "exports"
-    shutil.copytree(folder, work / "whole")
+    folder = Path("exports")
+    shutil.copytree(folder, Path("whole"))
     said = "has other line ends now, most likely by git (core.autocrlf)"
     (folder / ".gitattributes").unlink()
     by_git(folder)
@@ -378,7 +378,7 @@ def test_line_ends_that_git_has_changed(exported: Place, work: Path) -> None:
         message = exported.fail(3, command)
         assert f"exports/datapackage.json {said}" in message
         assert 'hint: put "* -text" into exports/.gitattributes, delete' in message
-    shutil.copy(work / "whole/datapackage.json", folder)
+    shutil.copy(Path("whole/datapackage.json"), folder)
     message = exported.fail(3, "restore")
     for name in ("agents.csv", "catalog.txt", "feedback.csv", "leads.csv"):
         assert f"{name} {said}" in message
@@ -387,8 +387,8 @@ def test_line_ends_that_git_has_changed(exported: Place, work: Path) -> None:
     message = exported.fail(3, "restore")
     assert "leads.csv was changed since the export" in message
     # On the way out git may also take away what was there.
-    text = (work / "schema.sql").read_bytes()
-    (work / "schema.sql").write_bytes(text.replace(b"\n", b"\r\n"))
+    text = Path("schema.sql").read_bytes()
+    Path("schema.sql").write_bytes(text.replace(b"\n", b"\r\n"))
     exported.succeed("export")
     (folder / "schema.sql").write_bytes(text)
     message = exported.fail(3, "verify")
@@ -440,11 +440,11 @@ def test_the_same_rows_in_another_order(
         assert (work / name / "keys.csv").read_text() == "a,b\n1,9\n2,8\n"
 
 
-def test_a_data_package_that_others_can_read(exported: Place, work: Path) -> None:
+def test_a_data_package_that_others_can_read(exported: Place) -> None:
     """frictionless finds no fault in it, nor DuckDB in that of test_any_database."""
-    tasks = validated(work / "exports")
+    tasks = validated(Path("exports"))
     assert len(tasks) == 3
-    package = json.loads((work / "exports/datapackage.json").read_text())
+    package = json.loads(Path("exports/datapackage.json").read_text())
     leads = package["resources"][1]["schema"]
     assert leads["primaryKey"] == ["id"]
     assert leads["foreignKeys"][0]["reference"]["resource"] == "agents"

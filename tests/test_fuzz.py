@@ -291,11 +291,11 @@ TRUNCATE agents CASCADE; DROP TABLE leads CASCADE; ROLLBACK; \\restrict x
 """
 
 
-def test_scripts(exported: Place, work: Path, tries: Tries) -> None:
+def test_scripts(exported: Place, tries: Tries) -> None:
     """A restore with one happens, or leaves the target as it is."""
     schema = (ROOT / "schema.sql").read_bytes()
-    path = work / "exports/schema.sql"
-    (work / "exports/datapackage.json").unlink()
+    path = Path("exports/schema.sql")
+    Path("exports/datapackage.json").unlink()
     before = look(exported)
     parts = [part.encode() for part in SQL.split(";")]
     for number, rng in itertools.islice(tries, 0, None, 3):

@@ -79,20 +79,18 @@ def tree(folder: Path, but: str = "") -> dict[str, bytes]:
 
 
 @pytest.mark.usefixtures("no_hang")
-def test_an_export_into_a_folder_with_links_and_pipes(
-    exported: Place, work: Path
-) -> None:
-    precious = work / "precious"
+def test_an_export_into_a_folder_with_links_and_pipes(exported: Place) -> None:
+    precious = Path("precious")
     precious.mkdir()
     (precious / "x").write_text("mine")
     os.utime(precious, (0, 0))
-    (work / "exports/.export-link").symlink_to(precious)
-    os.mkfifo(work / "exports/.export-pipe")
-    os.utime(work / "exports/.export-pipe", (0, 0))
+    Path("exports/.export-link").symlink_to(precious)
+    os.mkfifo(Path("exports/.export-pipe"))
+    os.utime(Path("exports/.export-pipe"), (0, 0))
     exported.told(0, "export")
     assert (precious / "x").read_text() == "mine"
     for name in OUR_NAMES:
-        path = work / "exports" / name
+        path = Path("exports") / name
         for become in (lambda path: path.symlink_to(precious), os.mkfifo):
             path.unlink(missing_ok=True)
             become(path)
@@ -111,11 +109,11 @@ MINE = {
 }
 
 
-def test_files_that_no_export_has_made_stay(exported: Place, work: Path) -> None:
+def test_files_that_no_export_has_made_stay(exported: Place) -> None:
     """Named and refused, by --keep, --dir "" and --dir of a folder of one's own."""
     for name, content in MINE.items():
         for argv in (("export", "--dir"), ("restore", "--yes", "--keep")):
-            folder = work / f"{argv[0]}-{name}"
+            folder = Path(f"{argv[0]}-{name}")
             folder.mkdir()
             (folder / name).write_text(content)
             if name == "AGENTS.CSV":  # on macOS it is the same file
@@ -127,14 +125,12 @@ def test_files_that_no_export_has_made_stay(exported: Place, work: Path) -> None
     assert "schema.sql" in exported.fail(2, "export", "--dir", "")
 
 
-def test_a_snapshot_with_a_damaged_manifest_may_be_replaced(
-    exported: Place, work: Path
-) -> None:
+def test_a_snapshot_with_a_damaged_manifest_may_be_replaced(exported: Place) -> None:
     """A merge conflict, an edit, a file that was cut short: it was ours before.
 
     The CSV of a table that is gone goes; what others put there stays.
     """
-    folder = work / "exports"
+    folder = Path("exports")
     whole = (folder / "datapackage.json").read_text()
     exported.execute("DROP TABLE feedback")
     for damage in (
@@ -162,11 +158,11 @@ READY_DAMAGE: dict[str, Damage] = {
 
 
 @pytest.mark.parametrize("damage", READY_DAMAGE)
-def test_a_damaged_publication(exported: Place, work: Path, damage: str) -> None:
+def test_a_damaged_publication(exported: Place, damage: str) -> None:
     """Readers name it; an export takes its place, unless it is not ours to remove."""
-    ready = work / "exports/.ready"
-    shutil.copytree(work / "exports", work / "copy")
-    (work / "copy").rename(ready)
+    ready = Path("exports/.ready")
+    shutil.copytree(Path("exports"), Path("copy"))
+    Path("copy").rename(ready)
     READY_DAMAGE[damage](ready)
     names = sorted(path.name for path in ready.iterdir())
     for command in ("restore", "verify"):
@@ -182,9 +178,9 @@ def test_a_damaged_publication(exported: Place, work: Path, damage: str) -> None
 
 
 @old_and_new
-def test_rows_behind_the_end_of_data_are_missed(exported: Place, work: Path) -> None:
+def test_rows_behind_the_end_of_data_are_missed(exported: Place) -> None:
     r"""Servers before 18 take a line \. in a CSV for its end, and say nothing."""
-    file = work / "exports/agents.csv"
+    file = Path("exports/agents.csv")
     whole = file.read_text(encoding="utf-8")
     lines = whole.split("\n")
     for manifest in (True, False):
@@ -192,7 +188,7 @@ def test_rows_behind_the_end_of_data_are_missed(exported: Place, work: Path) -> 
         if manifest:
             argv.append("--accept-edits")
         else:
-            (work / "exports/datapackage.json").unlink()
+            Path("exports/datapackage.json").unlink()
         for end in ("\n", "\r\n"):
             edited = [*lines[:4], "\\.", *lines[4:]]
             file.write_text(end.join(edited), encoding="utf-8", newline="")
@@ -207,7 +203,7 @@ def test_rows_behind_the_end_of_data_are_missed(exported: Place, work: Path) -> 
         file.write_text(whole, encoding="utf-8")
 
 
-def test_files_that_are_exchanged_after_the_check(exported: Place, work: Path) -> None:
+def test_files_that_are_exchanged_after_the_check(exported: Place) -> None:
     """What reaches the database, or is compared with it, is what was checked."""
     for owner, step, name, command, *options in (
         (er.Folder, "check_files", "schema.sql", "restore"),
@@ -215,7 +211,7 @@ def test_files_that_are_exchanged_after_the_check(exported: Place, work: Path) -
         (er.Database, "begin_restore", "leads.csv", "restore", "--accept-edits"),
         (er.Comparison, "hash_rows", "leads.csv", "verify"),
     ):
-        path = work / "exports" / name
+        path = Path("exports") / name
         whole = path.read_bytes()
 
         def exchange(*_: object, path: Path = path) -> None:
@@ -233,25 +229,23 @@ def test_files_that_are_exchanged_after_the_check(exported: Place, work: Path) -
             exported.execute("DELETE FROM feedback; DELETE FROM leads WHERE id = 1")
 
 
-def test_a_record_without_end(
-    exported: Place, work: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_record_without_end(exported: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """A small gzip file may hold more than fits into memory."""
     monkeypatch.setattr(er, "LONGEST_RECORD", 1 << 20)
     exported.succeed("export", "--gzip")
     exported.execute("DELETE FROM agents WHERE id = 7")
-    path = work / "exports/agents.csv.gz"
+    path = Path("exports/agents.csv.gz")
     text = gzip.decompress(path.read_bytes()) + b'9,"' + b"x" * (4 << 20)
-    replace_csv(work / "exports", 0, gzip.compress(text))
+    replace_csv(Path("exports"), 0, gzip.compress(text))
     message = exported.fail(3, "verify")
     assert "agents.csv.gz, line 10: a record of more than" in message
 
 
-def test_folders_are_for_their_owner_alone(seeded: Place, work: Path) -> None:
+def test_folders_are_for_their_owner_alone(seeded: Place) -> None:
     for mask in (0, 0o022, 0o277):
         before = os.umask(mask)
         try:
-            folder = work / f"new-{mask}/of/mine"
+            folder = Path(f"new-{mask}/of/mine")
             seeded.succeed("export", "--dir", folder)
         finally:
             os.umask(before)

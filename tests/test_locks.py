@@ -86,10 +86,10 @@ def test_the_wait_may_have_an_end(ahead: Place, command: str) -> None:
     assert ahead.fetch("SELECT id FROM t ORDER BY id") == [(1,), (2,)]
 
 
-def test_no_lock_and_no_word(ahead: Place, work: Path) -> None:
+def test_no_lock_and_no_word(ahead: Place) -> None:
     """A statement may as well be slow."""
     ahead.execute("ALTER TABLE t ADD CHECK (pg_sleep(0.5) IS NOT NULL) NOT VALID")
-    (work / "exports/schema.sql").write_text(SCRIPT + "SELECT pg_sleep(0.8);")
+    Path("exports/schema.sql").write_text(SCRIPT + "SELECT pg_sleep(0.8);")
     told = ahead.told(0, "restore", "--accept-edits")
     assert "lock" not in told
 

@@ -172,25 +172,23 @@ def test_a_server_that_cannot_be_asked(differing: Place) -> None:
         differing.execute("DROP OWNED BY only_reads; DROP ROLE only_reads")
 
 
-def test_nothing_in_catalog_txt_is_run(differing: Place, work: Path) -> None:
+def test_nothing_in_catalog_txt_is_run(differing: Place) -> None:
     """Its texts are read by the server, which must not do what they say."""
     evil = "‹n) AS a FROM base; CREATE TABLE evil (a int); SELECT (1›"
-    text = (work / "exports/catalog.txt").read_text(encoding="utf-8")
+    text = Path("exports/catalog.txt").read_text(encoding="utf-8")
     for kind in ("check", "shown", "ruling", "atomic"):
         for line in re.findall(rf".*{kind}_0\b.*‹.*", text):
-            forge_catalog(work / "exports", line, re.sub("‹[^›]*›", evil, line))
+            forge_catalog(Path("exports"), line, re.sub("‹[^›]*›", evil, line))
     differing.told(3, "verify")
     assert differing.fetch("SELECT to_regclass('evil')") == [(None,)]
 
 
-def test_a_refusal_comes_before_the_rows(
-    source: Place, target: Place, work: Path
-) -> None:
+def test_a_refusal_comes_before_the_rows(source: Place, target: Place) -> None:
     """The CSV cannot be loaded either, which nobody finds out."""
     check = "CREATE TABLE t (a int CHECK (a {} 0));"
     source.make(check.format(">"), script=check.format(">="))
     source.succeed("export")
-    (work / "exports/t.csv").write_text("a\nno number\n")
+    Path("exports/t.csv").write_text("a\nno number\n")
     for option, line in (("-q", "-constraint t"), ("--accept-drift", "t.csv, line 2")):
         told = target.told(3, "restore", "--accept-edits", option)
         assert line in told.replace("public.", "")

@@ -85,10 +85,10 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def test_a_manifest_with_wrong_types(
-    exported: Place, work: Path, monkeypatch: pytest.MonkeyPatch
+    exported: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And a checksum that fits. The database is not asked: the files are first."""
-    path = work / "exports/datapackage.json"
+    path = Path("exports/datapackage.json")
     whole = path.read_text(encoding="utf-8")
     exported.execute("DELETE FROM leads WHERE id = 3")
     monkeypatch.setattr(er, "open_connection", lambda way: 1 // 0)
@@ -96,7 +96,7 @@ def test_a_manifest_with_wrong_types(
         for wrong in WRONG:
             path.write_text(whole, encoding="utf-8")
             with contextlib.suppress(UnicodeEncodeError, TypeError):
-                forge(*way, value=wrong)(work / "exports")
+                forge(*way, value=wrong)(Path("exports"))
             result = exported.call("verify", "-q")
             if "ZeroDivisionError" in result.err:  # it is as good as before
                 continue
@@ -108,12 +108,12 @@ def test_a_manifest_with_wrong_types(
             assert "is no manifest" in exported.call(command).err
 
 
-def test_a_thousand_nested_quotes(exported: Place, work: Path) -> None:
+def test_a_thousand_nested_quotes(exported: Place) -> None:
     """Dollar quotes in dollar quotes, and strings in them."""
     depth = 1000
     nested = "".join(f"$a{n}$ 'x' " for n in range(depth))
     nested += "".join(f"$a{n}$ " for n in reversed(range(depth)))
-    with (work / "schema.sql").open("a") as file:
+    with Path("schema.sql").open("a") as file:
         file.write(f"DO $do$ BEGIN RETURN; {nested}; END $do$;")
     told = exported.told(0, "export")
     assert "error" not in told
@@ -137,7 +137,7 @@ def test_little_memory(exported: Place) -> None:
     assert not said
 
 
-def test_file_names_are_utf8_in_every_locale(source: Place, work: Path) -> None:
+def test_file_names_are_utf8_in_every_locale(source: Place) -> None:
     """A snapshot travels."""
     source.make('DROP TABLE IF EXISTS "größe"; CREATE TABLE "größe" (a int)')
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0",
@@ -149,7 +149,7 @@ def test_file_names_are_utf8_in_every_locale(source: Place, work: Path) -> None:
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert done.stdout.isascii() and done.stderr.isascii()
-    assert "größe.csv".encode() in map(os.fsencode, contents(work / "exports"))
+    assert "größe.csv".encode() in map(os.fsencode, contents(Path("exports")))
     source.succeed("verify")
 
 
@@ -195,7 +195,7 @@ def test_files_that_may_not_be_read(exported: Place, work: Path) -> None:
 
 
 def test_an_export_that_races_with_ddl_looks_again(
-    exported: Place, work: Path, monkeypatch: pytest.MonkeyPatch
+    exported: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A table that is gone, renamed or moved when it is to be locked."""
     changes = iter((
@@ -212,5 +212,5 @@ def test_an_export_that_races_with_ddl_looks_again(
 
     at_step(monkeypatch, er.Database, "lock_tables", before=race)
     exported.succeed("export", "--jobs", "1")
-    assert sorted(contents(work / "exports", "*.csv")) == ["agents.csv", "leads.csv"]
+    assert sorted(contents(Path("exports"), "*.csv")) == ["agents.csv", "leads.csv"]
     assert next(changes, "") == ""

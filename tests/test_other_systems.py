@@ -38,31 +38,27 @@ def test_files_are_created_binary(
     assert all(binary for _, binary in created)
 
 
-def test_without_flock(
-    seeded: Place, work: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_flock(seeded: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything works; a stage that may be in use stays, an old one goes."""
     monkeypatch.setattr(er, "fcntl", None)
     for name, age in (("used", 3_600), ("forgotten", 2 * 86_400)):
-        stage = work / "exports" / f"{er.STAGING_PREFIX}{name}"
+        stage = Path("exports") / f"{er.STAGING_PREFIX}{name}"
         stage.mkdir(parents=True)
         os.utime(stage, (time.time() - age,) * 2)
     for command in ("export", "restore", "verify"):
         seeded.succeed(command)
-    left = [path.name for path in (work / "exports").iterdir() if path.is_dir()]
+    left = [path.name for path in Path("exports").iterdir() if path.is_dir()]
     assert left == [f"{er.STAGING_PREFIX}used"]
 
 
-def test_jobs_are_spawned(
-    seeded: Place, work: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_jobs_are_spawned(seeded: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Elsewhere than on Linux a job is a new Python, which has to be told all."""
     monkeypatch.setattr(er, "LARGE_TABLE", 1)
     seeded.succeed("export", "--dir", "one", "--jobs", 1)
     monkeypatch.setattr(er, "START_METHOD", "spawn")
     told = seeded.told(0, "export", "--dir", "two", "--jobs", 2)
     assert "going on with one job" not in told
-    assert contents(work / "one", "*.csv") == contents(work / "two", "*.csv")
+    assert contents(Path("one"), "*.csv") == contents(Path("two"), "*.csv")
 
 
 def test_waiting_wakes_up(
@@ -85,7 +81,7 @@ def test_waiting_wakes_up(
 
 
 def test_a_new_file_whose_old_name_had_another_case(
-    source: Place, work: Path, monkeypatch: pytest.MonkeyPatch
+    source: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed between two files, the publication goes on and removes no new one."""
     unlink, move = Path.unlink, er.move
@@ -109,7 +105,7 @@ def test_a_new_file_whose_old_name_had_another_case(
     with monkeypatch.context() as patched, pytest.raises(GeneratorExit):
         patched.setattr(er, "move", killing_move)
         source.call("export", "-q")
-    with er.Folder(work / "exports").opened() as snapshot:
+    with er.Folder(Path("exports")).opened() as snapshot:
         assert [each.path.name for each in snapshot.csv_files] == ["leads.csv"]
 
 

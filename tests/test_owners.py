@@ -54,10 +54,10 @@ def owners(database: Database) -> str:
 
 
 @pytest.fixture
-def owned(source: Place, work: Path) -> Iterator[Place]:
+def owned(source: Place) -> Iterator[Place]:
     """All belongs to a role that may not create things in the schema public."""
     schema = SCHEMA.format(invoker="security_invoker = on")
-    (work / "schema.sql").write_text(DROPS + schema)
+    Path("schema.sql").write_text(DROPS + schema)
     source.execute("CREATE ROLE app; CREATE ROLE boss LOGIN IN ROLE app")
     source.execute(schema)
     for thing in THINGS:
@@ -70,8 +70,8 @@ def owned(source: Place, work: Path) -> Iterator[Place]:
 
 
 @old_and_new
-def test_a_superuser_gives_every_owner_back(owned: Place, work: Path) -> None:
-    file = work / "schema.sql"
+def test_a_superuser_gives_every_owner_back(owned: Place) -> None:
+    file = Path("schema.sql")
     file.write_text(file.read_text() + FAMILY)
     owned.execute(FAMILY + "ALTER OPERATOR CLASS cls USING btree OWNER TO app")
     before = owners(owned)

@@ -34,12 +34,12 @@ ALTER TABLE apart.t ADD FOREIGN KEY (up) REFERENCES apart.t;
 @old_and_new
 @pytest.mark.parametrize("options", [("--clean", "--if-exists"), ("--clean",)])
 def test_what_a_dump_takes_apart(
-    source: Place, target: Place, work: Path, options: tuple[str, ...]
+    source: Place, target: Place, options: tuple[str, ...]
 ) -> None:
     """Into nothing, where there is nothing to drop, and over what is there."""
     source.execute(TAKEN_APART + "INSERT INTO looped VALUES (1, 'a')")
     text = source.pg_dump("--no-owner", "--no-privileges", *options)
-    (work / "schema.sql").write_text(er.without_versions(text))
+    Path("schema.sql").write_text(er.without_versions(text))
     before = source.state()
     source.quiet("export")
     for each in (target, target, source):
@@ -150,21 +150,19 @@ def test_a_script_means_what_it_meant_to_its_source(
     assert target.fetch("SELECT to_regclass('public.day') IS NULL") == [(False,)]
 
 
-def test_settings_that_the_target_does_not_know(
-    source: Place, target: Place, work: Path
-) -> None:
+def test_settings_that_the_target_does_not_know(source: Place, target: Place) -> None:
     """A locale matters where there is money; none in an older manifest is as before."""
     changes = {"TimeZone": "Mars/X", "lc_monetary": "Mars", "work_mem": "x"}
     for kind, said in (("int", ["TimeZone"]), ("money", ["TimeZone", "lc_monetary"])):
         source.make(f"DROP TABLE IF EXISTS t; CREATE TABLE t (a {kind})")
         source.quiet("export")
-        rewrite(work / "exports", lambda p: p["postgresql"]["settings"].update(changes))
+        rewrite(Path("exports"), lambda p: p["postgresql"]["settings"].update(changes))
         told = target.told(0, "restore")
         notes = [line for line in told.splitlines() if "does not know" in line]
         assert [
             f"source's {name};" in note for name, note in zip(said, notes, strict=True)
         ]
-    rewrite(work / "exports", lambda package: package["postgresql"].pop("settings"))
+    rewrite(Path("exports"), lambda package: package["postgresql"].pop("settings"))
     target.quiet("restore")
 
 
@@ -178,12 +176,12 @@ CREATE TABLE t (m mood);
 
 
 @old_and_new
-def test_a_value_that_comes_too_late(source: Place, server: Server, work: Path) -> None:
+def test_a_value_that_comes_too_late(source: Place, server: Server) -> None:
     """Since 17 a transaction can use it if it made the type; before, export says so."""
     for part in LATE.split(";")[:-1]:
         source.execute(part)
     source.execute("INSERT INTO t VALUES ('ok')")
-    (work / "schema.sql").write_text(LATE)
+    Path("schema.sql").write_text(LATE)
     said = "schema.sql, line 3: PostgreSQL uses what ALTER TYPE … ADD VALUE adds"
     if server.version >= 17:
         source.quiet("export")
@@ -197,6 +195,6 @@ def test_a_value_that_comes_too_late(source: Place, server: Server, work: Path) 
     lines[1] = "DROP TABLE IF EXISTS t; DO $$ BEGIN CREATE TYPE mood AS ENUM ('sad');"
     lines[1] += " EXCEPTION WHEN duplicate_object THEN NULL; END $$;"
     lines[2] = "ALTER TYPE mood ADD VALUE IF NOT EXISTS 'ok' BEFORE 'sad';"
-    (work / "schema.sql").write_text("\n".join(lines))
+    Path("schema.sql").write_text("\n".join(lines))
     assert said in source.call("export").err
     source.quiet("restore")  # the value is there

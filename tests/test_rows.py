@@ -24,7 +24,7 @@ def tiny_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("tiny_is_large")
-def test_nulls_under_not_null(source: Place, target: Place, work: Path) -> None:
+def test_nulls_under_not_null(source: Place, target: Place) -> None:
     """Since 18 NOT NULL may be NOT VALID: such a column is no key."""
     source.execute(
         "CREATE TABLE target (a int, b int, UNIQUE (a, b));"
@@ -46,7 +46,7 @@ def test_nulls_under_not_null(source: Place, target: Place, work: Path) -> None:
         source.execute(f"ALTER TABLE pairs ADD NOT NULL {column} NOT VALID")
     source.succeed("schema")
     source.succeed("export", "--jobs", "2", "--rehearse")
-    package = json.loads((work / "exports/datapackage.json").read_text())
+    package = json.loads(Path("exports/datapackage.json").read_text())
     for each in package["resources"]:
         assert not {"primaryKey", "foreignKeys"} & each["schema"].keys()
         assert "required" not in str(each["schema"])
@@ -78,13 +78,13 @@ def nulls_in_a_key(source: Place) -> Place:
 
 @pytest.mark.usefixtures("tiny_is_large")
 @pytest.mark.parametrize("server", [16], indirect=True)
-def test_parts_that_are_not_the_whole(nulls_in_a_key: Place, work: Path) -> None:
+def test_parts_that_are_not_the_whole(nulls_in_a_key: Place) -> None:
     message = nulls_in_a_key.fail(1, "export", "--jobs", "2")
     assert "the parts of big have 5,000 rows, the table 5,100" in message
     assert "--jobs 1" in message
-    assert not contents(work / "exports", "*.csv")
+    assert not contents(Path("exports"), "*.csv")
     nulls_in_a_key.succeed("export", "--jobs", "1")
-    assert (work / "exports/big.csv").read_bytes().count(b"\n") == 5101
+    assert Path("exports/big.csv").read_bytes().count(b"\n") == 5101
 
 
 @both_versions
@@ -162,9 +162,7 @@ INDEXED_ROWS = f"""
 
 @pytest.mark.usefixtures("tiny_is_large")
 @pytest.mark.parametrize("server", [16, *OLD_AND_NEW], indirect=True)
-def test_functions_that_call_others_by_bare_names(
-    source: Place, target: Place, work: Path
-) -> None:
+def test_functions_that_call_others_by_bare_names(source: Place, target: Place) -> None:
     if source.server.version < 17:
         source.make(BARE + INDEXES, ROWS + INDEXED_ROWS)
     else:
@@ -179,7 +177,7 @@ def test_functions_that_call_others_by_bare_names(
             assert target.state() == source.state()
             target.succeed("verify")
     target.succeed("export", "--dir", "again")
-    assert contents(work / "again", "*.csv") == contents(work / "exports", "*.csv")
+    assert contents(Path("again"), "*.csv") == contents(Path("exports"), "*.csv")
 
 
 @pytest.mark.usefixtures("tiny_is_large")
@@ -257,12 +255,12 @@ NAMED = """
 
 
 @both_versions
-def test_names_of_objects_come_back(source: Place, target: Place, work: Path) -> None:
+def test_names_of_objects_come_back(source: Place, target: Place) -> None:
     """They are read and written under one search_path, whatever the role's own is."""
     source.make(NAMES, NAMED)
     source.execute(f"ALTER DATABASE {source.name} SET search_path = public, pg_catalog")
     source.succeed("export", "--rehearse")
-    expected = contents(work / "exports", "*.csv")
+    expected = contents(Path("exports"), "*.csv")
     first = b"1,public.names,public.twice,public.twice(integer),"
     assert first in expected["names.csv"]
     listed = b"what,note\npg_class,a\npublic.listed,b\npublic.names,c\n"
@@ -273,7 +271,7 @@ def test_names_of_objects_come_back(source: Place, target: Place, work: Path) ->
         target.succeed("restore", "--checksum", "--yes", *options)
         target.succeed("verify")
     target.succeed("export", "--dir", "again")
-    assert contents(work / "again", "*.csv") == expected
+    assert contents(Path("again"), "*.csv") == expected
 
 
 # ---- checks that look beyond their row
