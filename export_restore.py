@@ -44,7 +44,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TextIO, TypeVar
 
 T = TypeVar("T")
 
@@ -238,8 +238,8 @@ HINTS = (
      "<region>.pooler.supabase.com (the dashboard shows it under Connect), "
      "DB_PORT=5432, DB_USER={role}.{project}; and see that the project is not paused"),
     (SUPABASE_DIRECT, r"password authentication failed",
-     "DB_USER=postgres at this host, and as DB_PASSWORD the database's own password: "
-     "the dashboard resets it under Database, Settings"),
+     "in {file} DB_USER=postgres at this host, and as DB_PASSWORD the database's own "
+     "password: the dashboard resets it under Database, Settings"),
     (SUPABASE_DIRECT, FULL,
      "close other connections, or use the transaction pooler: its DB_HOST is in the "
      "dashboard under Connect; DB_PORT=6543, DB_USER={role}.{project}"),
@@ -247,10 +247,11 @@ HINTS = (
      "DB_USER={role}.{project}, and DB_HOST as the dashboard shows it under Connect "
      "(aws-0, aws-1 and the region differ); see that the project is not paused"),
     (SUPABASE_POOLER, r"password authentication failed|SASL|SCRAM",
-     "DB_USER={role}.{project}, and as DB_PASSWORD the database's own password, no API "
-     "key: the dashboard resets it under Database, Settings"),
+     "in {file} DB_USER={role}.{project}, and as DB_PASSWORD the database's own "
+     "password, no API key: the dashboard resets it under Database, Settings"),
     (SUPABASE_POOLER, r"ECIRCUITBREAKER|[Cc]ircuit breaker|too many auth",
-     "there were too many wrong passwords: correct DB_PASSWORD, and wait some minutes"),
+     "there were too many wrong passwords: correct DB_PASSWORD in {file}, and wait "
+     "some minutes"),
     (SUPABASE_POOLER, r"session mode|MaxClientsInSessionMode",
      "use the transaction pooler: DB_PORT=6543; or close other connections"),
     (SUPABASE_POOLER, r"allow_list|EADDRNOTALLOWED",
@@ -265,7 +266,8 @@ HINTS = (
     (NEON, r"[Ee]ndpoint.*disabled", "enable the compute in Neon's console, Branches"),
     (NEON, FULL, "use the pooled host: DB_HOST={compute}-pooler{region}"),
     (NEON, r"password authentication failed",
-     "copy DB_USER and DB_PASSWORD from Neon's console, Connect: branches differ"),
+     "copy DB_USER and DB_PASSWORD from Neon's console, Connect, to {file}: branches "
+     "differ"),
     (NEON, r"certificate|root\.crt",
      "a public CA signed it: DB_SSLROOTCERT=/etc/ssl/certs/ca-certificates.crt, or "
      "/etc/ssl/cert.pem on macOS"),
@@ -281,8 +283,13 @@ HINTS = (
     (ANY_HOST, r"could not translate host name",
      "check DB_HOST and your network's DNS"),
     (ANY_HOST, r"no password supplied", "the server wants a password: DB_PASSWORD="),
+    (ANY_HOST, r"invalid sslmode",
+     "there are disable, prefer, require, verify-ca and verify-full: what node calls "
+     "no-verify is require"),
+    (ANY_HOST, r"channel.binding",
+     "without TLS there is none, and behind poolers: take it out of {file}"),
     (ANY_HOST, r"password authentication failed|SCRAM|SASL",
-     "check DB_USER and DB_PASSWORD"),
+     "check DB_USER and DB_PASSWORD in {file}"),
     (ANY_HOST, r'database ".*" does not exist|no such database',
      "check DB_NAME, or create the database first"),
     (ANY_HOST, r'role ".*" does not exist|no such user|not permitted to log in',
@@ -349,8 +356,7 @@ HINTS = (
     (CONNECTED, "42P07$", DROP_FIRST),
     (CONNECTED, "42710$", DROP_FIRST),
     (CONNECTED, "2BP01$", "add CASCADE to that DROP in schema.sql"),
-    (CONNECTED, "40P01$",
-     "nothing was changed; run it again when fewer others use these tables"),
+    (CONNECTED, "40P01$", "run it again when fewer others use these tables"),
     (CONNECTED, "53100$", "free some disk space on the server"),
     (CONNECTED, "25006$",
      "connect to the primary server, or to a database that may be written to"),
@@ -981,6 +987,8 @@ class Settings:
     sslrootcert: str
     home: Path  # the env file's folder, where an embedded server lives
     superuser: str = ""  # of a server of ours, where `user` is none
+    channel_binding: str = ""
+    env_file: str = "the env file"  # its name, for hints
 
     @property
     def data_folder(self) -> Path:
@@ -3280,11 +3288,13 @@ LIST_REMARKS = f"""
     GROUP BY d.objid, i.type, i.identity
 """
 
-# A table that was never analyzed has reltuples -1: nobody knows.
+# A table that was never analyzed has reltuples -1, but its rows are counted as they
+# come: only after a crash, or where that is reset, nobody knows.
 ESTIMATE_ROWS = """
-    SELECT t.oid, sum(greatest(c.reltuples, 0)::float8 / greatest(c.relpages, 1)
-                      * pg_relation_size(c.oid)
-                      / current_setting('block_size')::int)::bigint
+    SELECT t.oid, sum(greatest(c.reltuples::float8 / greatest(c.relpages, 1)
+                               * pg_relation_size(c.oid)
+                               / current_setting('block_size')::int,
+                               pg_stat_get_live_tuples(c.oid)))::bigint
     FROM unnest(%s::oid[]) AS t(oid)
     LEFT JOIN LATERAL pg_partition_tree(t.oid) AS part ON part.isleaf
     JOIN pg_class AS c ON c.oid = coalesce(part.relid, t.oid)
@@ -3401,7 +3411,7 @@ LIST_RIGHTS = f"""
                           AND d.classid = o.class::regclass AND d.deptype = 'e')
     )
     SELECT o.kind, o.name, o.oid::bigint, o.owner::regrole::text,
-           o.apart AND o.owner = current_user::regrole,
+           o.apart AND o.owner = quote_ident(current_user)::regrole,
            pg_has_role(o.owner, 'USAGE') AND pg_has_role(o.owner, CASE
                WHEN current_setting('server_version_num')::int < 160000 THEN 'MEMBER'
                ELSE 'SET' END)
@@ -3621,29 +3631,40 @@ PREPARE_BUILDS = """
 # ---- Env file — the env file alone ---------------------------------------------------
 
 
-REQUIRED_KEYS = ("DB_HOST", "DB_NAME", "DB_USER", "DB_PASSWORD")
-# What others call them: libpq, and the image of PostgreSQL for Docker.
+REQUIRED_KEYS = ("DB_HOST", "DB_NAME", "DB_USER")
+TLS_KEYS = ("DB_SSLMODE", "DB_SSLROOTCERT", "DB_CHANNEL_BINDING")
+# What others call the keys: libpq, and the image of PostgreSQL for Docker.
 OTHER_NAMES = {
-    "DB_HOST": ("PGHOST",),
-    "DB_NAME": ("PGDATABASE", "POSTGRES_DB"),
-    "DB_USER": ("PGUSER", "POSTGRES_USER"),
-    "DB_PASSWORD": ("PGPASSWORD", "POSTGRES_PASSWORD"),
-}
+    "PGHOST": "DB_HOST", "PGPORT": "DB_PORT", "PGDATABASE": "DB_NAME",
+    "POSTGRES_DB": "DB_NAME", "PGUSER": "DB_USER", "POSTGRES_USER": "DB_USER",
+    "PGPASSWORD": "DB_PASSWORD", "POSTGRES_PASSWORD": "DB_PASSWORD",
+    "PGSSLMODE": "DB_SSLMODE", "PGSSLROOTCERT": "DB_SSLROOTCERT",
+    "PGCHANNELBINDING": "DB_CHANNEL_BINDING",
+}  # fmt: skip
+PRISMAS_SCHEMA = """\
+note: schema={0} in DATABASE_URL is Prisma's, and no search_path: to export that
+schema alone, --tables '{0}.*'; for bare names in schema.sql, ALTER ROLE …
+SET search_path = {0}"""
 
 
-def read_settings(env_file: Path) -> Settings:
-    """Return what the env file says about the connection.
+def read_settings(
+    env_file: Path, note: Callable[[str], object] = lambda _: None
+) -> Settings:
+    """Return what the env file says about the connection; note what it cannot say.
 
     The file alone decides: the variables of the shell are never looked at. Raises
     SnapshotError if the file or one of its keys is missing, or a value makes no sense.
     """
     values = read_env_file(env_file)
     if url := values.get("DATABASE_URL"):
-        ssl = {key: values[key] for key in values if key.startswith("DB_SSL")}
-        values = {**ssl, **parse_database_url(url, env_file)}
+        tls = {key: values[key] for key in values if key.startswith(TLS_KEYS)}
+        values = {**tls, **parse_database_url(url, env_file)}
+        if values.get("schema", "public") != "public":
+            note(PRISMAS_SCHEMA.format(quoted_when_needed(values["schema"])))
     if values.get("DB_HOST") == EMBEDDED:
-        own = {"DB_USER": OWNER, "DB_PASSWORD": "-"}
-        values = {"DB_NAME": "postgres", **values, **own}
+        name = values.get("DB_NAME", "postgres")
+        own = {"DB_USER": OWNER, "DB_PASSWORD": ""}
+        values = {"DB_HOST": EMBEDDED, "DB_NAME": name, **own}
     check_keys(values, env_file)
     host = values["DB_HOST"].strip("[]")  # around an IPv6 address
     return Settings(
@@ -3655,6 +3676,8 @@ def read_settings(env_file: Path) -> Settings:
         sslmode=values.get("DB_SSLMODE") or default_sslmode(host),
         sslrootcert=values.get("DB_SSLROOTCERT", ""),
         home=env_file.resolve().parent,
+        channel_binding=values.get("DB_CHANNEL_BINDING", ""),
+        env_file=str(env_file),
     )
 
 
@@ -3699,10 +3722,11 @@ DATABASE_URL = re.compile(
     r"(?:\?(?P<query>(?:(?!\w+=[^&]*@[^&]*[/:])\w+=[^&]*&?)*))?",
     re.DOTALL,
 )
+URL_PATTERN = "DATABASE_URL=postgresql://user:password@host:5432/name"
 URL_PARAMETERS = {
-    "dbname": "DB_NAME",
+    **{"dbname": "DB_NAME", "schema": "schema"},
     **{key: f"DB_{key.upper()}" for key in ("host", "port", "user", "password")},
-    **{key: f"DB_{key.upper()}" for key in ("sslmode", "sslrootcert")},
+    **{key.removeprefix("DB_").lower(): key for key in TLS_KEYS},
 }
 # These would lead elsewhere or change what names mean, so they are not passed over.
 REFUSED_PARAMETERS = ("options", "hostaddr", "service", "sslcert", "sslkey", "sslcrl")
@@ -3715,48 +3739,41 @@ def parse_database_url(url: str, env_file: Path) -> dict[str, str]:
     match = DATABASE_URL.fullmatch(url)
     parts = match.groupdict() if match else {}
     query = dict(parse_qsl(parts.pop("query", None) or ""))
-    refused = [name for name in REFUSED_PARAMETERS if name in query]
-    if match is None or refused:
-        fault = f"has the parameter {refused[0]}" if refused else "is no PostgreSQL URL"
+    faults = [
+        f"has the parameter {name}" for name in REFUSED_PARAMETERS if name in query
+    ]
+    faults += ["has a zero byte (%00)"] if "%00" in url else []
+    faults += [] if match else ["is no PostgreSQL URL"]
+    if faults:
         raise usage_error(
-            f"DATABASE_URL in {env_file} {fault}",
-            "write DATABASE_URL=postgresql://user:password@host:5432/name, in the "
-            "password %3F for ?, or give DB_HOST, DB_USER … instead",
+            f"DATABASE_URL in {env_file} {faults[0]}",
+            f"write {URL_PATTERN}, in the password %3F for ?, or give DB_HOST, "
+            "DB_USER … instead",
         )
-    given = {name: unquote(part) for name, part in parts.items() if part}
-    given["host"] = given.get("host", "").strip("[]")
-    return {
-        URL_PARAMETERS[name]: value
-        for name, value in {**given, **query}.items()
-        if name in URL_PARAMETERS
-    }
+    given = {name: unquote(part) for name, part in parts.items() if part is not None}
+    given |= {"sslmode": "require"} if query.get("ssl") == "true" else {}  # as libpq
+    given |= query
+    return {key: given[name] for name, key in URL_PARAMETERS.items() if name in given}
 
 
 def check_keys(values: Mapping[str, str], env_file: Path) -> None:
-    """Raise SnapshotError naming every key that is missing, empty or binary.
+    """Raise SnapshotError naming every key that is missing or empty.
 
-    A password that is there and empty is one: the server asks for none.
+    A password that is there and empty is one: the server asks for none. A name of
+    libpq's is not passed over: it might lead to another server, or want TLS.
     """
+    others = {name: key for name, key in OTHER_NAMES.items() if name in values}
     by_socket = values.get("DB_HOST", "").startswith(("/", "@"))
-    if binary := [key for key in values if "\0" in values[key]]:
-        raise usage_error(
-            f"in {env_file} there is a zero byte (%00) in {', '.join(binary)}",
-            "take it out: PostgreSQL knows none",
-        )
-    given = by_socket or "DB_PASSWORD" in values
-    required = REQUIRED_KEYS[:-1] if given else REQUIRED_KEYS
-    missing = [key for key in required if not values.get(key)]
+    there = [] if by_socket else ["DB_PASSWORD"]
+    there += [others[name] for name in others if name.startswith("PG")]
+    missing = {key: None for key in REQUIRED_KEYS if not values.get(key)}
+    missing |= {key: None for key in there if key not in values}
     if missing:
-        others = [
-            f"{other} {key}"
-            for key in missing
-            for other in OTHER_NAMES.get(key, ())
-            if other in values
-        ]
-        hint = "fill them in (see .env.example), or give DATABASE_URL instead"
+        names = [f"{name} {key}" for name, key in others.items() if key in missing]
+        hint = f"fill them in (see .env.example), or give {URL_PATTERN}"
         raise usage_error(
             f"missing or empty in {env_file}: {', '.join(missing)}",
-            f"call {', '.join(others)}" if others else hint,
+            f"call {', '.join(names)}" if names else hint,
         )
 
 
@@ -3778,10 +3795,9 @@ def default_sslmode(host: str) -> str:
     if host.startswith(("/", "@")) or not {".", ":"} & set(host):
         return "prefer"
     try:
-        address = ipaddress.ip_address(host)
+        near = ipaddress.ip_address(host).is_private  # loopback is, and link-local
     except ValueError:
-        return "require"
-    near = address.is_private or address.is_loopback or address.is_link_local
+        near = False
     return "prefer" if near else "require"
 
 
@@ -3796,6 +3812,7 @@ def libpq_options(settings: Settings) -> dict[str, Any]:
         "passfile": f"{os.devnull}/none",  # the env file alone decides
         "sslmode": settings.sslmode,
         "sslrootcert": settings.sslrootcert or None,
+        "channel_binding": settings.channel_binding or None,
         "client_encoding": "UTF8",
         "application_name": APPLICATION,
         "connect_timeout": 15,
@@ -4020,7 +4037,7 @@ def connection_hint(settings: Settings, said: str) -> str:
     """Return the line of the env file to change after what libpq said."""
     role, _, project = settings.user.partition(".")
     known = {"role": role, "project": project or "<project>", "port": settings.port}
-    return find_hint(said, settings.host, **known)
+    return find_hint(said, settings.host, **known, file=settings.env_file)
 
 
 def awaited(
@@ -4394,7 +4411,8 @@ def database_failure(error: psycopg2.Error, holders: str = "") -> SnapshotError:
         or error.diag.message_hint
     )
     return SnapshotError(
-        excerpt(said + detail, 400), hint=excerpt(hint or "nothing was changed", 400)
+        excerpt(said + detail, 400),
+        hint=excerpt(hint or "-v shows all that the server said", 400),
     )
 
 
@@ -4449,7 +4467,7 @@ def connection_lost(error: psycopg2.Error) -> SnapshotError:
     cut = not said or re.match("invalid socket|error with status", said)
     return SnapshotError(
         f"the connection to the server was lost: {'it was cut' if cut else said}",
-        hint="nothing was changed; run the command again when the server is back",
+        hint="run the command again when the server is back",
     )
 
 
@@ -5290,7 +5308,7 @@ class Database:
         unread = "error in .read() call" in str(error)  # psycopg2's words
         if not unread and (error.pgcode or "")[:2] not in OF_THE_DATA:
             return SnapshotError(f"{where}: {plain}", hint=plain.hint)
-        hint = "correct the file; the target was not changed"
+        hint = "correct the file"
         if lost := function_hint(error):
             return SnapshotError(f"{where}: {plain}", hint=lost)
         if asked := self.find_function_asked(error, place["within"]):
@@ -5394,8 +5412,7 @@ class Database:
         except psycopg2.IntegrityError as error:
             raise damaged(
                 str(database_failure(error)),
-                "correct the files, or bring the rows that others refer to there "
-                "first; the target was not changed",
+                "correct the files, or bring the rows that others refer to there first",
             ) from error
 
     def bring_back(self, tie: Tie) -> None:
@@ -5490,7 +5507,7 @@ class Database:
             plain = database_failure(error)
             raise SnapshotError(
                 f"the materialized view {view.relation} cannot be refreshed: {plain}",
-                hint="qualify the names that its functions use; nothing was changed",
+                hint="qualify the names that its functions use",
             ) from error
 
 
@@ -6304,7 +6321,7 @@ def read_checked(path: Path, found: Mapping[str, str]) -> bytes:
 
 def exchanged(name: str) -> SnapshotError:
     return damaged(
-        f"{name} was changed while it was read; nothing was changed in the database",
+        f"{name} was changed while it was read",
         "run the command again when nobody writes to the folder",
     )
 
@@ -6481,7 +6498,7 @@ class CsvReader(io.RawIOBase):
             raise damaged(
                 f"{self.file.path.name} has {sent:,} rows, of which {rows:,} came",
                 "is there a line \\. in it, which ends the data? write it in "
-                'quotes: "\\."; the target was not changed',
+                'quotes: "\\."',
             )
 
     def close(self) -> None:
@@ -7652,10 +7669,10 @@ class Restore:
         """
         watch = LockWatch(self.report.note, self.options.lock_timeout)
         with Database(server, watch) as self.db:
-            question = self.preview()
-            if not question:
+            replaced = self.preview()
+            if not replaced:
                 return self.replace()
-        self.report.confirm(question, self.settings.dbname)
+        self.ask(replaced)
         with Database(server, watch) as self.db:
             self.begin()
             return self.replace()
@@ -7664,24 +7681,24 @@ class Restore:
         self.db.begin_restore()
         self.before = self.catalog = self.db.fetch_catalog()
 
-    def preview(self) -> str:
-        """Say what goes; return the question, if a person has to answer one.
+    def preview(self) -> Seq[Replaced]:
+        """Say what goes; return it if somebody has to agree.
 
-        What a blueprint drops is known when it was replayed: if somebody is asked, that
-        is done once before, and taken back.
+        Nobody has where a script restores a snapshot's own database. What a blueprint
+        drops is known when it was replayed: that is done once before, and taken back.
         """
         options, manifest = self.options, self.snapshot.manifest
         origin = self.db.fetch_origin(self.settings)
         home = bool(manifest and manifest.origin and manifest.origin.is_same(origin))
         self.begin()
         sure = options.scratch or options.yes or options.dry_run
-        asks = (
-            not (sure or (home and is_local(self.settings))) and self.report.can_ask()
-        )
+        safe = home and (is_local(self.settings) or not self.report.can_ask())
+        asks = not (sure or safe)
         gone: set[Relation] = set()
-        if asks and not options.data_only:
+        if asks and self.before.tables and not options.data_only:
             self.replay()
-            gone = self.going(self.db.fetch_catalog())
+            after, names = self.db.fetch_catalog(), names_of(self.before.tables)
+            gone = {name for name in names if not outlived(name, self.before, after)}
             self.db.rollback()
             self.begin()
         replaced = self.fetch_replaced(gone)
@@ -7690,7 +7707,40 @@ class Restore:
                 render_replacement(replaced, self.snapshot, self.settings, home=home)
             )
             self.report.record(replaced=replaced, home=home)
-        return render_question(replaced, self.settings) if asks and replaced else ""
+        return replaced if asks else ()
+
+    def ask(self, replaced: Seq[Replaced]) -> None:
+        """Have somebody agree; raise SnapshotError if nobody does, or can be asked."""
+        rows = rows_going(replaced)
+        names = [str(each.table.relation) for each in replaced]
+        if not self.report.can_ask():
+            raise usage_error(
+                f"not restored: {rows} rows of {enumeration(names)} would go",
+                f"add --yes if {self.settings} may lose them: without a terminal "
+                "nobody can be asked",
+            )
+        tables = f"{len(names):,} table{'' if len(names) == 1 else 's'}"
+        coming, source, how_old = self.source()
+        self.report.confirm(
+            f"Replace {rows} rows in {tables} with {coming}?\n"
+            f"  from  {shortened(source, 70 - len(how_old))}, {how_old}\n"
+            f"  into  {shortened(str(self.settings), 72)}\n",
+            *told_apart(self.settings),
+        )
+
+    def source(self) -> tuple[str, str, str]:
+        """Return for people which rows come, from which database, and how old."""
+        manifest = self.snapshot.manifest
+        if manifest is None:
+            return "those of the snapshot", "an unknown database", "of unknown age"
+        files = [each for each in manifest.files if self.is_chosen(each.relation)]
+        edited = any(file.rows is None for file in self.snapshot.csv_files)
+        rows = f"{'about ' * edited}{sum(file.rows for file in files):,} rows"
+        return rows, str(manifest.origin or manifest.database), age(manifest.created)
+
+    def is_chosen(self, relation: Relation) -> bool:
+        only = self.options.tables
+        return not only or any(matches(relation, each) for each in only)
 
     def fetch_replaced(self, gone: Collection[Relation]) -> list[Replaced]:
         """Return the tables that are emptied or dropped and have rows, or may have."""
@@ -7703,11 +7753,10 @@ class Restore:
         """Return the target's tables, each with the CSV that fills it again."""
         files = {file.path.name: file for file in self.snapshot.csv_files}
         named = dict(self.named(self.before.tables))
-        only = self.options.tables
         return [
             (table, files.get(named[table]))
             for table in self.before.tables
-            if not only or any(matches(table.relation, each) for each in only)
+            if self.is_chosen(table.relation)
         ]
 
     def named(self, tables: Iterable[Table]) -> list[tuple[Table, str]]:
@@ -7773,7 +7822,8 @@ class Restore:
         own = options.keep_schema_file
         script = read_script(own) if own else self.snapshot.script
         kept = Options(dir=options.keep, lock_timeout=options.lock_timeout)
-        KeptExport(self.settings, script, kept, self.report).run(self.db.settings)
+        with self.report.unlisted():
+            KeptExport(self.settings, script, kept, self.report).run(self.db.settings)
 
     def commit(self, copied: Iterable[Copied]) -> None:
         self.report.doing("committing")
@@ -7856,11 +7906,6 @@ class Restore:
             locked = going
             self.db.lock_tables(locked, "EXCLUSIVE")
             self.before = self.db.fetch_catalog()
-
-    def going(self, after: Catalog) -> set[Relation]:
-        """Return the tables that a replay takes."""
-        names = names_of(self.before.tables)
-        return {name for name in names if not outlived(name, self.before, after)}
 
     def coming(self) -> set[Relation]:
         """Return the tables that get rows of the snapshot."""
@@ -8024,10 +8069,7 @@ class Restore:
         loads = [Load(table, files[name]) for table, name in planned if name in files]
         faults += [fault for load in loads for fault in header_faults(load)]
         if faults:
-            raise damaged(
-                "; ".join(faults),
-                "correct the files or export again; the target was not changed",
-            )
+            raise damaged("; ".join(faults), "correct the files or export again")
         if not self.options.tables:
             return loads
         chosen = select_tables([each.table for each in loads], self.options.tables, ())
@@ -8099,7 +8141,7 @@ class Restore:
             if expected[each.relation] not in (None, each.rows)
         ]
         if faults:
-            raise damaged("; ".join(faults), "export again; the target was not changed")
+            raise damaged("; ".join(faults), "export again")
 
     def set_sequences(self) -> None:
         """Set the sequences of the loaded tables; unless some were chosen, the rest."""
@@ -8156,7 +8198,7 @@ class Restore:
         if differing:
             raise damaged(
                 f"the rows are not those of the snapshot: {'; '.join(differing)}",
-                "see whether something changes rows as they come; nothing was changed",
+                "see whether something changes rows as they come",
             )
 
     def check_unaltered(self) -> None:
@@ -8189,8 +8231,8 @@ class KeptExport(Export):
 
     done = ""
     hint = (
-        "nothing was changed; write the blueprint of what is there, export_restore.py "
-        "schema --output present.sql, and add --keep-schema-file present.sql"
+        "write the blueprint of what is there, export_restore.py schema --output "
+        "present.sql, and add --keep-schema-file present.sql"
     )
 
 
@@ -8443,10 +8485,11 @@ class Comparison:
         there = {table.relation: table for table in tables}
         files = {file.path.name: file for file in self.snapshot.csv_files}
         self.report.expect(sum(file.text_size for file in files.values()))
-        compared = [
-            self.compare_table(there.get(each.relation), files[each.path], each)
-            for each in self.manifest.files
-        ]
+        compared = []
+        for each in self.manifest.files:
+            table = there.get(each.relation)
+            compared.append(self.compare_table(table, files[each.path], each))
+            self.report.finished(compared[-1])
         self.report.doing("comparing the catalog")
         states = (*self.compare_sequences(catalog), *self.compare_views(catalog))
         return Verification(tuple(compared), states, tuple(self.compare_catalogs()))
@@ -8470,14 +8513,10 @@ class Comparison:
             if column.name not in file.header
         ]
         alike = dataclasses.replace(table, columns=(*stored, *others), key=entry.key)
-        start = time.monotonic()
         rows, digest = self.hash_rows(alike, file.text_size)
         kinds: tuple[RowDifferences, ...] = ()
         if digest != entry.text_sha256:
             kinds = self.compare_rows(alike, file)
-        seconds = time.monotonic() - start
-        copied = Copied(table.relation, rows, file.size, seconds, entry.path)
-        self.report.finished(copied, "differs" if kinds else "same")
         return Compared(entry.relation, rows, "", *kinds)
 
     def hash_rows(self, table: Table, size: int) -> tuple[int, str]:
@@ -8608,7 +8647,8 @@ def rehearse(settings: Settings | None, folder: Path, report: Report) -> Rehears
                 raise
             raise lack from error
         if snapshot.manifest:
-            check_equal(verify(scratch, folder, report), folder)
+            with report.unlisted():
+                check_equal(verify(scratch, folder, report), folder)
         with Database(scratch) as db:
             return Rehearsal(copied, db.version, snapshot.manifest is not None)
 
@@ -8728,18 +8768,23 @@ LINE_EVERY = 5.0  # seconds, where there is no terminal
 SMOOTHING = 0.03  # of the rate: what was ten seconds ago counts a fifth
 
 BAR = "|{bar:10}| "
-FIGURES = (
-    "{n_fmt} of {total_fmt}{unit}, {percentage:.0f} %, {rate_fmt}, {remaining} left"
-)
-FIGURES_WITHOUT_TOTAL = "{n_fmt}{unit}, {rate_fmt}"
+FIGURES = "{percentage:.0f} % of all {total_fmt}{unit}, {rate_fmt}, {remaining} left"
+FIGURES_WITHOUT_TOTAL = "{n_fmt}{unit} so far, {rate_fmt}"
+
+# What a result says of a table. Widths are for lines that come one by one.
+COPIED = ("table", "       rows", "    size", "seconds")
+COMPARED = ("table", "       rows", "  missing", "    extra", "  changed")
+TOTAL = Relation("public", "total")
+LARGEST = 15  # so many tables a restore names that takes their rows
 
 
 class Report:
     """Tell people, or under --json programs, what happens and what came of it.
 
-    The result alone goes to stdout. While a command works, a bar is the last line of
-    the terminal, and what else is said goes above it; where there is no terminal, a
-    line comes every few seconds.
+    The result alone goes to stdout: to a terminal a line as each table is done, to
+    anything else as a whole at the end. While a command works, a bar is the last line
+    of the terminal of stderr, and what else is said goes above it; where that is no
+    terminal, a line comes every few seconds.
     """
 
     def __init__(self, program: str = "export_restore", unit: str = "B") -> None:
@@ -8747,12 +8792,15 @@ class Report:
         self._program, self._unit = program, unit
         self._facts: dict[str, Any] = {"command": None, "status": None}
         self._notes: list[str] = []
+        self.remains: Callable[[], str] = str  # what a failure leaves as it was
         self._start = self._begun = self._since = time.monotonic()
         self._label = ""  # what is going on; empty: nothing worth a line
         self._moving = False  # it moves bytes; else it only takes its time
         self._done = self._total = 0  # bytes that went by, of those known or estimated
-        self._untold: list[str] = []  # tables that are done, until a bar shows
-        self._bar: tqdm[NoReturn] | None = None  # that a terminal shows
+        self._lists = True  # tables that are done now are the result's
+        self._listed = False  # a terminal has lines of the result
+        self._bar: tqdm[NoReturn] | None = None  # for a terminal
+        self._drawn = False  # the bar stands there
         self._lock = threading.RLock()  # of the terminal
 
     # What happens.
@@ -8799,24 +8847,33 @@ class Report:
         yield self.advance
         self.settle(size, self._done - before)
 
-    def finished(self, copied: Copied, verdict: str = "") -> None:
-        """Say that a table is done; where no bar shows, the result says so soon."""
-        name = shortened(str(copied.relation), 32)
-        line = f"{name:<20}  {copied.rows:>11,} rows  {human_size(copied.size):>8}"
-        with self._lock:
-            self._untold.append(f"{line}  {copied.seconds:>8.2f} s  {verdict}".rstrip())
-            if self.options.verbose:
-                self._say(self._untold.pop())
+    def finished(self, done: Copied | Compared) -> None:
+        """Say that a table is done: a terminal shows its line of the result at once."""
+        talks = self._lists and not (self.options.quiet or self.options.json)
+        if talks and sys.stdout.isatty():
+            heading, line = render_tables([done])
+            text = line if self._listed else f"{heading}\n{line}"
+            # That it takes nothing is told at the end.
+            with self.aside(), contextlib.suppress(OSError):
+                print(text, flush=True)
+            self._listed = True
+
+    @contextlib.contextmanager
+    def unlisted(self) -> Iterator[None]:
+        """Do a part of the job whose tables are not those of the result."""
+        self._lists = False
+        yield
+        self._lists = True
 
     def can_ask(self) -> bool:
         """Tell whether a person sees what we say, and can answer."""
         return sys.stdin.isatty() and sys.stderr.isatty()
 
-    def confirm(self, question: str, wanted: str) -> None:
+    def confirm(self, question: str, what: str, wanted: str) -> None:
         """Ask a person to type a word; raise SnapshotError for anything else."""
         answer = ""
         with self.aside():
-            self._say(question, end="")
+            self._say(f"{question}To go on, type the {what}, {wanted}: ", end="")
             try:
                 answer = sys.stdin.readline()
             finally:
@@ -8825,7 +8882,7 @@ class Report:
         if answer.strip() != wanted.strip():
             said = f"{excerpt(answer)!r} is not" if answer.strip() else "nobody typed"
             raise SnapshotError(
-                f"not restored: {said} the database's name",
+                f"not restored: {said} the {what}",
                 hint=f"type {wanted} if you mean that database, or add --yes",
             )
 
@@ -8849,12 +8906,10 @@ class Report:
     def aside(self) -> Iterator[None]:
         """Keep the bar off the terminal, and everybody else, for something else."""
         with self._lock:
-            if self._bar is not None:
+            if self._bar is not None and self._drawn:
                 with contextlib.suppress(OSError, ValueError):
                     self._bar.clear(nolock=True)
-                lines, self._untold = self._untold, []
-                if lines:
-                    self._say("\n".join(lines))
+                self._drawn = False
             yield
 
     def _watch(self, over: threading.Event) -> None:
@@ -8870,9 +8925,8 @@ class Report:
                     bar = self._new_bar(sys.stderr if terminal else io.StringIO())
                 if terminal:
                     self._bar, wait = bar, TICK
-                if terminal and self._untold:
-                    self._say(self._untold.pop())  # after the others
                 self._draw(bar)
+                self._drawn = True
                 if not terminal:
                     self._say(str(bar))
 
@@ -8898,8 +8952,8 @@ class Report:
             bar.unpause()  # the rate is that of bytes that move
             figures = bar.format_interval(time.monotonic() - self._since)
         bar.bar_format = f"{BAR if bar is self._bar else ''}{figures}  {{desc}}"
-        bar.update(self._done - bar.n)
         bar.desc = ""
+        bar.update(self._done - bar.n)
         room = (bar.ncols or 80) - len(str(bar)) - 1  # some terminals wrap at the last
         bar.desc = printable(shortened(self._label, max(room, 8)))
         bar.refresh(nolock=True)
@@ -8927,18 +8981,19 @@ class Report:
         rows, size = sum(c.rows for c in copied), sum(c.size for c in copied)
         total = {"rows": rows, "bytes": size, "seconds": round(seconds, 3)}
         self.record(tables=copied, total=total)
-        whole = Copied(Relation("public", "total"), rows, size, seconds, "")
-        lines = [
-            (str(c.relation), f"{c.rows:,}", human_size(c.size), f"{c.seconds:.2f}")
-            for c in (*copied, whole)
-        ]
-        table = render_table(("table", "rows", "size", "seconds"), lines)
-        self.tell(f"{table}\n\n{summary}")
+        self.tell_tables((*copied, Copied(TOTAL, rows, size, seconds, "")), summary)
+
+    def tell_tables(self, tables: Seq[Copied | Compared], text: str) -> None:
+        """Print tables and their total, as far as they are not told yet, and a text."""
+        heading, *lines = render_tables(tables)
+        lines = lines[-1:] if self._listed else [heading, *lines]
+        self._listed = False
+        self.tell("\n".join([*lines, "", text]))
 
     def tell(self, text: str | bytes) -> None:
         """Print a result, or a file's very bytes; the work that it came of is over."""
         self.doing("")
-        if not self.options.json:
+        if not self.options.json and not self.options.quiet:
             with self._stdout():
                 if isinstance(text, bytes):
                     sys.stdout.buffer.write(text)
@@ -8970,7 +9025,10 @@ class Report:
         return status
 
     def close(self, status: int) -> int:
-        """Print the object of --json; return the exit status."""
+        """Print the object of --json; return the exit status.
+
+        However a command came to nothing, its last words are what that has left.
+        """
         try:
             with self._stdout():
                 if self.options.json:
@@ -8979,7 +9037,10 @@ class Report:
                     print(json.dumps(self._facts, indent=2, default=as_data))
         except SnapshotError as error:
             untold = self.failed(error)
-            return status or untold
+            status = status or untold
+        gone_well = (EXIT_DONE, EXIT_UNTOLD, EXIT_UNKNOWN, EXIT_BROKEN_PIPE)
+        if status not in gone_well and (words := self.remains()):
+            self._say(words)
         return status
 
     def _say(self, text: str, end: str = "\n") -> None:
@@ -9045,26 +9106,61 @@ def render_replacement(
     first = f"the snapshot in {snapshot.folder} is {source}"
     if not replaced:
         return f"{first}\nnothing is lost in {where}: no table that goes has rows"
+    return f"{first}\nto be replaced in {where}:\n{render_rows_gone(replaced)}\n"
+
+
+def render_rows_gone(replaced: Iterable[Replaced]) -> str:
+    """Return the largest of the tables whose rows go, and a sum of the others.
+
+    First comes what the snapshot does not bring back, and what nobody can count.
+    """
+    order = sorted(
+        replaced,
+        key=lambda each: (
+            bool(each.file),
+            -each.now.rows if each.now else -sys.maxsize,
+        ),
+    )
     rows = []
-    for each in replaced:
+    for each in order[:LARGEST]:
         then = "-" if each.file is None else "?"
         if each.file and each.file.rows is not None:
             then = f"{each.file.rows:,}"
         rows.append((str(each.table.relation), str(each.now or "?"), then))
-    table = render_table(("table", "rows now", "rows then"), rows)
-    return f"{first}\nto be replaced in {where}:\n{table}\n"
+    headings = ("table", "rows now", "rows then")
+    table = render_table(headings, rows, room_on(sys.stderr))
+    rest = [each.now for each in order[LARGEST:]]
+    known = [now for now in rest if now]
+    exact = all(now.exact for now in known)
+    total = RowCount(sum(now.rows for now in known), exact) if known == rest else "?"
+    return table + (f"\nand {len(rest):,} more, {total} rows" if rest else "")
 
 
-def render_question(replaced: Seq[Replaced], settings: Settings) -> str:
-    """Return what a person has to answer with the database's name."""
-    tables = f"{len(replaced):,} table{'' if len(replaced) == 1 else 's'}"
-    return (
-        f"Replace {tables} in {settings}?\n"
-        f"To go on, type the database's name, {settings.dbname}: "
-    )
+def rows_going(replaced: Iterable[Replaced]) -> str:
+    """Return how many rows go, as far as we may see them."""
+    counts = [each.now for each in replaced]
+    told = " ".join(str(count or "over") for count in counts)
+    vague = next((word for word in ("over", "about") if word in told), "")
+    return f"{vague} {sum(count.rows for count in counts if count):,}".lstrip()
 
 
-def age(created: str) -> str:
+# What providers call the database of every project.
+PROVIDED_NAMES = ("postgres", "neondb", "defaultdb")
+
+
+def told_apart(settings: Settings) -> tuple[str, str]:
+    """Return what tells a database from others that have its name: what, and that."""
+    role, _, project = settings.user.partition(".")
+    direct = re.search(SUPABASE_DIRECT, settings.host)
+    pooled = role == "postgres" or re.search(SUPABASE_POOLER, settings.host)
+    if settings.dbname not in PROVIDED_NAMES:
+        return "database's name", settings.dbname
+    if direct or (project and pooled):
+        return "project's ID", direct["project"] if direct else project
+    return "host", settings.host
+
+
+def age(created: str, form: str = "{} old") -> str:
     """Return how old a snapshot is: 2 days old."""
     import calendar
 
@@ -9074,24 +9170,67 @@ def age(created: str) -> str:
         seconds = -1
     if seconds < 0:  # another machine's clock
         return f"of {created}"
-    return f"{span(seconds) if seconds >= 60 else 'less than a minute'} old"
+    return form.format(span(seconds) if seconds >= 60 else "less than a minute")
 
 
-def render_table(headings: Seq[str], rows: Seq[Seq[str]]) -> str:
-    """Return aligned columns: the first to the left, the others to the right."""
+def render_tables(tables: Seq[Copied | Compared]) -> list[str]:
+    """Return the lines of a result for stdout, the first of headings."""
+    headings = COPIED if isinstance(tables[-1], Copied) else COMPARED
+    rows = list(map(cells_of, tables))
+    return printable(render_table(headings, rows, room_on(sys.stdout))).split("\n")
+
+
+def cells_of(done: Copied | Compared) -> tuple[str, ...]:
+    """Return what a result says of a table."""
+    name = str(done.relation)
+    if isinstance(done, Copied):
+        size, seconds = human_size(done.size), f"{done.seconds:.2f}"
+        return name, f"{done.rows:,}", size, seconds
+    counts = [done.rows, done.missing.count, done.extra.count, done.changed.count]
+    return name, *("-" if done.rows is None else f"{count:,}" for count in counts)
+
+
+def render_table(
+    headings: Seq[str], rows: Seq[Seq[str]], room: int = sys.maxsize
+) -> str:
+    """Return aligned columns, the first of them last: a name, cut to fit the room."""
     lines = [headings, *rows]
-    first, *others = (max(map(len, column)) for column in zip(*lines, strict=True))
+    _, *columns = zip(*lines, strict=True)
+    widths = [max(map(len, column)) for column in columns]
+    left = room - sum(widths) - 2 * len(widths)
     return "\n".join(
-        "  ".join([line[0].ljust(first), *map(str.rjust, line[1:], others)]).rstrip()
-        for line in lines
+        "  ".join([*map(str.rjust, cells, widths), shortened(name, max(left, 8))])
+        for name, *cells in lines
     )
 
 
-def shortened(text: str, width: int) -> str:
+def room_on(stream: TextIO) -> int:
+    """Return how many columns a line may have on a terminal, or anywhere else."""
+    try:
+        columns = os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):
+        return sys.maxsize
+    return (columns or 80) - 1  # some terminals wrap at the last
+
+
+def columns_of(text: str) -> int:
+    """Return how many columns a terminal needs for a text."""
+    return sum(
+        2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text
+    )
+
+
+def shortened(text: str, columns: int) -> str:
     """Return a text on one line, cut in the middle: names often begin alike."""
-    line = " ".join(text.split())
-    tail = (width - 1) // 2
-    return line if len(line) <= width else f"{line[: width - 1 - tail]}…{line[-tail:]}"
+    head = tail = " ".join(text.split())
+    if columns_of(head) <= columns:
+        return head
+    head, tail = head[:columns], tail[-columns:]
+    while columns_of(tail) > (columns - 1) // 2:
+        tail = tail[1:]
+    while columns_of(head) + columns_of(tail) > columns - 1:
+        head = head[:-1]
+    return f"{head}…{tail}"
 
 
 def human_size(size: float) -> str:
@@ -9172,10 +9311,12 @@ class Options:
 
 def command_export(options: Options, report: Report) -> int:
     """Run the command export."""
-    settings = read_settings(options.env_file)
+    settings = read_settings(options.env_file, report.note)
     report.record(database=settings, folder=str(options.dir.absolute()))
     report.note(f"exporting {settings} to {options.dir}")
+    report.remains = lambda: held_by(options.dir)
     copied = export(settings, options, report)
+    report.remains = str
     report.result(
         copied,
         f"The snapshot is in {options.dir}. Bring it back, here or elsewhere, with:\n"
@@ -9188,11 +9329,24 @@ def command_export(options: Options, report: Report) -> int:
     return EXIT_DONE
 
 
+def held_by(folder: Path) -> str:
+    """Return what a folder holds after an export that came to nothing."""
+    with contextlib.suppress(SnapshotError, OSError):
+        for place in (folder / READY_FOLDER, folder):
+            if manifest := read_manifest(place / MANIFEST_FILE):
+                of_then = age(manifest.created, "of {} ago")
+                return f"{folder} still holds the snapshot {of_then}"
+        if not (folder.is_dir() and any(folder.iterdir())):
+            return f"{folder} holds no snapshot"
+    return f"{folder} is as it was"
+
+
 def command_restore(options: Options, report: Report) -> int:
     """Run the command restore."""
-    settings = read_settings(options.env_file)
+    settings = read_settings(options.env_file, report.note)
     report.record(database=settings, folder=str(options.dir.absolute()))
     report.note(f"restoring {options.dir} into {settings}")
+    report.remains = lambda: f"{settings} is as it was"
     if options.keep_schema_file and not options.keep:
         raise usage_error(
             "--keep-schema-file goes with --keep",
@@ -9223,18 +9377,17 @@ def command_verify(options: Options, report: Report) -> int:
     report.note(f"comparing {settings} with {options.dir}")
     found = verify(settings, options.dir, report)
     report.record(equal=found.equal, **as_data(found))
-    rows = []
-    for each in found.tables:
-        counts = (each.rows, each.missing.count, each.extra.count, each.changed.count)
-        cells = ("-" if each.rows is None else f"{count:,}" for count in counts)
-        rows.append((str(each.relation), *cells))
     verdict = "equals" if found.equal else "differs from"
-    parts = (
-        render_table(("table", "rows", "missing", "extra", "changed"), rows),
-        "\n".join(render_verification(found)),
-        f"{settings} {verdict} the snapshot in {options.dir}.",
+    sentence = f"{settings} {verdict} the snapshot in {options.dir}."
+    differences = "\n".join(render_verification(found))
+    kinds = [(each.missing, each.extra, each.changed) for each in found.tables]
+    counts = [sum(each.count for each in kind) for kind in zip(*kinds, strict=True)]
+    rows = sum(each.rows or 0 for each in found.tables)
+    total = Compared(TOTAL, rows, "", *map(RowDifferences, counts))
+    options.quiet &= found.equal  # what is wrong is said even so
+    report.tell_tables(
+        (*found.tables, total), "\n\n".join(filter(None, (differences, sentence)))
     )
-    report.tell("\n\n".join(filter(None, parts)))
     return EXIT_DONE if found.equal else EXIT_DAMAGED
 
 
@@ -9255,7 +9408,7 @@ def run_rehearsal(settings: Settings | None, folder: Path, report: Report) -> No
     proof = "compared to the byte" if compared else "compared with nothing"
     report.result(
         rehearsal.copied,
-        f"The snapshot in {folder} can be restored: it was, on PostgreSQL {version}, "
+        f"The snapshot in {folder} can be restored: it was, on PostgreSQL {version},\n"
         f"{proof}, and nothing is left of it.",
     )
     report.record(server_version=version, compared=compared)
@@ -9280,13 +9433,14 @@ def command_schema(options: Options, report: Report) -> int:
     report.record(written_by=written_by, left_out=blueprint.left_out)
     report.record(text=None if output else text)
     said = f"{output} describes {settings}; {written_by} wrote it."
+    options.quiet &= bool(output)  # what is asked for is no talk
     report.tell(said if output else text.encode())
     return EXIT_DONE
 
 
 OUTPUT = """
 output:
-  -q, --quiet  say nothing but the result and errors
+  -q, --quiet  say nothing unless something is wrong
   -v, --verbose  say what is done when, and what caused an error
   --json  print the result, or the error, as a JSON object
   -h, --help  show this help
@@ -9447,11 +9601,17 @@ def job_count(text: str) -> int:
     return int(text)
 
 
+def folder_path(text: str) -> Path:
+    """Return a folder's path, whole if it is but dots: . makes no sentence."""
+    path = Path(text)
+    return path if path.name.strip(".") else path.resolve()
+
+
 # How an option is read, by what the help calls its value.
 VALUES: dict[str, dict[str, Any]] = {
     "": {"action": "store_true"},
     "FILE": {"type": Path},
-    "DIR": {"type": Path},
+    "DIR": {"type": folder_path},
     "PATTERN": {"nargs": "+"},
     "N": {"type": job_count},
     "SECONDS": {"type": seconds},

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Create the sample tables from schema.sql and fill them with believable data.
 
-Whatever the three tables held before is gone: every run gives a fresh baseline.
+Every run gives a fresh baseline. What it did not make itself goes with --yes alone,
+unless the server is the embedded one.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ if __name__ == "__main__" and signal.getsignal(2) is signal.default_int_handler:
     signal.signal(2, signal.SIG_DFL)  # Ctrl-C while nothing has begun needs no words
 
 import argparse
+import contextlib
 import csv
+import difflib
 import io
 import itertools
 import os
 import random
+import re
 import shlex
 import shutil
 import subprocess
@@ -26,27 +30,41 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from export_restore import (
+    COLUMN_ORDER,
     EMBEDDED,
     EXIT_DONE,
+    EXIT_STATUS,
     EXIT_USAGE,
+    OUTPUT,
+    REMARKS,
+    VALUES,
+    VERSION,
+    WHOLE_RELATIONS,
+    CatalogLine,
     Database,
+    LockWatch,
+    Options,
     OwnServer,
+    Parser,
     Relation,
     Report,
     Settings,
     SnapshotError,
+    Table,
+    add_options,
     become_program,
     find_schema_file,
-    is_local,
+    names_of,
     reachable,
     read_script,
     read_settings,
     render_table,
     run_command,
+    shown,
+    usage_error,
 )
 
 # ---- Constants — no code ------------------------------------------------------------
@@ -60,7 +78,7 @@ NEWEST = datetime(2026, 6, 30, 18, 0, tzinfo=timezone.utc)  # fixed: --seed must
 REGIONS = ("North", "South", "East", "West", "Île-de-France", "São Paulo", "関東")
 OPEN_STATUSES = ("new", "contacted", "qualified", "proposal")
 CLOSED_STATUSES = ("won", "lost")
-REMARKS = (
+SAYINGS = (
     'Asked for the "enterprise" plan, again.',
     "Call back on Monday,\nnot before 10:00.",
     "Prefers e-mail; phone number is a fax, really.",
@@ -79,6 +97,18 @@ LEAD_COLUMNS = (
     "notes", "created_at", "closed_at",
 )  # fmt: skip
 FEEDBACK_COLUMNS = ("lead_id", "rating", "comment", "created_at")
+
+SAMPLE = {Relation("public", name) for name in ("agents", "leads", "feedback")}
+# Rows of ours have addresses like nobody else's, and came in one transaction: who has
+# changed a row since, or added one, did so in another.
+ASK_WHETHER_OURS = """
+    SELECT count(DISTINCT transaction) <= 1 AND every(ours) IS NOT FALSE FROM (
+        SELECT xmin::text, email LIKE '%.' || id || '@example.com' FROM public.agents
+        UNION ALL
+        SELECT xmin::text, email LIKE '%.' || id || '@example.org' FROM public.leads
+        UNION ALL SELECT xmin::text, NULL FROM public.feedback
+    ) AS r (transaction, ours)
+"""
 
 Row = tuple[Any, ...]
 
@@ -204,7 +234,7 @@ def closing_time(rng: random.Random, created: datetime) -> datetime | None:
 
 def remark(rng: random.Random, sentences: Sequence[str]) -> str:
     """Return what a salesperson would note down, awkward characters among it."""
-    return rng.choice(REMARKS if rng.random() < 0.3 else sentences)
+    return rng.choice(SAYINGS if rng.random() < 0.3 else sentences)
 
 
 def maybe(rng: random.Random, share: float, value: str) -> str | None:
@@ -245,70 +275,105 @@ def render_csv(columns: Sequence[str], rows: Iterable[Row]) -> str:
     return text.getvalue()
 
 
-def check_expendable(db: Database, settings: Settings) -> None:
-    """Raise SnapshotError if rows on another machine would be thrown away."""
-    tables = (
-        "SELECT to_regclass('agents'), to_regclass('leads'), to_regclass('feedback')"
-    )
-    there = [name for name in db.fetch(tables)[0] if name]
-    filled = [name for name in there if db.fetch(f"SELECT FROM {name} LIMIT 1")]
-    if filled:
+def run_schema(db: Database) -> None:
+    """Run schema.sql inside the open transaction."""
+    file = find_schema_file(None)
+    db.use_settings_of_source({})
+    db.run_script(read_script(file).statements, str(file))
+
+
+def check_expendable(db: Database) -> None:
+    """Raise SnapshotError if schema.sql takes what this program did not make.
+
+    What that is a run shows that is taken back. Then the tables are locked: nobody
+    adds a row between a look at them and their end.
+    """
+    before, lines = db.fetch_catalog(), db.fetch_catalog_lines(managed=())
+    storage = db.fetch_storage(before.tables)
+    run_schema(db)
+    kept = db.fetch_storage(before.tables)
+    there = {line.text for line in db.fetch_catalog_lines(managed=())}
+    db.rollback()
+    db.begin_restore()
+    lost = [line for line in lines if line.text not in there]
+    going = [each for each in before.tables if kept.get(each.oid) != storage[each.oid]]
+    db.lock_tables(going, "EXCLUSIVE")
+    if losses := [*lost_tables(db, going, lost), *lost_objects(going, lost)]:
         raise SnapshotError(
-            f"{settings} has rows in {', '.join(filled)}, which would be replaced",
-            hint="add --yes if that is what you want",
+            f"{db.settings} would lose more than the sample as setup_db.py makes it",
+            lines=losses,
+            hint="set DB_NAME to another database, or lose all that with --yes",
             code=EXIT_USAGE,
         )
+
+
+def lost_tables(
+    db: Database, going: Sequence[Table], lost: Iterable[CatalogLine]
+) -> Iterator[str]:
+    """Yield the tables that are not as a run of this program leaves them."""
+    altered = {line.relation for line in lost}
+    ours = names_of(going) - altered >= SAMPLE and db.fetch(ASK_WHETHER_OURS)[0][0]
+    counts = db.fetch_row_counts(going)
+    for table in going:
+        rows = counts.get(table.oid)
+        expendable = (rows and not rows.rows) or (ours and table.relation in SAMPLE)
+        if table.relation in altered or not expendable:
+            yield f"table {table.relation}: {rows or 'unknown'} rows"
+
+
+def lost_objects(going: Iterable[Table], lost: Sequence[CatalogLine]) -> Iterator[str]:
+    """Yield what else goes, by CASCADE above all: views, foreign keys, functions."""
+    whole = {line.relation for line in lost if line.kind in WHOLE_RELATIONS}
+    for line in lost:
+        part = line.relation in whole and line.kind not in WHOLE_RELATIONS
+        belongs = line.relation in names_of(going) or " owned by " in line.text
+        if not (part or belongs or line.kind in (*REMARKS, COLUMN_ORDER)):
+            yield shown(line.key)
 
 
 # ---- Jobs — each reads like what it does ---------------------------------------------
 
 
-def set_up(settings: Settings, arguments: argparse.Namespace, report: Report) -> None:
-    """Replay schema.sql and fill its tables, all in one transaction."""
-    script_file = find_schema_file(None)
-    script = read_script(script_file)
+def set_up(settings: Settings, options: SetupOptions, report: Report) -> None:
+    """Run schema.sql and fill its tables, all in one transaction."""
     start = time.monotonic()
-    with reachable(settings) as server, Database(server) as db:
-        if not (is_local(settings) or arguments.yes):
-            check_expendable(db, settings)
+    watch = LockWatch(report.note)
+    with reachable(settings) as server, Database(server, watch) as db:
         db.begin_restore()
-        db.use_settings_of_source({})
-        db.run_script(script.statements, str(script_file))
-        counts = fill(db, arguments, report)
+        if not (options.yes or settings.host == EMBEDDED):
+            check_expendable(db)
+        run_schema(db)
+        counts = fill(db, options, report)
         db.commit()
-    rows = [(name, f"{count:,}") for name, count in counts]
-    summary = f"Created in {settings} in {time.monotonic() - start:.1f} s."
-    report.tell(f"{render_table(('table', 'rows'), rows)}\n\n{summary}")
-
-
-def fill(
-    db: Database, arguments: argparse.Namespace, report: Report
-) -> list[tuple[str, int]]:
-    """Make up the rows and load them; return each table's name and row count."""
-    report.doing("making up people")
-    fillings = plan_fillings(arguments)
-    report.expect(sum(filling.count for filling in fillings))
-    return [(filling.table, load(db, filling, report)) for filling in fillings]
-
-
-def plan_fillings(arguments: argparse.Namespace) -> list[Filling]:
-    """Return what goes into each table, referenced tables first."""
-    rng = random.Random(arguments.seed)  # noqa: S311 - sample data, no secrets
-    people = make_people(arguments.seed)
-    sentences = make_sentences(arguments.seed)
-    n_agents, n_leads, n_feedback = (
-        arguments.agents,
-        arguments.leads,
-        arguments.feedback,
+        db.analyze(Relation("public", name) for name in counts)
+    report.record(database=settings, rows=counts)
+    table = render_table(
+        ("table", "rows"), [(name, f"{count:,}") for name, count in counts.items()]
     )
-    agents = make_agents(rng, people, n_agents)
-    leads = make_leads(rng, people, sentences, n_leads, n_agents)
+    seconds = time.monotonic() - start
+    report.tell(f"{table}\n\nCreated in {settings} in {seconds:.1f} s.")
+
+
+def fill(db: Database, options: SetupOptions, report: Report) -> dict[str, int]:
+    """Make up the rows and load them; return each table's row count."""
+    report.doing("making up people")
+    fillings = plan_fillings(options)
+    report.expect(sum(filling.count for filling in fillings))
+    return {filling.table: load(db, filling, report) for filling in fillings}
+
+
+def plan_fillings(options: SetupOptions) -> list[Filling]:
+    """Return what goes into each table, referenced tables first."""
+    rng = random.Random(options.seed)  # noqa: S311 - sample data, no secrets
+    people, sentences = make_people(options.seed), make_sentences(options.seed)
+    agents = make_agents(rng, people, options.agents)
+    leads = make_leads(rng, people, sentences, options.leads, options.agents)
     asked: list[datetime] = []
-    feedback = make_feedback(rng, sentences, n_feedback, asked)
+    feedback = make_feedback(rng, sentences, options.feedback, asked)
     return [
-        Filling("agents", AGENT_COLUMNS, agents, n_agents),
-        Filling("leads", LEAD_COLUMNS, noting_time(leads, asked), n_leads),
-        Filling("feedback", FEEDBACK_COLUMNS, feedback, n_feedback),
+        Filling("agents", AGENT_COLUMNS, agents, options.agents),
+        Filling("leads", LEAD_COLUMNS, noting_time(leads, asked), options.leads),
+        Filling("feedback", FEEDBACK_COLUMNS, feedback, options.feedback),
     ]
 
 
@@ -322,21 +387,23 @@ def noting_time(leads: Iterable[Row], asked: list[datetime]) -> Iterator[Row]:
 def serve(settings: Settings) -> None:
     """Keep the embedded server running until Ctrl-C, and say how to reach it."""
     if settings.host != EMBEDDED:
-        raise SnapshotError(
+        raise usage_error(
             f"--serve is for DB_HOST=embedded; {settings} runs on its own",
-            hint="leave out --serve",
-            code=EXIT_USAGE,
+            "leave out --serve",
         )
     with reachable(settings) as server:
-        print(f"{settings} is running until you press Ctrl-C. Reach it with:")
-        print(f"  {psql_line(settings, server)}")
-        print(
-            f"or from pgAdmin: host {server.host}, port {server.port}, "
-            f"database {server.dbname}, user {server.user}, "
-            + (f"password {server.password}" if server.password else "no password"),
-            flush=True,
-        )
-        wait_for_interrupt()
+        with contextlib.suppress(KeyboardInterrupt):
+            print(f"{settings} is running until you press Ctrl-C. Reach it with:")
+            print(f"  {psql_line(settings, server)}")
+            print(
+                f"or from pgAdmin: host {server.host}, port {server.port}, "
+                f"database {server.dbname}, user {server.user}, "
+                + (f"password {server.password}" if server.password else "no password"),
+                flush=True,
+            )
+            while True:
+                time.sleep(3600)
+        print("\nStopping the server.", file=sys.stderr)
 
 
 def psql_line(settings: Settings, server: Settings) -> str:
@@ -348,69 +415,100 @@ def psql_line(settings: Settings, server: Settings) -> str:
     return joined([psql, *place, server.dbname])
 
 
-def wait_for_interrupt() -> None:
-    """Sleep until Ctrl-C."""
-    try:
-        while True:
-            time.sleep(3600)
-    except KeyboardInterrupt:
-        print("\nStopping the server.", file=sys.stderr)
-
-
 # ---- Command line — the only room that exits -----------------------------------------
 
+PROGRAM = "python setup_db.py"
+OPTIONS = f"""\
+where:
+  --env-file FILE  how to reach the database (default: .env)
+what to make up:
+  --agents ROWS  how many agents (default: 20)
+  --leads ROWS  how many leads (default: 500)
+  --feedback ROWS  how much feedback (default: 800)
+  --seed NUMBER  the same number gives the same data (default: 1)
+what is there now:
+  --yes  replace it even if this program did not make it
+instead:
+  --serve  keep the embedded server running, for psql or pgAdmin
+{OUTPUT}"""
+EXAMPLES = """\
+examples:
+  Fill the database of .env:
+    python setup_db.py
+  Fill another one, with more rows and other people:
+    python setup_db.py --env-file test.env --leads 50000 --seed 2
+  Keep the embedded server up, and see how psql reaches it:
+    python setup_db.py --serve
+"""
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="setup_db",
-        description="Create the sample tables agents, leads and feedback from "
-        "schema.sql, and fill them. Rows they had before are gone.",
+
+@dataclass
+class SetupOptions(Options):
+    """What a command line asks for."""
+
+    agents: int = 20
+    leads: int = 500
+    feedback: int = 800
+    seed: int = 1
+    serve: bool = False
+
+
+class SetupParser(Parser):
+    """A parser that knows these options when it asks what was meant."""
+
+    def error(self, message: str) -> NoReturn:
+        wrong = re.search(r"arguments: (--[\w-]+)", message)
+        known = re.findall(r"--[a-z-]+", OPTIONS)
+        near = difflib.get_close_matches(wrong[1], known, 1) if wrong else []
+        meant = f"did you mean {near[0]}? " if near else ""
+        raise usage_error(message, f"{meant}see {self.prog} --help")
+
+
+def build_parser() -> Parser:
+    """Return the parser; what nobody says it leaves to the defaults of SetupOptions."""
+    parser = SetupParser(
+        prog=PROGRAM,
+        usage=f"{PROGRAM} [options]",
+        description="Create the sample tables of schema.sql (agents, leads, feedback), "
+        "and fill them.",
+        epilog=EXAMPLES + re.sub(r"  3 .*\n", "", EXIT_STATUS),
+        argument_default=argparse.SUPPRESS,
+        add_help=False,
     )
-    add = parser.add_argument
-    add("--env-file", type=Path, default=Path(".env"), metavar="FILE",
-        help="how to reach the database (default: %(default)s)")  # fmt: skip
-    for name, default in (("agents", 20), ("leads", 500), ("feedback", 800)):
-        add(f"--{name}", type=row_count, default=default, metavar="N",
-            help=f"how many {name} to make up (default: %(default)s)")  # fmt: skip
-    add("--seed", type=int, default=1, metavar="N",
-        help="the same number gives the same data (default: %(default)s)")  # fmt: skip
-    add("--yes", action="store_true",
-        help="replace rows even if the database is on another machine")  # fmt: skip
-    add("--serve", action="store_true",
-        help="keep the embedded server running, for psql or pgAdmin")  # fmt: skip
-    add("-q", "--quiet", action="store_true", help="show no progress")
+    VALUES.update(ROWS={"type": row_count}, NUMBER={"type": int})
+    add_options(parser, OPTIONS)
+    version = f"setup_db {VERSION}"
+    parser.add_argument("--version", action="version", version=version)
     parser.set_defaults(run=command_setup)
     return parser
 
 
 def row_count(text: str) -> int:
-    """Return a number of rows; argparse tells the user if it is none."""
-    count = int(text)
-    if count < 0:
-        raise ValueError(text)
-    return count
+    """Return the number of rows that an argument says."""
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise argparse.ArgumentTypeError(f"{text} is no number of rows")
+    return int(text)
 
 
-def command_setup(arguments: argparse.Namespace, report: Report) -> int:
+def command_setup(options: SetupOptions, report: Report) -> int:
     """Do what the command line asks for."""
-    settings = read_settings(arguments.env_file)
-    if arguments.serve:
+    settings = read_settings(options.env_file)
+    if options.serve:
         serve(settings)
-        return EXIT_DONE
-    if arguments.feedback and not arguments.leads:
-        raise SnapshotError(
-            "feedback needs leads to be about",
-            hint="raise --leads, or set --feedback 0",
-            code=EXIT_USAGE,
+    elif options.feedback and not options.leads:
+        raise usage_error(
+            "feedback needs leads to be about", "raise --leads, or set --feedback 0"
         )
-    set_up(settings, arguments, report)
+    else:
+        set_up(settings, options, report)
     return EXIT_DONE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: sys.argv) and return the exit status."""
     report = Report("setup_db", unit=" rows")
+    words = sys.argv[1:] if argv is None else argv
+    report.options = SetupOptions(json="--json" in words)
     return run_command(report, build_parser(), argv)
 
 

@@ -148,7 +148,7 @@ def draw_promise(folder: Path) -> None:
         terminal.run('psql -c "DELETE FROM leads WHERE id = 4711"')
         terminal.run("python export_restore.py verify -q")
         terminal.run("python export_restore.py restore -q")
-        terminal.run("python export_restore.py verify -q")
+        terminal.run("python export_restore.py verify")
         terminal.draw("walk", "export, lose a row, restore")
 
 

@@ -3,6 +3,7 @@
     python -m pip install -r requirements.txt pgadmin4 playwright
     python docs/screenshot.py --chromium /usr/bin/chromium
 
+A font with Japanese letters has to be installed (fonts-noto-cjk).
 It fills one private server with the sample, exports it, restores the snapshot into a
 second one, and looks at the table leads there. Nothing but the picture is left behind.
 """
@@ -131,6 +132,9 @@ def show_rows(page: Any) -> None:
     while not any(frame.locator(".rdg-row").count() for frame in page.frames):
         page.wait_for_timeout(1000)
     page.wait_for_timeout(2000)
+    while page.get_by_text("Successfully run").count():  # it covers some rows
+        page.wait_for_timeout(500)
+    page.wait_for_timeout(1000)
 
 
 def entry(page: Any, name: str) -> Any:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -31,6 +32,11 @@ class Result:
     out: str
     err: str
 
+
+# How a restore or an export that came to nothing ends.
+LAST_WORDS = re.compile(
+    r".* (is as it was|still holds the snapshot of .* ago)|.* holds no snapshot"
+)
 
 Run = Callable[..., Result]
 Succeed = Callable[..., str]
@@ -59,11 +65,17 @@ def succeed(*argv: object) -> str:
 def fail(status: int, *argv: object) -> str:
     """Run a command that has to fail as promised; return what it said on stderr."""
     result = run(*argv, "-q")
-    lines = result.err.splitlines()
-    assert (result.status, result.out, len(lines)) == (status, "", 2), result
-    assert lines[0].startswith("export_restore: error: ")
-    assert lines[1].startswith("hint: ")
+    assert (result.status, result.out) == (status, ""), result
+    check_error(result.err)
     return result.err
+
+
+def check_error(err: str, program: str = "export_restore") -> None:
+    """See that a command has told in two lines why it ended, then what it left."""
+    error, hint, *last = err.splitlines()
+    assert error.startswith(f"{program}: error: "), err
+    assert hint.startswith("hint: "), err
+    assert not last or LAST_WORDS.fullmatch("\n".join(last)), err
 
 
 def run_process(*argv: object) -> subprocess.Popen[str]:
@@ -152,6 +164,11 @@ class Place(Database):
     @property
     def env(self) -> Path:
         return self.env_file(Path.cwd(), **dict(self.changes))
+
+    @property
+    def as_it_was(self) -> str:
+        """The last line of a restore that came to nothing."""
+        return f"{er.read_settings(self.env)} is as it was"
 
     def call(self, command: str, *options: object) -> Result:
         return run(command, "--env-file", self.env, *options)

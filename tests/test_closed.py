@@ -225,7 +225,7 @@ def test_extensions_that_a_superuser_has_to_make(
             t=rows,
         )
         for _ in "12":
-            succeed("restore", *way)
+            succeed("restore", *way, "--yes")
         assert extensions() == before + 1
         again = ("--dir", work / "again")
         succeed("export", "--schema-file", work / "exports/schema.sql", *again, *way)

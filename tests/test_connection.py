@@ -214,7 +214,7 @@ def test_every_hint_can_be_told() -> None:
     for host, said, hint in er.HINTS:
         named = {*re.compile(host).groupindex, *re.compile(said).groupindex}
         asked = {field for _, field, _, _ in string.Formatter().parse(hint) if field}
-        assert asked <= named | {"role", "project", "port"}, hint
+        assert asked <= named | {"role", "project", "port", "file"}, hint
 
 
 def refused(work: Path, fail: Fail, host: str, port: int = 5432, **more: str) -> str:
@@ -307,7 +307,32 @@ def test_wrong_password(project: Project, work: Path, fail: Fail) -> None:
     blank(work)
     message = fail(1, "export", "--env-file", project.env_file(work, DB_PASSWORD="x"))
     assert 'password authentication failed for user "postgres"' in message
-    assert "hint: check DB_USER and DB_PASSWORD" in message
+    assert "hint: check DB_USER and DB_PASSWORD in " in message
+    assert f"{project.name}.env\n" in message
+
+
+def test_channel_binding(
+    project: Project, server18: Server, work: Path, fail: Fail, succeed: Succeed
+) -> None:
+    """As Neon's URLs want it: nobody in between may end TLS, and read along."""
+    blank(work)
+    project.run("CREATE TABLE t (a int)")
+    how = {"DB_HOST": "localhost", "DB_CHANNEL_BINDING": "require"}
+    succeed("export", "--env-file", project.env_file(work, **how))
+    how = {"DB_CHANNEL_BINDING": "require", "DB_SSLMODE": "disable"}
+    message = refused(work, fail, "127.0.0.1", server18.port, **how)
+    assert "channel binding required, but SSL not in use" in message
+    assert f"and behind poolers: take it out of {work / 'some.env'}\n" in message
+
+
+@pytest.mark.parametrize("where", ["?sslmode=no-verify", "\nDB_SSLMODE=no-verify"])
+def test_sslmode_of_node(work: Path, fail: Fail, where: str) -> None:
+    blank(work)
+    url = f"DATABASE_URL=postgresql://u:p@localhost/d{where}\n"
+    (work / "a.env").write_text(url)
+    message = fail(1, "export", "--env-file", "a.env")
+    assert 'invalid sslmode value: "no-verify"' in message
+    assert "what node calls no-verify is require" in message
 
 
 def test_too_many_connections(project: Project, work: Path, fail: Fail) -> None:

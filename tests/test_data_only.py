@@ -77,7 +77,7 @@ def test_without_a_manifest_a_sequence_goes_on(exported: Place) -> None:
     """The folder does not say which ids were given out; the target does."""
     Path("exports/datapackage.json").unlink()
     exported.execute("SELECT setval('leads_id_seq', 999), setval('agents_id_seq', 7)")
-    exported.succeed(*DATA_ONLY)
+    exported.succeed(*DATA_ONLY, "--yes")
     sequences = exported.sequences()
     assert sequences["public.leads_id_seq"] == (999, True)
     assert sequences["public.agents_id_seq"] == (8, True)

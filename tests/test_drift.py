@@ -90,10 +90,12 @@ def test_each_kind_of_drift_is_named(source: Place, target: Place) -> None:
         said = said.replace("public.", f"{copy}.")
         lines = [line for line in told.splitlines() if f"{copy}." in line]
         assert any(said in line for line in lines or [told]), (said, lines)
+    told, last = told[:-1].rsplit("\n", 1)
     assert told.splitlines()[-1].startswith("hint: ")
+    assert last == target.as_it_was
     assert target.rows() == {}
     rehearsed = target.call("rehearse", "-q")
-    assert (rehearsed.status, rehearsed.err) == (3, told)
+    assert (rehearsed.status, rehearsed.err) == (3, f"{told}\n")
     accepted = target.call("restore", "-q", "--accept-drift")
     assert accepted.status == 0, accepted.err
 

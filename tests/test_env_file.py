@@ -7,7 +7,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, Run
 
 import export_restore as er
 
@@ -60,10 +60,20 @@ def test_the_shell_never_overrides(
         ),
         ("postgresql://u:p@ss#w/rd%@h:1/d", ("h", 1, "d", "u", "p@ss#w/rd%")),
         (
+            "postgresql://app:p@ss/word@db.example.org/prod",
+            ("db.example.org", 5432, "prod", "app", "p@ss/word"),
+        ),
+        ("postgresql://u:[a]:b%3F@h/d", ("h", 5432, "d", "u", "[a]:b?")),
+        (
+            "postgresql://u:p@h/d?pgbouncer=true&connection_limit=1&supa=base-pooler.x",
+            ("h", 5432, "d", "u", "p"),
+        ),
+        (
             "postgresql://u:p@h:1/d?application_name=me@home",
             ("h", 1, "d", "u", "p"),
         ),
         ("postgresql://u:p@[::1]:5433/d", ("::1", 5433, "d", "u", "p")),
+        ("postgresql://u:@h/d", ("h", 5432, "d", "u", "")),
         ("postgresql://u@/d?host=/run/pg&port=5433", ("/run/pg", 5433, "d", "u", "")),
     ],
 )
@@ -112,10 +122,57 @@ def test_sslmode_by_host(host: str, mode: str) -> None:
     assert er.default_sslmode(host) == mode
 
 
+@pytest.mark.parametrize(
+    "query, mode",
+    [
+        ("", "prefer"),
+        ("?ssl=true", "require"),
+        ("?ssl=false", "prefer"),
+        ("?ssl=true&sslmode=verify-full", "verify-full"),
+    ],
+)
+def test_ssl_in_a_url(tmp_path: Path, query: str, mode: str) -> None:
+    found = settings(tmp_path, f"DATABASE_URL=postgresql://u:p@10.1.2.3/d{query}")
+    assert found.sslmode == mode
+
+
 def test_sslmode_of_the_file_wins(tmp_path: Path) -> None:
     text = PARTS + "DB_PASSWORD=x\nDB_SSLMODE=verify-full\nDB_SSLROOTCERT=/ca.crt\n"
     found = settings(tmp_path, text)
     assert (found.sslmode, found.sslrootcert) == ("verify-full", "/ca.crt")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "DATABASE_URL=postgresql://u:p@h/d?sslmode=require&channel_binding=require",
+        "DATABASE_URL=postgresql://u:p@h/d?sslmode=require\nDB_CHANNEL_BINDING=require",
+        PARTS + "DB_PASSWORD=x\nDB_SSLMODE=require\nDB_CHANNEL_BINDING=require",
+    ],
+)
+def test_channel_binding_of_neon(tmp_path: Path, text: str) -> None:
+    found = settings(tmp_path, text)
+    assert (found.sslmode, found.channel_binding) == ("require", "require")
+    assert er.libpq_options(found)["channel_binding"] == "require"
+
+
+@pytest.mark.parametrize(
+    "text, noted",
+    [
+        ("DATABASE_URL=postgresql://u:p@{}/d?schema=tenant1&pgbouncer=true", True),
+        ("DATABASE_URL=postgresql://u:p@{}/d?schema=public", False),
+        ("DATABASE_URL=postgresql://u:p@{}/d\nschema=tenant1", False),
+        ("DB_HOST={}\nDB_NAME=d\nDB_USER=u\nDB_PASSWORD=\nschema=a", False),
+    ],
+)
+def test_the_schema_of_prisma(work: Path, run: Run, text: str, noted: bool) -> None:
+    """Nobody is to think that one tenant was exported, or goes elsewhere."""
+    (work / "schema.sql").write_text("CREATE TABLE t (a int);")
+    (work / "a.env").write_text(text.format("nowhere.invalid"))
+    result = run("export", "--env-file", "a.env")
+    assert result.status == 1
+    assert ("schema=tenant1 in DATABASE_URL is Prisma's" in result.err) == noted
+    assert ("--tables 'tenant1.*'" in result.err) == noted
 
 
 def test_password_never_shows(tmp_path: Path) -> None:

@@ -50,13 +50,24 @@ def test_no_command_line_is_a_question(capsys: pytest.CaptureFixture[str]) -> No
 
 # ---- env files and connections
 
+OURS = "DB_HOST=h\nDB_NAME=d\nDB_USER=u\nDB_PASSWORD=\n"
 ENV_FILES = (
     ("DB_HOST=localhost\nDB_NAME=\nDB_USER\n", "utf-8",
      "missing or empty in a.env: DB_NAME, DB_USER, DB_PASSWORD\n"),
-    # Names of libpq, and of the image for Docker.
-    ("PGHOST=localhost\nPOSTGRES_DB=sales\nPGUSER=me\nDB_PASSWORD=\n", "utf-8",
-     "missing or empty in a.env: DB_HOST, DB_NAME, DB_USER\n"
-     "hint: call PGHOST DB_HOST, POSTGRES_DB DB_NAME, PGUSER DB_USER"),
+    # Names of libpq, and of the image for Docker: none that matters is passed over.
+    ("PGHOST=h\nPGPORT=6543\nPGDATABASE=d\nPGUSER=u\nPGPASSWORD=p\n", "utf-8",
+     "missing or empty in a.env: DB_HOST, DB_NAME, DB_USER, DB_PASSWORD, DB_PORT\n"
+     "hint: call PGHOST DB_HOST, PGPORT DB_PORT, PGDATABASE DB_NAME, PGUSER DB_USER, "
+     "PGPASSWORD DB_PASSWORD\n"),
+    ("POSTGRES_DB=d\nPOSTGRES_USER=u\nPOSTGRES_PASSWORD=p\nDB_HOST=h", "utf-8",
+     "missing or empty in a.env: DB_NAME, DB_USER, DB_PASSWORD\nhint: call "
+     "POSTGRES_DB DB_NAME, POSTGRES_USER DB_USER, POSTGRES_PASSWORD DB_PASSWORD\n"),
+    (f"{OURS}PGPORT=6543", "utf-8",
+     "missing or empty in a.env: DB_PORT\nhint: call PGPORT DB_PORT\n"),
+    (f"{OURS}PGSSLMODE=verify-full\nPGSSLROOTCERT=a\nPGCHANNELBINDING=require", "utf-8",
+     "missing or empty in a.env: DB_SSLMODE, DB_SSLROOTCERT, DB_CHANNEL_BINDING\n"
+     "hint: call PGSSLMODE DB_SSLMODE, PGSSLROOTCERT DB_SSLROOTCERT, "
+     "PGCHANNELBINDING DB_CHANNEL_BINDING\n"),
     ("\ufeffDB_HOST=localhost\n", "utf-16-le",
      "a.env is UTF-16, as PowerShell's > writes it"),
     ("\ufeffDB_HOST=localhost\n", "utf-16-be",
@@ -285,7 +296,7 @@ def test_restores(exported: Place, work: Path) -> None:
         *((3, *case) for case in EDITED),
     ]  # fmt: skip
     cases = [
-        *((3, damage, said, ()) for damage, said in UNEDITED),
+        *((3, damage, said, ("--yes",)) for damage, said in UNEDITED),
         *((*case, ("--accept-edits",)) for case in edited),
     ]
     with exported.untouched():

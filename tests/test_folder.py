@@ -88,10 +88,10 @@ def test_damaged_folders_change_nothing(exported: Place, work: Path) -> None:
             shutil.copytree(work / "exports", folder)
             damage(folder)
             result = exported.call("restore", "--dir", folder, "-q")
-            first, *_, last = result.err.splitlines()
+            first, *_, hint, last = result.err.splitlines()
             assert (result.status in (2, 3), result.out) == (True, ""), (what, result)
             assert first.startswith("export_restore: error: ")
-            assert last.startswith("hint: ")
+            assert (hint[:6], last) == ("hint: ", exported.as_it_was), what
             assert exported.rows() == rows, what
 
 
@@ -224,7 +224,7 @@ def test_killed_at_any_moment(
     exported.succeed("export", "--dir", "new")
     states = {}
     for folder in ("old", "new"):
-        target.succeed("restore", "--dir", folder)
+        target.succeed("restore", "--dir", folder, "--yes")
         states[folder] = (state_of(work / folder), target.rows())
     start = time.monotonic()
     exported.start("export", "--dir", "timed").communicate()
@@ -238,7 +238,7 @@ def test_killed_at_any_moment(
         state = state_of(work / "exports")
         [name] = [each for each in states if states[each][0] == state]
         if name not in found or step % 10 == 0:
-            target.succeed("restore")
+            target.succeed("restore", "--yes")
             assert target.rows() == states[name][1]
         found.add(name)
         if name == "new" and step < moments * 0.9:
@@ -302,6 +302,7 @@ def test_disk_full(exported: Place) -> None:
         "export_restore: error: exports cannot be written: File too large",
         "hint: make room, make it writable and close what has its files open, or name"
         " another folder with --dir",
+        "exports still holds the snapshot of less than a minute ago",
     ]
     assert state_of(Path("exports")) == before
     assert not list(Path("exports").glob(".[er]*"))

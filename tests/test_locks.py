@@ -128,7 +128,9 @@ def test_ctrl_c_ends_a_wait_that_was_told_of(ahead: Place) -> None:
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
-    assert (process.returncode, err) == (130, "export_restore: interrupted\n")
+    said, last = err.splitlines()
+    assert (process.returncode, said) == (130, "export_restore: interrupted")
+    assert last == ahead.as_it_was
 
 
 def test_seconds_are_a_number(source: Place) -> None:

@@ -89,7 +89,7 @@ def test_hostile_values_come_back(
         for number, row in enumerate(rows):
             cursor.execute(f"INSERT INTO hostile VALUES ({number}, {casts})", row)
     source.succeed("export")
-    target.succeed("restore")
+    target.succeed("restore", "--yes")
     # The record's text form shows NULL, '' and every digit, but "json" only as text.
     query = "SELECT hostile::text FROM hostile ORDER BY id"
     assert target.fetch(query) == source.fetch(query)
@@ -119,7 +119,7 @@ def test_settings_of_role_and_database_do_not_matter(
         "a,b,c,d,e\n2026-02-03 04:05:06.789+00,-1 mons +3 days,"
         "0.30000000000000004,\\x00ff5c,0044-03-15 BC\n"
     )
-    target.succeed("restore")
+    target.succeed("restore", "--yes")
     assert target.rows() == source.rows()
 
 

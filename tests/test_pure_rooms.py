@@ -92,7 +92,17 @@ def test_words_for_people() -> None:
     sizes = [er.human_size(each) for each in (0, 999, 1000, 2_500_000, 10**13)]
     assert sizes == ["0 B", "999 B", "1.0 kB", "2.5 MB", "10.0 TB"]
     text = er.render_table(("table", "rows"), [("a", "1"), ("leads", "1,000")])
-    assert text == "table   rows\na          1\nleads  1,000"
+    assert text == " rows  table\n    1  a\n1,000  leads"
+    for name, columns, shown in (
+        ("leads", 5, "leads"),
+        ("leads_of_2026", 8, "lead…026"),
+        ("a\nb  c", 8, "a b c"),
+        ("顧客台帳", 8, "顧客台帳"),
+        ("顧客注文明細台帳", 8, "顧客…帳"),  # each letter takes two columns
+        ("orders_顧客", 8, "order…客"),
+        ("x" * 99_999, 8, "xxxx…xxx"),
+    ):
+        assert er.shortened(name, columns) == shown
 
 
 # ---- the lexer of schema scripts

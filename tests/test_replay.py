@@ -43,7 +43,7 @@ def test_what_a_dump_takes_apart(
     before = source.state()
     source.quiet("export")
     for each in (target, target, source):
-        each.quiet("restore")
+        each.quiet("restore", "--yes")
         assert each.state() == before
 
 
@@ -137,7 +137,7 @@ def test_a_script_means_what_it_meant_to_its_source(
     target.execute(f"ALTER DATABASE {target.name} SET TimeZone = 'America/New_York'")
     target.execute(f"ALTER DATABASE {target.name} SET DateStyle = 'ISO, MDY'")
     for _ in range(2):
-        target.quiet("restore")
+        target.quiet("restore", "--yes")
         target.quiet("verify")
     source.quiet("restore")
     source.quiet("rehearse")

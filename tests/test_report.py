@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import codecs
 import json
+import os
+import pty
 import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,18 +66,19 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 class Screen:
     """A terminal with Python in it."""
 
-    def __init__(self, *argv: object, columns: int = 80) -> None:
-        self._screen = pyte.Screen(columns, 40)
+    def __init__(self, *argv: object, columns: int = 80, rows: int = 40) -> None:
+        self._screen = pyte.Screen(columns, rows)
         self._stream = pyte.Stream(self._screen)
+        self._decode = codecs.getincrementaldecoder("utf-8")().decode
         self.process = pexpect.spawn(
-            sys.executable, list(map(str, argv)), dimensions=(40, columns), timeout=30
+            sys.executable, list(map(str, argv)), dimensions=(rows, columns), timeout=30
         )
         self.seen = ""
 
     def read(self) -> bool:
         """Take what the command wrote; tell whether there may be more."""
         try:
-            text = self.process.read_nonblocking(1 << 16, timeout=10).decode()
+            text = self._decode(self.process.read_nonblocking(1 << 16, timeout=10))
         except pexpect.EOF:
             return False
         self.seen += text
@@ -97,8 +101,15 @@ class Screen:
         return [line.rstrip() for line in self._screen.display if line.strip()]
 
 
+def at_shell(folder: Path, line: str, **size: int) -> Screen:
+    """Start a line of the shell, with ER for the program, in a folder."""
+    line = line.replace("ER", f"{sys.executable} {PROGRAM}")
+    code = "import os, sys; os.chdir(sys.argv[1]); os.execl('/bin/sh', *sys.argv[2:])"
+    return Screen("-c", code, folder, "sh", "-c", line, **size)
+
+
 PROGRAM = ROOT / "export_restore.py"
-BAR = r"^\|█+[^|]*\| [\d.]+ of [\d.]+B, \d+ %, .* left  a_v\w*…\w*xxx$"
+BAR = r"^\|█+[^|]*\| \d+ % of all [\d.]+B, .* left  a_v\w*…\w*xxx$"
 LONG = "a_very_long_name_of_a_table_" + "x" * 30
 SLOW = """
     CREATE OR REPLACE FUNCTION slow(int) RETURNS int LANGUAGE plpgsql IMMUTABLE
@@ -130,12 +141,12 @@ def test_a_bar_for_the_job_and_a_line_for_each_table(slow: Path) -> None:
     assert screen.end() == 0
     lines = screen.lines()
     assert lines[0].startswith("restoring exports into ")
-    [place] = [i for i, line in enumerate(lines) if line.startswith("table  ")][-1:]
-    first, second = lines[place - 2 : place]
-    assert re.fullmatch(r"a_first +1 rows +5 B +\d\.\d\d s", first)
-    assert re.fullmatch(rf"{LONG[:16]}…x{{15}} +14 rows +36 B +\d\.\d\d s", second)
-    assert re.fullmatch(r"table +rows +size +seconds", lines[place])
-    assert lines[-1].startswith("Restored into ")
+    heading, first, second, total, end = lines[-5:]
+    assert re.fullmatch(r" +rows +size +seconds  table", heading)
+    assert re.fullmatch(r" +1 +5 B +\d\.\d\d  a_first", first)
+    assert re.fullmatch(rf" +14 +36 B +\d\.\d\d  {LONG[:23]}…x{{23}}", second)
+    assert re.fullmatch(r" +15 +41 B +\d\.\d\d  total", total)
+    assert end.startswith("Restored into ")
     assert "█" not in "".join(lines)
 
 
@@ -144,9 +155,9 @@ def test_the_total_is_the_time_of_the_whole_command(
 ) -> None:
     """Not the sum of the tables: jobs work at once, and keys take their time, too."""
     at_step("writing the catalog", lambda: time.sleep(0.2))
-    argv = ("export", "-q", "--env-file", seeded.env_file(work))
+    argv = ("export", "--env-file", seeded.env_file(work))
     assert json.loads(run(*argv, "--json").out)["total"]["seconds"] > 0.2
-    total = re.search(r"^total .* (\d+\.\d\d)$", run(*argv).out, re.MULTILINE)
+    total = re.search(r" (\d+\.\d\d)  total$", run(*argv).out, re.MULTILINE)
     assert total is not None
     assert float(total.group(1)) > 0.2
 
@@ -157,10 +168,10 @@ def test_the_bar_is_gone_when_somebody_ends_it(slow: Path, how: int) -> None:
     screen.until(BAR)
     screen.process.kill(how)
     assert screen.end() in (130, 143)
-    assert screen.lines()[-1] in (
-        "export_restore: interrupted", "export_restore: terminated",
-    )  # fmt: skip
-    assert screen.lines()[-2].startswith("a_first ")
+    *_, table, said, last = screen.lines()
+    assert table.endswith("  a_first")
+    assert said in ("export_restore: interrupted", "export_restore: terminated")
+    assert last.endswith(" is as it was")
 
 
 def test_the_bar_is_gone_before_an_error(work: Path, slow: Path) -> None:
@@ -169,7 +180,7 @@ def test_the_bar_is_gone_before_an_error(work: Path, slow: Path) -> None:
     screen = Screen(PROGRAM, "restore", "--env-file", slow, "--accept-edits")
     assert screen.end() == 3
     assert "█" in screen.seen
-    done = r"a_first +\d+ rows +\d+ B +[\d.]+ s"
+    done = r" \d+ B +[\d.]+  a_first"
     error = rf"export_restore: error: {LONG}\.csv, line 16: .*hint: .*"
     assert re.search(done + error, "".join(screen.lines()))
 
@@ -200,10 +211,10 @@ def test_what_a_terminal_shows(columns: int, name: str) -> None:
     """Nothing at first, notes above the bar, never more than a line, no trace of it."""
     screen = Screen("-c", REPORT, columns=columns)
     screen.until("^False$")
-    screen.until(r"^\|███▌ +\| 1\.20G of 3\.40GB?" + (name and f".* left  {name}$"))
+    screen.until(r"^\|███▌ +\| 35 % of all" + (name and rf" 3\.40GB, .* left  {name}$"))
     while "something" not in screen.seen:
         assert screen.read()
-    screen.until(r"^\|███▌ +\| 1\.20G")
+    screen.until(r"^\|███▌ +\| 35 %")
     assert screen.lines()[:-1] == ["False", "something"]
     screen.until(r"^\|███▌ +\| 00:0\d  build")
     assert screen.end() == 0
@@ -221,19 +232,155 @@ def test_jobs_tell_of_each_table_once(
     source.execute("INSERT INTO t SELECT i, repeat('x', 50) FROM"
                    " generate_series(1, 5000) AS i")  # fmt: skip
     monkeypatch.setattr(er, "LARGE_TABLE", 1)
-    finished = er.Report.finished
+    finished, told = er.Report.finished, []
 
-    def slowly(*told: Any) -> None:
-        finished(*told)
+    def slowly(report: er.Report, done: er.Copied) -> None:
+        finished(report, done)
+        told.append(done)
         time.sleep(0.4)
 
     monkeypatch.setattr(er.Report, "finished", slowly)
-    err = run("export", "--jobs", "3", "-v", "--env-file", source.env_file(work)).err
-    said = [line for line in err.splitlines() if " rows " in line]
-    size = er.human_size((work / "exports" / "t.csv").stat().st_size)
-    assert len(said) == 1
-    assert re.fullmatch(rf"t +5,000 rows +{size} +\d\.\d\d s", said[0])
-    assert re.search(r"^([\d.]+k) of \1B, 100 %", err, re.MULTILINE)
+    err = run("export", "--jobs", "3", "--env-file", source.env_file(work)).err
+    size = (work / "exports" / "t.csv").stat().st_size
+    assert [(str(t.relation), t.rows, t.size) for t in told] == [("t", 5000, size)]
+    assert re.search(rf"^100 % of all {size / 1000:.0f}kB,", err, re.MULTILINE)
+
+
+def test_a_terminal_that_is_gone_ends_nothing(
+    exported: Database, work: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line of a table is lost; the restore is not, and that is told."""
+    ours, theirs = pty.openpty()
+    monkeypatch.setattr(sys, "stdout", os.fdopen(theirs, "w"))
+    assert sys.stdout.isatty()
+    os.close(ours)
+    exported.execute("DELETE FROM feedback")
+    result = run("restore", "--env-file", exported.env_file(work))
+    assert result.status == er.EXIT_UNTOLD
+    assert "the snapshot is restored, but then: the result cannot be" in result.err
+    assert exported.fetch("SELECT count(*) FROM feedback") == [(90,)]
+
+
+# ---- many tables, and long names
+
+
+NAMES = ("short", "a_long_name_" + "x" * 48, "顧客注文明細履歴台帳テーブル")
+TABLES = [f"{NAMES[number % 3]}{number}" for number in range(40)]  # with so many rows
+SCHEMA = "".join(
+    f'DROP TABLE IF EXISTS "{name}"; CREATE TABLE "{name}" (id int);' for name in TABLES
+)
+FILL = "".join(
+    f'INSERT INTO "{name}" SELECT generate_series(1, {number});'
+    for number, name in enumerate(TABLES)
+)
+
+
+@pytest.fixture(scope="module")
+def many(
+    server18: Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Path, Database]]:
+    """A folder with a snapshot of many tables, and their database."""
+    work = tmp_path_factory.mktemp("many")
+    (work / "schema.sql").write_text(SCHEMA, encoding="utf-8")
+    with server18.database() as database:
+        database.execute(SCHEMA + FILL)
+        database.env_file(work).rename(work / ".env")
+        argv = ["export", "--env-file", work / ".env", "--dir", work / "exports", "-q"]
+        argv += ["--schema-file", work / "schema.sql"]
+        assert er.main(list(map(str, argv))) == 0
+        yield work, database
+
+
+DONE = r" *[\d,]+ +[\d.]+ k?B +\d+\.\d\d  (.+)"
+SAME = r" *[\d,]+ +0 +0 +0  (.+)"
+PREVIEW = 1 + 2 + 2 + 15 + 1  # lines of what goes
+
+
+@pytest.mark.parametrize(
+    ("command", "line", "others"),
+    [
+        ("ER export --dir new", DONE, 1 + 3),
+        ("ER export --dir new2 --jobs 2", DONE, 1 + 3),
+        ("ER restore", DONE, PREVIEW + 2),
+        ("ER restore --dry-run --checksum", DONE, PREVIEW + 2),
+        ("ER restore --data-only --keep kept", DONE, PREVIEW + 1 + 4),
+        ("ER verify", SAME, 1 + 2),
+        ("ER rehearse --env-file .env", DONE, 1 + 4),
+        # Wherever stdout leads, it has all of them; and stderr none.
+        ("ER restore 2>&1 | tee log", DONE, PREVIEW + 2),
+        ("ER verify | tee log", SAME, 1 + 2),
+        ("ER restore > out; cat out", DONE, PREVIEW + 2),
+        ("ER restore 2> err", DONE, 2),
+    ],
+)
+def test_each_table_is_one_line(
+    many: tuple[Path, Database], command: str, line: str, others: int
+) -> None:
+    work, _ = many
+    on_terminal = command.endswith(" 2> err") or not {*"|>"} & {*command}
+    columns = 80 if on_terminal else 120
+    screen = at_shell(work, command, rows=120, columns=columns)
+    assert screen.end() == 0, screen.lines()
+    found = [re.fullmatch(line, each) for each in screen.lines()]
+    names = [each.group(1) for each in found if each]
+    assert (len(names), len({*names}), names[-1]) == (41, 41, "total"), screen.lines()
+    assert found.count(None) <= others, screen.lines()
+    assert on_terminal is any("…" in each for each in names)
+    assert not re.search(r"\d left", " ".join(screen.lines()))
+
+
+def test_no_line_is_wrapped(many: tuple[Path, Database]) -> None:
+    """Not by a long name, and not by one whose letters take two columns."""
+    work, _ = many
+    for columns in (80, 60):
+        screen = at_shell(work, "ER restore", rows=120, columns=columns)
+        assert screen.end() == 0
+        lines = screen.lines()
+        told = lines[lines.index("rows now  rows then  table") :]
+        assert len(told) == 1 + 15 + 1 + 1 + 41 + 1
+        assert max(map(er.columns_of, told[:-1])) == columns - 1
+
+
+def test_the_largest_of_many_that_go(
+    many: tuple[Path, Database], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, _ = many
+    monkeypatch.chdir(work)
+    lines = run("restore", "--dry-run").err.splitlines()
+    place = lines.index("rows now  rows then  table")
+    assert [line.split()[:2] for line in lines[place + 1 : place + 16]] == [
+        [str(rows)] * 2 for rows in range(39, 24, -1)
+    ]
+    assert lines[place + 16] == f"and 24 more, {sum(range(25))} rows"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "export --dir quiet", "restore", "restore --dry-run", "restore --data-only",
+        "verify", "rehearse --env-file .env", "schema --output new.sql --force",
+    ],
+)  # fmt: skip
+def test_quiet_says_nothing_of_success(
+    many: tuple[Path, Database], command: str
+) -> None:
+    work, _ = many
+    screen = at_shell(work, f"ER {command} -q")
+    assert (screen.end(), screen.seen) == (0, "")
+
+
+def test_quiet_leaves_out_nothing_that_is_wanted(
+    exported: Database, work: Path, run: Run
+) -> None:
+    """Errors, differences, the object of --json, a file that goes to stdout."""
+    env = ("-q", "--env-file", exported.env_file(work))
+    assert answer(run("restore", *env, "--json"))["tables"]
+    assert "CREATE TABLE" in run("schema", *env, "--output", "-").out
+    assert run("export", *env, "--dir", "schema.sql").err.count("\n") == 2
+    exported.execute("DELETE FROM feedback WHERE id = 3")
+    found = run("verify", *env)
+    assert (found.status, found.err) == (3, "")
+    assert "\n\nfeedback: 1 missing (id=3)\n\n" in found.out
 
 
 # ---- without a terminal
@@ -253,13 +400,13 @@ def next_lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
 @pytest.mark.parametrize(
     "done, total, shown",
     [
-        (10**10, 4 * 10**10, r"10\.0G of 40\.0GB, 25 %, [\d.]+GB/s, 0\d:\d\d left"),
-        (3, 3, r"3\.00 of 3\.00B, 100 %, [\d.]+B/s, 00:00 left"),
-        (0, 3, r"0\.00 of 3\.00B, 0 %, \?B/s, \? left"),
+        (10**10, 4 * 10**10, r"25 % of all 40\.0GB, [\d.]+GB/s, 0\d:\d\d left"),
+        (3, 3, r"100 % of all 3\.00B, [\d.]+B/s, 00:00 left"),
+        (0, 3, r"0 % of all 3\.00B, \?B/s, \? left"),
         # An estimate that was too low is no percentage, and no time that is left.
-        (7, 3, r"7\.00B, [\d.]+B/s"),
-        (7, 0, r"7\.00B, [\d.]+B/s"),
-        (0, 0, r"0\.00B, \?B/s"),
+        (7, 3, r"7\.00B so far, [\d.]+B/s"),
+        (7, 0, r"7\.00B so far, [\d.]+B/s"),
+        (0, 0, r"0\.00B so far, \?B/s"),
         (None, 0, "00:00"),  # of a step without bytes: how long it takes
     ],
 )
@@ -295,7 +442,8 @@ def test_a_step_without_bytes_does_not_slow_them_down(
 @pytest.mark.usefixtures("impatient")
 def test_lines_tell_a_pipe_of_long_work(slow: Path, run: Run) -> None:
     lines = run("restore", "--env-file", slow).err.splitlines()
-    assert any(re.fullmatch(r".* of .*B, .* left  a_v\w*…\w*", line) for line in lines)
+    bar = r"\d+ % of all .*B, .* left  a_v\w*…?\w*"
+    assert any(re.fullmatch(bar, line) for line in lines)
     assert not any("\r" in line or "\x1b" in line for line in lines)
 
 
@@ -303,11 +451,6 @@ def test_short_work_needs_no_lines(exported: Database, work: Path, run: Run) -> 
     for command in ("export", "verify"):
         err = run(command, "--env-file", exported.env_file(work)).err
         assert len(err.splitlines()) == 1
-
-
-@pytest.mark.usefixtures("impatient")
-def test_quiet_is_quiet(slow: Path, succeed: Succeed) -> None:
-    succeed("restore", "--env-file", slow)
 
 
 def test_verbose_says_what_is_done_when(
@@ -485,7 +628,7 @@ def test_json_of_an_interrupted_command(slow: Path, source: Database) -> None:
     found = json.loads(out)
     assert process.returncode == found["status"] == 130
     assert found["error"] == "interrupted"
-    assert err.splitlines()[-1] == "export_restore: interrupted"
+    assert err.splitlines()[-2] == "export_restore: interrupted"
 
 
 # ---- streams that take nothing
@@ -506,7 +649,7 @@ def test_nobody_takes_the_result(
     """What is done is done; the status says that much even so."""
     if "restore" in command:
         exported.execute("DELETE FROM feedback")
-    line = [sys.executable, ROOT / "export_restore.py", *command.split(), "-q"]
+    line = [sys.executable, ROOT / "export_restore.py", *command.split()]
     line += ["--env-file", exported.env_file(work)]
     for shell, reason in {
         '"$@" > /dev/full': "No space left on device",
@@ -522,9 +665,10 @@ def test_nobody_takes_the_result(
         reader_gone = done == "" and broken
         assert found == (er.EXIT_BROKEN_PIPE if reader_gone else status), ended
         assert ended.stdout == ""
-        said = f"export_restore: error: {done}the result cannot be told: {reason}\n"
-        assert ended.stderr.startswith(said) or reader_gone, shell
-        assert ended.stderr.count("\n") == (0 if reader_gone else 2)
+        _, _, error = ended.stderr.partition("export_restore: error: ")
+        said = f"{done}the result cannot be told: {reason}\n"
+        assert error.startswith(said) or reader_gone, shell
+        assert error.count("\n") == (0 if reader_gone else 2)
     assert exported.fetch("SELECT count(*) FROM feedback") == [(90,)]
 
 
@@ -578,6 +722,22 @@ def test_the_next_command_names_what_was_used(
     )
 
 
+@pytest.mark.parametrize("folder", [".", "../new", "../new/."])
+def test_a_folder_of_dots_is_named(
+    seeded: Database, work: Path, run: Run, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    """No sentence says that something is in .. or comes from there."""
+    env = seeded.env_file(work)
+    (work / "new").mkdir()
+    monkeypatch.chdir(work / "new")
+    argv = ("--schema-file", "../schema.sql", "--env-file", env, "--dir", folder)
+    result = run("export", *argv)
+    shown = str(work / "new") if folder == "." else "../new"
+    assert result.err == f"exporting {er.read_settings(env)} to {shown}\n"
+    assert f"\nThe snapshot is in {shown}. Bring it back" in result.out
+    assert result.out.endswith(f" --dir {shown}\n")
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert er.main(["--version"]) == 0
     assert capsys.readouterr().out == f"export_restore {er.VERSION}\n"
@@ -615,7 +775,7 @@ def test_text_of_others_moves_no_cursor(
             letter.isprintable() or letter in "\n\t" for letter in each.out + each.err
         ), each
     assert "?" in said[0].out
-    assert len(said[-3].err.splitlines()) < 12
+    assert len(said[-3].err.splitlines()) < 13
 
 
 def say_hostile(package: dict[str, Any]) -> None:

@@ -50,7 +50,7 @@ def test_nulls_under_not_null(source: Place, target: Place) -> None:
     for each in package["resources"]:
         assert not {"primaryKey", "foreignKeys"} & each["schema"].keys()
         assert "required" not in str(each["schema"])
-    for options in (["--checksum"], ["--data-only"]):
+    for options in (["--checksum"], ["--data-only", "--yes"]):
         target.succeed("restore", *options)
         assert target.state() == source.state()
     assert target.fetch("SELECT count(*) FROM big WHERE k IS NULL") == [(100,)]

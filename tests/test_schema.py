@@ -282,7 +282,7 @@ def test_what_pg_dump_writes_in_other_words(
 
 
 def test_an_existing_file_is_replaced_on_demand_alone(
-    seeded: Database, work: Path, succeed: Succeed, fail: Fail
+    seeded: Database, work: Path, run: Run, fail: Fail
 ) -> None:
     env = seeded.env_file(work)
     before = (work / "schema.sql").read_bytes()
@@ -290,8 +290,8 @@ def test_an_existing_file_is_replaced_on_demand_alone(
     assert "schema.sql is there already\nhint: replace it with --force" in message
     assert (work / "schema.sql").read_bytes() == before
     (work / "link.sql").symlink_to("schema.sql")
-    said = succeed("schema", "--env-file", env, "--force", "--output", "link.sql")
-    assert said.startswith(f"link.sql describes {seeded.name} on ")
+    argv = ("schema", "--env-file", env, "--force", "--output", "link.sql")
+    assert run(*argv).out.startswith(f"link.sql describes {seeded.name} on ")
     assert (work / "link.sql").is_symlink()
     assert b"database dump complete" in (work / "schema.sql").read_bytes()
     folder = ("--force", "--output", work)

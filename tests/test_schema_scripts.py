@@ -292,7 +292,7 @@ def test_setval_in_a_script_that_fails(source: Place) -> None:
         t="id\n1\n",
     )
     source.execute("CREATE TABLE t (id serial); INSERT INTO t DEFAULT VALUES")
-    assert "not empty" in source.refuse(1, "restore")
+    assert "not empty" in source.refuse(1, "restore", "--yes")
 
 
 def test_public_dropped_with_all_that_is_in_it(source: Place) -> None:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, Succeed
 from servers import Database
 
+import export_restore as er
 import setup_db
 
 
@@ -42,7 +52,7 @@ def test_counts_and_table(source: Database, seed: Seed) -> None:
     status, out, err = seed("--agents", "3", "--leads", "40", "--feedback", "1234")
     assert (status, err) == (0, "")
     assert out.startswith(
-        "table      rows\nagents        3\nleads        40\nfeedback  1,234\n"
+        " rows  table\n    3  agents\n   40  leads\n1,234  feedback\n"
     )
     assert [len(rows) for rows in source.rows().values()] == [3, 40, 1234]
 
@@ -89,18 +99,148 @@ def test_next_insert_works(source: Database, seed: Seed) -> None:
     assert source.fetch(insert) == [(11,)]
 
 
-def test_rows_on_another_machine_are_safe(
-    source: Database, seed: Seed, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seed()
-    before = source.state()
-    monkeypatch.setattr(setup_db, "is_local", lambda settings: False)
-    status, out, err = seed("--leads", "1")
+ROWS = ["table agents: 9 rows", "table feedback: 9 rows", "table leads: 9 rows"]
+# What somebody did to the sample; how it is undone, if it can be; what is named.
+CHANGES: list[tuple[str, str, list[str]]] = [
+    ("CREATE VIEW hot AS SELECT id, email FROM leads; "
+     "CREATE MATERIALIZED VIEW m AS SELECT id FROM leads; CREATE INDEX ON m (id); "
+     "CREATE TABLE visits (lead int REFERENCES leads, s lead_status); "
+     "CREATE FUNCTION f() RETURNS SETOF leads LANGUAGE sql AS 'TABLE leads'",
+     "DROP VIEW hot; DROP MATERIALIZED VIEW m; DROP TABLE visits; DROP FUNCTION f()",
+     ["column visits.s", "constraint visits.visits_lead_fkey", "function f()",
+      "materialized view m", "view hot"]),
+    ("ALTER TABLE leads ADD extra int", "ALTER TABLE leads DROP extra", ROWS),
+    ("CREATE INDEX mine ON leads (company)", "DROP INDEX mine", ROWS),
+    ("ALTER TABLE leads ENABLE ROW LEVEL SECURITY",
+     "ALTER TABLE leads DISABLE ROW LEVEL SECURITY", ROWS),
+    ("UPDATE leads SET notes = 'mine' WHERE id = 3", "", ROWS),
+    ("UPDATE feedback SET comment = 'mine' WHERE id = 3", "", ROWS),
+    ("INSERT INTO agents (full_name, email, region, hired_on) "
+     "VALUES ('I', 'i.10@example.com', 'North', now())",
+     "", ["table agents: 10 rows", *ROWS[1:]]),
+]  # fmt: skip
+FEW = ("--agents", "9", "--leads", "9", "--feedback", "9")
+
+
+def named_losses(source: Database, result: tuple[int, str, str]) -> list[str]:
+    """Return what a refusal names, which is one on whatever host."""
+    status, out, err = result
+    first, *lines, hint = err.splitlines()
     assert (status, out) == (2, "")
-    assert "has rows in agents, leads, feedback" in err
-    assert "--yes" in err
+    assert first == (
+        f"setup_db: error: {source.name} on {source.server.host} would lose more than "
+        "the sample as setup_db.py makes it:"
+    )
+    assert hint == "hint: set DB_NAME to another database, or lose all that with --yes"
+    return [line.strip() for line in lines]
+
+
+def test_it_replaces_what_it_made_alone(source: Database, seed: Seed) -> None:
+    """What was changed since, or goes besides, is named; --yes loses it."""
+    assert seed(*FEW)[0] == 0
+    for change, undo, named in CHANGES:
+        source.execute(change)
+        assert named_losses(source, seed(*FEW)) == named
+        if undo:
+            source.execute(undo)
+        else:
+            assert seed(*FEW, "--yes")[0] == 0
+    assert seed(*FEW)[0] == 0
+
+
+def test_tables_that_happen_to_be_called_so(source: Database, seed: Seed) -> None:
+    source.execute("CREATE TABLE leads (a int); CREATE VIEW hot AS SELECT * FROM leads")
+    assert named_losses(source, seed()) == ["table leads: 0 rows", "view hot"]
+    source.execute("INSERT INTO leads SELECT generate_series(1, 12345)")
+    before = source.state()
+    assert named_losses(source, seed()) == ["table leads: 12,345 rows", "view hot"]
     assert source.state() == before
-    assert seed("--leads", "1", "--yes")[0] == 0
+    assert seed("--yes")[0] == 0
+
+
+def test_its_own_is_known_again(
+    source: Database, seed: Seed, work: Path, succeed: Succeed
+) -> None:
+    """Whatever the numbers, without some rows, and when a snapshot brought it back."""
+    env = source.env_file(work)
+    for options in (("--leads", "0", "--feedback", "0"), ("--agents", "0"), ()):
+        assert seed(*options)[0] == 0
+    source.execute("DELETE FROM leads WHERE id < 100")
+    assert seed()[0] == 0
+    succeed("export", "--env-file", env)
+    succeed("restore", "--env-file", env)
+    source.execute("VACUUM FULL leads")
+    assert seed("--seed", "3")[0] == 0
+
+
+def test_it_waits_for_nobody_to_add_a_row(source: Database, seed: Seed) -> None:
+    """Who does while it looks is seen, when the lock is there."""
+    assert seed(*FEW)[0] == 0
+    with contextlib.closing(source.connect()) as other, other.cursor() as cursor:
+        cursor.execute("BEGIN; UPDATE leads SET notes = 'mine' WHERE id = 3")
+        timer = threading.Timer(1, lambda: cursor.execute("COMMIT"))
+        timer.start()
+        status, _, err = seed(*FEW)
+        timer.join()
+    assert (status, "table leads: 9 rows" in err) == (2, True)
+
+
+def test_the_tables_are_analyzed(source: Database, seed: Seed) -> None:
+    """So the question of a restore tells their rows exactly."""
+    seed("--leads", "1234")
+    query = "SELECT reltuples::int FROM pg_class WHERE relname = 'leads'"
+    assert source.fetch(query) == [(1234,)]
+
+
+@pytest.mark.parametrize(
+    "words, said, hint",
+    [
+        (["--led", "4"], "unrecognized arguments: --led 4", "did you mean --leads? "),
+        (["--lead", "4"], "unrecognized arguments: --lead 4", "did you mean --leads? "),
+        (["--y"], "unrecognized arguments: --y", "did you mean --yes? "),
+        (["fill"], "unrecognized arguments: fill", ""),
+        (["--leads", "-3"], "argument --leads: -3 is no number of rows", ""),
+        (["--leads", "many"], "argument --leads: many is no number of rows", ""),
+        (
+            ["-q", "-v"],
+            "argument -v/--verbose: not allowed with argument -q/--quiet",
+            "",
+        ),
+    ],
+)
+def test_errors_are_two_lines(
+    seed: Seed, words: list[str], said: str, hint: str
+) -> None:
+    hint = f"hint: {hint}see python setup_db.py --help"
+    assert seed(*words) == (2, "", f"setup_db: error: {said}\n{hint}\n")
+
+
+def test_help_version_and_json(source: Database, seed: Seed) -> None:
+    assert seed("--version") == (0, f"setup_db {er.VERSION}\n", "")
+    status, out, err = seed("--help")
+    assert (status, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= 80
+    status, out, err = seed(*FEW, "--json", "-q")
+    facts = json.loads(out)
+    assert (status, err, facts["status"]) == (0, "", 0)
+    assert facts["rows"] == {"agents": 9, "leads": 9, "feedback": 9}
+    status, out, err = seed("--leads", "0", "--json")
+    assert (status, json.loads(out)["error"]) == (2, "feedback needs leads to be about")
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_the_quick_start_keeps_an_env_file(work: Path, shell: str) -> None:
+    """It is pasted a second time by those who have written their own into it."""
+    (work / ".env.example").write_text("first")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    [line] = re.findall(r"^(.*cp .env.example .env.*) &&$", readme, re.MULTILINE)
+    for text in ("first", "mine"):
+        done = subprocess.run(
+            [shell, "-euc", f"{line} && echo on"], capture_output=True
+        )
+        assert (done.stdout, done.stderr) == (b"on\n", b"")
+        assert (work / ".env").read_text() == text
+        (work / ".env").write_text("mine")
 
 
 def test_serve_is_for_the_embedded_server(seed: Seed) -> None:
@@ -109,28 +249,27 @@ def test_serve_is_for_the_embedded_server(seed: Seed) -> None:
     assert "--serve is for DB_HOST=embedded" in err
 
 
+@pytest.mark.parametrize("times", [1, 2])
 def test_serve_prints_a_line_that_works(
-    open_folder: Path, monkeypatch: pytest.MonkeyPatch
+    open_folder: Path, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
     """Ctrl-C ends it, and the server with it. The folder's name has a space."""
-    import shlex
-    import signal
-    import subprocess
-    import sys
-
     home = open_folder / "My Projects (2)"
     home.mkdir()
     monkeypatch.chdir(home)
     (home / ".env").write_text("DB_HOST=embedded\nDB_NAME=shop\n")
     command = [sys.executable, str(ROOT / "setup_db.py"), "--serve"]
-    process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE)
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, text=True, stdout=pipe, stderr=pipe)
     assert process.stdout is not None
     process.stdout.readline()
     line = shlex.split(process.stdout.readline())
     query = ["-X", "-A", "-t", "-c", "SELECT current_database()"]
     done = subprocess.run([*line, *query], capture_output=True, text=True, check=True)
     assert done.stdout == "shop\n"
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=20)
-    assert process.returncode == 0
+    for _ in range(times):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.02)
+    _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (0, "\nStopping the server.\n")
     assert not (home / ".postgres/postmaster.pid").exists()

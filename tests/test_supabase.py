@@ -9,8 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,7 @@ def test_the_transaction_pooler(
     project.run(schema + "INSERT INTO t SELECT FROM generate_series(1, 9)")
     way = project.pooled(transaction_pooler)
     way.succeed("export")
-    assert "can be restored" in way.succeed("rehearse")
+    way.succeed("rehearse")
     waiting = (
         "SELECT FROM pg_locks WHERE NOT granted AND database ="
         " (SELECT oid FROM pg_database WHERE datname = current_database())"
@@ -453,31 +454,63 @@ def test_users_that_the_new_project_lacks(app: Project, new_project: Project) ->
     assert "bring the rows that others refer to there first" in message
 
 
-def test_the_page_as_it_stands(
-    app: Project, session_pooler: Pooler, work: Path
-) -> None:
-    """Every block pasted into one shell; the host alone is another."""
+def run_page(marked: str, here: Mapping[str, str]) -> str:
+    """Paste blocks of the Supabase page into one shell; return what they print."""
     page = (ROOT / "docs/supabase.md").read_text(encoding="utf-8")
-    lines = "\n".join(re.findall(r"^```sh\n(.*?)^```", page, re.DOTALL | re.MULTILINE))
-    for shown, here in (
-        ("aws-0-eu-central-1.pooler.supabase.com", "127.0.0.1"),
-        ("DB_PORT=5432", f"DB_PORT={session_pooler.port}"),
-        ("DB_NAME=postgres", f"DB_NAME={app.name}"),
-        ("your-database-password", f'"{PASSWORD}"'),
-        ("DB_PASSWORD", "DB_SSLMODE=require\nDB_PASSWORD"),
-    ):
+    blocks = re.findall(marked + r"```sh\n(.*?)^ *```", page, re.DOTALL | re.MULTILINE)
+    lines = "\n".join(map(textwrap.dedent, blocks))
+    for shown, meant in here.items():
         assert shown in lines
-        lines = lines.replace(shown, here)
+        lines = lines.replace(shown, meant)
+    shutil.copy(ROOT / "export_restore.py", ".")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", lines],
+        env={**os.environ, "PATH": path}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_page_as_it_stands(app: Project, session_pooler: Pooler) -> None:
+    """Every block pasted into one shell; the host alone is another."""
     app.run("REVOKE ALL ON notes FROM anon")
     app.run(TRIGGER)
-    shutil.copy(ROOT / "export_restore.py", work)
-    (work / "schema.sql").unlink()
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    Path("schema.sql").unlink()
+    here = {
+        "aws-0-eu-central-1.pooler.supabase.com": "127.0.0.1",
+        "DB_PORT=5432": f"DB_PORT={session_pooler.port}",
+        "DB_NAME=postgres": f"DB_NAME={app.name}",
+        "your-database-password": f'"{PASSWORD}"',
+        "DB_PASSWORD": "DB_SSLMODE=require\nDB_PASSWORD",
+    }
     with unchanged(app):
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", lines],
-            env={**os.environ, "PATH": path}, capture_output=True, text=True,
-        )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "It would work." in done.stdout
-    assert f"{app.name} on 127.0.0.1:{session_pooler.port} equals" in done.stdout
+        printed = run_page("^", here)
+    assert "It would work." in printed
+    assert f"{app.name} on 127.0.0.1:{session_pooler.port} equals" in printed
+
+
+def test_three_tables_of_a_database_of_yours(
+    app: Project, source: Place, session_pooler: Pooler
+) -> None:
+    """The numbered list, from a database that has more than these tables."""
+    Path("schema.sql").unlink()
+    source.execute(
+        (ROOT / "schema.sql").read_text(encoding="utf-8")
+        + "CREATE TABLE payroll (agent int REFERENCES agents, euros int);"
+        "INSERT INTO agents (full_name, email, region, hired_on)"
+        " VALUES ('Ada', 'ada@example.org', 'north', '2020-01-01');"
+        "INSERT INTO payroll VALUES (1, 1000)"
+    )
+    app.pooled(session_pooler).env.rename("supabase.env")
+    here = {
+        "DB_HOST=localhost": f"DB_HOST={source.server.host}",
+        "DB_PORT=5432": f"DB_PORT={source.server.port}",
+        "DB_NAME=sales": f"DB_NAME={source.name}",
+        "DB_USER=me": "DB_USER=postgres",
+    }
+    with unchanged(app):
+        printed = run_page(r"<!-- from here to there -->\n *", here)
+        assert f"{app.name} on 127.0.0.1:{session_pooler.port} equals" in printed
+        assert app.rows()["public.agents"] == source.rows()["public.agents"] != []
+        app.run("DROP TABLE feedback, leads, agents; DROP TYPE lead_status")
