@@ -412,7 +412,7 @@ def test_line_ends_of_files_made_by_hand(source: Place) -> None:
     for text, expected in BY_HAND.values():
         by_hand("DROP TABLE IF EXISTS t; CREATE TABLE t (id int,\r\n a text);", t=text)
         if isinstance(expected, str):
-            assert f"t.csv, {expected}" in source.fail(3, "restore")
+            assert f"t.csv, {expected}" in source.fail(3, "restore", "--yes")
         else:
             source.succeed("restore", "--yes")
             assert source.fetch("SELECT * FROM t ORDER BY id") == expected
