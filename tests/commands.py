@@ -192,9 +192,12 @@ class Place(Database):
         assert self.state() == before
 
     def refuse(self, status: int, command: str, *options: object) -> str:
-        """Run a command that has to fail and to change nothing."""
+        """Run a command that has to fail, to change nothing and to say so."""
         with self.untouched():
-            return self.fail(status, command, *options)
+            said = self.fail(status, command, *options)
+        writes = command in ("export", "restore")
+        assert not writes or LAST_WORDS.fullmatch(said.splitlines()[-1]), said
+        return said
 
     def quiet(self, command: str, *options: object) -> str:
         """Run a command that succeeds without a warning; return its progress."""
