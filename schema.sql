@@ -1,4 +1,4 @@
--- The blueprint of a small sales team's database. A restore replays this file, so it
+-- The schema script of a small sales team's database. A restore replays this file, so it
 -- starts by removing what it creates.
 
 DROP TABLE IF EXISTS feedback CASCADE;

@@ -40,6 +40,7 @@ from export_restore import (
     EXIT_USAGE,
     OUTPUT,
     REMARKS,
+    STORAGE,
     VALUES,
     VERSION,
     WHOLE_RELATIONS,
@@ -289,9 +290,9 @@ def check_expendable(db: Database) -> None:
     adds a row between a look at them and their end.
     """
     before, lines = db.fetch_catalog(), db.fetch_catalog_lines(managed=())
-    storage = db.fetch_storage(before.tables)
+    storage = db.fetch_of_parts(STORAGE, before.tables)
     run_schema(db)
-    kept = db.fetch_storage(before.tables)
+    kept = db.fetch_of_parts(STORAGE, before.tables)
     there = {line.text for line in db.fetch_catalog_lines(managed=())}
     db.rollback()
     db.begin_restore()
@@ -345,7 +346,7 @@ def set_up(settings: Settings, options: SetupOptions, report: Report) -> None:
         run_schema(db)
         counts = fill(db, options, report)
         db.commit()
-        db.analyze(Relation("public", name) for name in counts)
+        db.analyze([[Relation("public", name) for name in counts]])
     report.record(database=settings, rows=counts)
     table = render_table(
         ("table", "rows"), [(name, f"{count:,}") for name, count in counts.items()]
@@ -408,14 +409,14 @@ def serve(settings: Settings) -> None:
 
 def psql_line(settings: Settings, server: Settings) -> str:
     """Return the command that opens psql there: the one installed, else the wheel's."""
-    folder = OwnServer.of(settings.data_folder).programs
+    folder = OwnServer.of(settings.data_folder).programs.folder
     psql = "psql" if shutil.which("psql") else str(folder / "psql")
     place = ("-h", server.host, "-p", str(server.port), "-U", server.user)
     joined = subprocess.list2cmdline if os.name == "nt" else shlex.join
     return joined([psql, *place, server.dbname])
 
 
-# ---- Command line — the only room that exits -----------------------------------------
+# ---- Command line — the only section that exits --------------------------------------
 
 PROGRAM = "python setup_db.py"
 OPTIONS = f"""\

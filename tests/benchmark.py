@@ -1,12 +1,13 @@
 """How fast? Ratios to pg_dump, pg_restore and psql, measured in one run on one server.
 
-    python tests/benchmark.py            3 million rows and 500 small tables, 5 rounds
-    python tests/benchmark.py --scale 0.1 --rounds 3
+    python tests/benchmark.py            some ten minutes; alone on the machine
+    python tests/benchmark.py --quick    a tenth of the rows: two minutes
+    python tests/benchmark.py --docs     and puts the figures into README and docs
 
-It starts a private PostgreSQL 18 with the settings that initdb gives it, and leaves
-nothing behind. A first round warms up and measures memory, which takes time of its own.
-The commands of a round run one after the other, so that whatever else the machine does
-meets all of them; the ratios are medians of each round's.
+It starts a PostgreSQL 18 with the settings that initdb gives it, and leaves nothing
+behind. A first round warms up, and is where memory is measured, which takes time of its
+own. The commands of a round run one after the other, so that whatever else the machine
+does meets all of them; the ratios are medians of each round's.
 """
 
 from __future__ import annotations
@@ -14,26 +15,32 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
+from time import monotonic
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import servers  # noqa: E402
 
 import export_restore as er  # noqa: E402
 
 PROGRAM = [sys.executable, str(ROOT / "export_restore.py")]
-AGENTS, LEADS, FEEDBACK = 20_000, 1_000_000, 2_000_000
+README, PAGE, PICTURE = (
+    ROOT / name for name in ("README.md", "docs/speed.md", "docs/benchmark.svg")
+)
+TABLES = {"agents": 20_000, "leads": 1_000_000, "feedback": 2_000_000}
 SMALL_TABLES = 500
+SCALES = (0.1, 1.0, 10.0)
 
 FILL = """
 INSERT INTO agents (full_name, email, phone, region, commission_rate, hired_on)
@@ -52,80 +59,141 @@ INSERT INTO feedback (lead_id, rating, comment)
 SELECT 1 + i % {leads}, 1 + i % 5,
        CASE WHEN i % 2 = 0 THEN 'The demo took ' || i % 90 || ' minutes, as agreed.' END
 FROM generate_series(1, {feedback}) AS i;
+VACUUM ANALYZE
+"""
+ONE_TABLE = "CREATE TABLE one (id int PRIMARY KEY, name text NOT NULL, price numeric)"
+FILL_ONE = """
+INSERT INTO one SELECT i, 'Lead Number ' || i || ', as agreed', i % 90000 / 100.0
+FROM generate_series(1, {rows}) AS i;
+VACUUM ANALYZE
 """
 
 
-# ---- the server ----------------------------------------------------------------------
+# ---- the server and its databases ----------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
-class Server:
-    settings: er.Settings
-    bin: Path
+class Place:
+    """A server, and a folder for everything else."""
+
+    server: servers.Server
+    folder: Path
 
     def sql(self, text: str, dbname: str = "postgres") -> None:
-        settings = dataclasses.replace(self.settings, dbname=dbname)
-        with er.Database(settings) as db:
-            db.execute(text)
+        """Run statements, of which VACUUM has to be on its own."""
+        for part in re.split(r";\n(?=VACUUM|CREATE DATABASE)", text):
+            self.server.execute(part, dbname)
 
     def fresh(self, dbname: str) -> None:
         """Make an empty database of that name."""
-        self.sql(f"DROP DATABASE IF EXISTS {dbname} WITH (FORCE)")
-        self.sql(f"CREATE DATABASE {dbname}")
+        drop = f"DROP DATABASE IF EXISTS {dbname} WITH (FORCE)"
+        self.sql(f"{drop};\nCREATE DATABASE {dbname}")
+        where = f"DB_HOST={self.server.host}\nDB_PORT={self.server.port}\n"
+        text = f"{where}DB_NAME={dbname}\nDB_USER=postgres\n"
+        (self.folder / f"{dbname}.env").write_text(text)
 
-    def env_file(self, folder: Path, dbname: str) -> str:
-        path = folder / f"{dbname}.env"
-        place = f"DB_HOST={self.settings.host}\nDB_PORT={self.settings.port}\n"
-        path.write_text(f"{place}DB_NAME={dbname}\nDB_USER=postgres\n")
-        return str(path)
+    def build(self, dbname: str, schema: str, fill: str) -> None:
+        """Make a database by a schema script, which is then its own, and fill it."""
+        self.fresh(dbname)
+        (self.folder / f"{dbname}.sql").write_text(schema)
+        self.sql(schema, dbname)
+        self.sql(fill, dbname)
+
+    def build_sample(self, dbname: str, scale: float) -> None:
+        sizes = {table: max(1, int(rows * scale)) for table, rows in TABLES.items()}
+        schema = (ROOT / "schema.sql").read_text(encoding="utf-8")
+        self.build(dbname, schema, FILL.format(**sizes))
+
+    def build_small(self, dbname: str) -> None:
+        """Make a database of many tables with few rows."""
+        schema = "".join(
+            f"DROP TABLE IF EXISTS small_{n} CASCADE;\n"
+            f"CREATE TABLE small_{n} (id serial PRIMARY KEY, name text NOT NULL,"
+            f" other int REFERENCES small_{max(n - 1, 0)});\n"
+            f"CREATE INDEX ON small_{n} (other);\n"
+            for n in range(SMALL_TABLES)
+        )
+        rows = "".join(
+            f"INSERT INTO small_{n} (name, other)"
+            " SELECT 'name ' || i, i FROM generate_series(1, 20) AS i;"
+            for n in range(SMALL_TABLES)
+        )
+        self.build(dbname, schema, f"{rows}\nVACUUM ANALYZE")
+
+    # What is measured.
 
     def client(self, program: str, dbname: str, *options: str) -> list[str]:
-        place = [f"-h{self.settings.host}", f"-p{self.settings.port}", "-Upostgres"]
-        return [str(self.bin / program), *place, f"-d{dbname}", *options]
+        where = [f"-h{self.server.host}", f"-p{self.server.port}", "-Upostgres"]
+        return [str(self.server.bin / program), *where, f"-d{dbname}", *options]
+
+    def export(self, name: str, dbname: str, target: str, *options: str) -> Job:
+        script = f"--schema-file={dbname}.sql"
+        where = [f"--env-file={dbname}.env", f"--dir={target}", "-q", script]
+        return Job(name, [[*PROGRAM, "export", *where, *options]], self.gone(target))
+
+    def restore(self, name: str, snapshot: str, dbname: str) -> Job:
+        where = [f"--env-file={dbname}.env", f"--dir={snapshot}", "-q"]
+        command = [*PROGRAM, "restore", *where]
+        return Job(name, [command], lambda: self.fresh(dbname))
+
+    def dump(self, name: str, dbname: str, target: str, *options: str) -> Job:
+        command = self.client("pg_dump", dbname, f"-f{target}", "-Fd", *options)
+        return Job(name, [command], self.gone(target))
+
+    def pg_restore(self, name: str, dump: str, dbname: str) -> Job:
+        command = self.client("pg_restore", dbname, "-1", dump)
+        return Job(name, [command], lambda: self.fresh(dbname))
+
+    def copy_out(self, dbname: str) -> Job:
+        """Return what one would write by hand to have files like ours."""
+        copies = [
+            f"-c\\copy (SELECT * FROM {table} ORDER BY id) TO '{table}.csv'"
+            " (FORMAT csv, HEADER)"
+            for table in TABLES
+        ]
+        commands = [self.client("psql", dbname, "-q", *copies)]
+        commands.append(["sha256sum", *(f"{table}.csv" for table in TABLES)])
+        return Job("psql: COPY in order, sha256sum", commands)
+
+    def copy_in(self, snapshot: str, dbname: str) -> Job:
+        """Return how CSVs are loaded by hand: with all constraints in place."""
+        loads = [
+            f"-c\\copy {table} FROM '{snapshot}/{table}.csv' (FORMAT csv, HEADER)"
+            for table in TABLES
+        ]
+        script = ["-q", "-1", "-f", "sample.sql", *loads]
+        command = self.client("psql", dbname, *script)
+        return Job(
+            "CSVs, all constraints in place", [command], lambda: self.fresh(dbname)
+        )
+
+    def until_ready(self, job: Job) -> Job:
+        """Return a restore whose rows are then vacuumed and analyzed."""
+        [command] = job.commands
+        dbname = next(
+            each.partition("=")[2].removesuffix(".env") if "=" in each else each[2:]
+            for each in command
+            if each.startswith(("--env-file", "-d"))
+        )
+        vacuum = self.client("vacuumdb", dbname, "-q", "--analyze")
+        return dataclasses.replace(
+            job, name=f"{job.name}, until ready", commands=[command, vacuum], seconds=[]
+        )
+
+    def gone(self, name: str) -> Callable[[], object]:
+        return lambda: shutil.rmtree(self.folder / name, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def started_server() -> Iterator[Server]:
-    with er.private_server("18") as settings:
-        yield Server(settings, er.server_programs()[18])
-
-
-def build_sample(server: Server, dbname: str, scale: float) -> None:
-    """Make the sample database with that part of its rows."""
-    server.fresh(dbname)
-    server.sql((ROOT / "schema.sql").read_text(encoding="utf-8"), dbname)
-    sizes = {
-        "agents": max(1, int(AGENTS * scale)),
-        "leads": max(1, int(LEADS * scale)),
-        "feedback": max(1, int(FEEDBACK * scale)),
-    }
-    server.sql(FILL.format(**sizes), dbname)
-    server.sql("VACUUM ANALYZE", dbname)
-
-
-def small_schema() -> str:
-    return "".join(
-        f"DROP TABLE IF EXISTS small_{n} CASCADE;\n"
-        f"CREATE TABLE small_{n} (id serial PRIMARY KEY, name text NOT NULL,"
-        f" other int REFERENCES small_{max(n - 1, 0)});\n"
-        f"CREATE INDEX ON small_{n} (other);\n"
-        for n in range(SMALL_TABLES)
-    )
-
-
-def build_small(server: Server, dbname: str) -> None:
-    """Make a database of many tables with few rows."""
-    server.fresh(dbname)
-    server.sql(small_schema(), dbname)
-    server.sql(
-        "".join(
-            f"INSERT INTO small_{n} (name, other)"
-            f" SELECT 'name ' || i, i FROM generate_series(1, 20) AS i;"
-            for n in range(SMALL_TABLES)
-        ),
-        dbname,
-    )
-    server.sql("VACUUM ANALYZE", dbname)
+def started() -> Iterator[Place]:
+    server = servers.Server(18, "")
+    server.start()
+    try:
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+            yield Place(server, Path(folder))
+    finally:
+        server.stop()
+        shutil.rmtree(server.data)
 
 
 # ---- one run -------------------------------------------------------------------------
@@ -133,7 +201,7 @@ def build_small(server: Server, dbname: str) -> None:
 
 @dataclasses.dataclass
 class Job:
-    """A command to measure; `prepare` runs before each time, unmeasured."""
+    """Commands to measure; `prepare` runs before each time, unmeasured."""
 
     name: str
     commands: Sequence[Sequence[str]]
@@ -141,10 +209,11 @@ class Job:
     seconds: list[float] = dataclasses.field(default_factory=list)
     peak: int = 0  # kB, of all its processes together
 
-    def run(self, folder: Path, *, watched: bool = False) -> None:
-        """Run it once, for its time or for its memory."""
+    def run(self, folder: Path, *, watched: bool = False) -> float:
+        """Run it once; return the seconds. If `watched`, see what memory it takes."""
+        tell(self.name)
         self.prepare()
-        start = time.monotonic()
+        start = monotonic()
         for command in self.commands:
             with subprocess.Popen(
                 command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
@@ -154,8 +223,11 @@ class Job:
                 self.peak = max(self.peak, watch.stop() if watch else 0)
             if process.returncode:
                 raise SystemExit(f"{self.name}: {command}\n{err.decode()}")
-        if not watched:
-            self.seconds.append(time.monotonic() - start)
+        return monotonic() - start
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
 
 
 class PeakMemory:
@@ -199,167 +271,90 @@ def family(pid: int) -> list[int]:
     return found
 
 
-# ---- what is measured ----------------------------------------------------------------
-
-
-def emptied(folder: Path) -> Callable[[], object]:
-    return lambda: shutil.rmtree(folder, ignore_errors=True)
-
-
-def export_jobs(server: Server, folder: Path, db: str) -> list[Job]:
-    """Return the exports, ours and theirs."""
-    env = server.env_file(folder, db)
-    shutil.copy(ROOT / "schema.sql", folder)
-
-    def ours(name: str, target: str, *options: str) -> Job:
-        out = ["--dir", target, "-q", *options]
-        command = [*PROGRAM, "export", "--env-file", env, *out]
-        return Job(name, [command], emptied(folder / target))
-
-    def dump(name: str, target: str, *options: str) -> Job:
-        command = server.client("pg_dump", db, f"-f{folder / target}", *options)
-        return Job(name, [command], emptied(folder / target))
-
-    copies = [
-        f"\\copy {table} TO '{folder / table}.csv' (FORMAT csv, HEADER)"
-        for table in ("agents", "leads", "feedback")
-    ]
+def jobs_of(place: Place) -> list[Job]:
+    """Return everything that a round measures, in an order in which it can run."""
+    restore = place.restore("restore", "e1", "r_ours")
+    pg_restore = place.pg_restore("pg_restore -1", "d1", "r_theirs")
     return [
-        ours("export, 1 job", "e1", "--jobs", "1"),
-        Job("verify", [[*PROGRAM, "verify", "-q", "--env-file", env, "--dir", "e1"]]),
-        ours("export, 2 jobs", "e2", "--jobs", "2"),
-        ours("export --gzip, 1 job", "g1", "--jobs", "1", "--gzip"),
-        ours("export --gzip, 2 jobs", "g2", "--jobs", "2", "--gzip"),
-        dump("pg_dump -Fd -Z0 -j1", "d1", "-Fd", "-Z0", "-j1"),
-        dump("pg_dump -Fd -Z0 -j2", "d2", "-Fd", "-Z0", "-j2"),
-        dump("pg_dump -Fd", "dz1", "-Fd"),
-        dump("pg_dump -Fd -j2", "dz2", "-Fd", "-j2"),
-        Job("pg_dump", [server.client("pg_dump", db, f"-f{folder / 'plain.sql'}")]),
-        Job("psql \\copy", [server.client("psql", db, "-q", *by_command(copies))]),
+        place.export("export --jobs 1", "sample", "e1", "--jobs=1"),
+        place.export("export", "sample", "e2"),
+        place.export("export --gzip", "sample", "g2", "--gzip"),
+        place.copy_out("sample"),
+        place.dump("pg_dump -Fd -Z0", "sample", "d1", "-Z0"),
+        place.dump("pg_dump -Fd -Z0 -j2", "sample", "d2", "-Z0", "-j2"),
+        place.dump("pg_dump -Fd", "sample", "dz1"),
+        place.dump("pg_dump -Fd -j2", "sample", "dz2", "-j2"),
+        Job(
+            "verify", [[*PROGRAM, "verify", "-q", "--env-file=sample.env", "--dir=e1"]]
+        ),
+        restore,
+        place.until_ready(restore),
+        place.until_ready(pg_restore),
+        place.copy_in("e1", "r_csv"),
+        place.export("one table: export --jobs 1", "one", "o1", "--jobs=1"),
+        place.export("one table: export --jobs 2", "one", "o2", "--jobs=2"),
+        place.export("500 small: export", "small", "s1"),
+        place.dump("500 small: pg_dump -Fd -Z0", "small", "sd", "-Z0"),
+        place.restore("500 small: restore", "s1", "s_ours"),
+        place.pg_restore("500 small: pg_restore -1", "sd", "s_theirs"),
+        Job("--help", [[*PROGRAM, "--help"]]),
     ]
 
 
-def by_command(lines: Sequence[str]) -> list[str]:
-    return [part for line in lines for part in ("-c", line)]
-
-
-def restore_jobs(server: Server, folder: Path) -> list[Job]:
-    """Return the restores, ours and theirs, each into an empty database."""
-
-    def made(db: str) -> Callable[[], object]:
-        return lambda: server.fresh(db)
-
-    def pg_restore(name: str, db: str, *options: str) -> Job:
-        dump = str(folder / "d1")
-        return Job(name, [server.client("pg_restore", db, *options, dump)], made(db))
-
-    env = server.env_file(folder, "r_ours")
-    loads = [
-        f"\\copy {table} FROM '{folder / 'e1' / table}.csv' (FORMAT csv, HEADER)"
-        for table in ("agents", "leads", "feedback")
-    ]
-    plain = ["-q", "-1", "-f", str(ROOT / "schema.sql"), *by_command(loads)]
-    restore = [*PROGRAM, "restore", "-q", "--env-file", env, "--dir", "e1"]
-    return [
-        Job("restore", [restore], made("r_ours")),
-        pg_restore("pg_restore --single-transaction", "r_one", "-1"),
-        pg_restore("pg_restore -j1", "r_j1", "-j1"),
-        pg_restore("pg_restore -j2", "r_j2", "-j2"),
-        Job(
-            "CSVs with all constraints",
-            [server.client("psql", "r_csv", *plain)],
-            made("r_csv"),
-        ),
-    ]
-
-
-def small_jobs(server: Server, folder: Path) -> list[Job]:
-    """Return the same for many small tables."""
-    (folder / "small.sql").write_text(small_schema())
-    env = server.env_file(folder, "small")
-    target = server.env_file(folder, "s_ours")
-    to = ["--dir", "s1", "-q"]
-    return [
-        Job(
-            "small: export",
-            [
-                [
-                    *PROGRAM,
-                    "export",
-                    "--env-file",
-                    env,
-                    "--schema-file",
-                    "small.sql",
-                    *to,
-                ]
-            ],
-            emptied(folder / "s1"),
-        ),
-        Job(
-            "small: pg_dump -Fd -Z0",
-            [server.client("pg_dump", "small", f"-f{folder / 'sd'}", "-Fd", "-Z0")],
-            emptied(folder / "sd"),
-        ),
-        Job(
-            "small: restore",
-            [[*PROGRAM, "restore", "--env-file", target, *to]],
-            lambda: server.fresh("s_ours"),
-        ),
-        Job(
-            "small: pg_restore --single-transaction",
-            [server.client("pg_restore", "s_theirs", "-1", str(folder / "sd"))],
-            lambda: server.fresh("s_theirs"),
-        ),
-    ]
-
-
-# What must be reached, and what we aim at.
+# What is compared, what must be reached, and what we aim at.
 RATIOS = (
-    ("export, 1 job", "pg_dump -Fd -Z0 -j1", 1.25, 1.0),
-    ("export, 2 jobs", "pg_dump -Fd -Z0 -j2", 1.2, 1.0),
-    ("export, 2 jobs", "pg_dump -Fd", 0.4, 0.3),
-    ("export --gzip, 2 jobs", "pg_dump -Fd -j2", 1.0, 0.7),
-    ("restore", "pg_restore --single-transaction", 1.1, 0.9),
-    ("restore", "CSVs with all constraints", 0.25, 0.2),
-    ("verify", "export, 1 job", 1.0, 0.8),
-    ("small: export", "small: pg_dump -Fd -Z0", 1.3, 0.8),
-    ("small: restore", "small: pg_restore --single-transaction", 1.3, 0.8),
+    ("export --jobs 1", "psql: COPY in order, sha256sum", 0.76, 0.65),
+    ("export", "psql: COPY in order, sha256sum", 0.55, 0.45),
+    ("export", "pg_dump -Fd", 0.75, 0.6),
+    ("export", "pg_dump -Fd -Z0 -j2", None, None),
+    ("export --gzip", "pg_dump -Fd -j2", 0.95, 0.75),
+    ("one table: export --jobs 2", "one table: export --jobs 1", 0.85, 0.7),
+    ("restore, until ready", "pg_restore -1, until ready", 1.03, 0.95),
+    ("restore", "CSVs, all constraints in place", 0.35, 0.3),
+    ("verify", "export --jobs 1", 1.0, 0.8),
+    ("500 small: export", "500 small: pg_dump -Fd -Z0", 2.8, 2.0),
+    ("500 small: restore", "500 small: pg_restore -1", 1.25, 1.0),
 )
 
 
-def measure(rounds: int, scale: float, folder: Path) -> list[Job]:
+IN_README = (
+    "export ÷ pg_dump -Fd",
+    "restore, until ready ÷ pg_restore -1, until ready",
+    "verify ÷ export --jobs 1",
+)
+
+
+def measure(place: Place, rounds: int, scale: float) -> dict[str, Job]:
     """Build the databases, and run every job that many times, in turn."""
-    with started_server() as server:
-        tell(f"building the sample database ({scale:g} of 3,020,000 rows)")
-        build_sample(server, "sample", scale)
-        build_small(server, "small")
-        jobs = [
-            *export_jobs(server, folder, "sample"),
-            *restore_jobs(server, folder),
-            *small_jobs(server, folder),
-            Job("--help", [[*PROGRAM, "--help"]]),
-        ]
-        for number in range(rounds + 1):
-            for job in jobs:
-                tell(f"round {number} of {rounds}: {job.name}")
-                job.run(folder, watched=number == 0)
-        return jobs
+    tell("building the databases")
+    place.build_sample("sample", scale)
+    place.build("one", ONE_TABLE, FILL_ONE.format(rows=int(3_000_000 * scale)))
+    place.build_small("small")
+    jobs = jobs_of(place)
+    for job in jobs:
+        job.run(place.folder, watched=True)
+    for number in range(1, rounds + 1):
+        tell(f"round {number} of {rounds}")
+        for job in jobs:
+            job.seconds.append(job.run(place.folder))
+    return {job.name: job for job in jobs}
 
 
-def measure_growth(folder: Path) -> list[tuple[float, float, float, int]]:
-    """Return scale, seconds of export and of restore, and the greater peak in kB."""
+def measure_growth(place: Place, scale: float) -> list[tuple[int, list[Job]]]:
+    """Return exports and a restore of more and more rows, each run once."""
     found = []
-    for scale in (0.1, 1.0, 10.0):
-        with started_server() as server:
-            tell(f"growth: {scale:g}")
-            build_sample(server, "sample", scale)
-            export = export_jobs(server, folder, "sample")[0]
-            restore = restore_jobs(server, folder)[0]
-            for watched in (False, True):
-                export.run(folder, watched=watched)
-                restore.run(folder, watched=watched)
-            peak = max(export.peak, restore.peak)
-            found.append((scale, export.seconds[0], restore.seconds[0], peak))
+    for times in SCALES:
+        tell(f"building {times:g} times the rows")
+        place.build_sample("grown", times * scale)
+        jobs = [
+            place.export("export --jobs 1", "grown", "grown1", "--jobs=1"),
+            place.export("export", "grown", "grown2"),
+            place.restore("restore", "grown1", "grown_too"),
+        ]
+        for job in jobs:
+            job.seconds.append(job.run(place.folder, watched=True))
+        found.append((int(sum(TABLES.values()) * times * scale), jobs))
+        place.fresh("grown_too")
     return found
 
 
@@ -367,57 +362,82 @@ def measure_growth(folder: Path) -> list[tuple[float, float, float, int]]:
 
 
 def tell(text: str) -> None:
-    print(text, file=sys.stderr)
+    print(f"  {text}", file=sys.stderr)
 
 
-def ratio(jobs: dict[str, Job], ours: str, theirs: str) -> tuple[float, float]:
-    """Return the median of the rounds' ratios, and their spread."""
-    each = [
-        mine / other
-        for mine, other in zip(jobs[ours].seconds, jobs[theirs].seconds, strict=True)
+def ratio(jobs: dict[str, Job], ours: str, theirs: str) -> float:
+    """Return the median of the rounds' ratios."""
+    pairs = zip(jobs[ours].seconds, jobs[theirs].seconds, strict=True)
+    return statistics.median(mine / other for mine, other in pairs)
+
+
+def markdown(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "".join(f"| {' | '.join(map(str, each))} |\n" for each in lines)
+
+
+def render_ratios(jobs: dict[str, Job], chosen: Collection[str] = ()) -> str:
+    """Return a table of ratios: all, or those of the programs of ours chosen."""
+    rows = [
+        (f"`{ours}`", f"`{theirs}`", f"{ratio(jobs, ours, theirs):.2f}")
+        for ours, theirs, *_ in RATIOS
+        if not chosen or f"{ours} ÷ {theirs}" in chosen
     ]
-    return statistics.median(each), max(each) - min(each)
+    return markdown(("this program", "compared with", "time"), rows)
 
 
-def render(jobs: Sequence[Job]) -> str:
-    """Return the tables of seconds and of ratios."""
-    known = {job.name: job for job in jobs}
-    seconds = [
-        (
-            job.name,
-            f"{statistics.median(job.seconds):.2f}",
-            f"{min(job.seconds):.2f}",
-            f"{max(job.seconds):.2f}",
-            f"{job.peak / 1000:.0f}",
-        )
-        for job in jobs
-    ]
-    ratios = [
+def render_bounds(jobs: dict[str, Job]) -> str:
+    """Return what was to be reached, and what was."""
+    rows = [
         (
             f"{ours} ÷ {theirs}",
-            f"{ratio(known, ours, theirs)[0]:.2f}",
-            f"{ratio(known, ours, theirs)[1]:.2f}",
+            f"{ratio(jobs, ours, theirs):.2f}",
             f"{must:.2f}",
             f"{aim:.2f}",
         )
         for ours, theirs, must, aim in RATIOS
+        if must
     ]
-    return "\n\n".join(
-        (
-            er.render_table(("command", "seconds", "min", "max", "peak MB"), seconds),
-            er.render_table(("ratio", "median", "spread", "must", "aim"), ratios),
-        )
-    )
+    return er.render_table(("ratio", "median", "must", "aim"), rows)
 
 
-def render_svg(jobs: Sequence[Job]) -> str:
+def render(jobs: dict[str, Job], growth: list[tuple[int, list[Job]]]) -> str:
+    """Return the tables of ratios, of seconds and of growth."""
+    seconds = [
+        (f"`{name}`", f"{job.median:.2f}", f"{min(job.seconds):.2f}",
+         f"{max(job.seconds):.2f}", round(job.peak / 1000))
+        for name, job in jobs.items()
+    ]  # fmt: skip
+    grown = [
+        (f"{rows:,}",
+         *(f"{job.seconds[0]:.1f} s" for job in each),
+         f"{max(job.peak for job in each) / 1000:.0f} MB")
+        for rows, each in growth
+    ]  # fmt: skip
+    commands = [f"`{job.name}`" for job in growth[0][1]] if growth else []
+    parts = [
+        render_ratios(jobs),
+        markdown(("rows", *commands, "most memory"), grown) if growth else "",
+        markdown(("command", "median s", "least", "most", "peak MB"), seconds),
+    ]
+    return "\n".join(filter(None, parts))
+
+
+def fill_in(page: Path, text: str) -> None:
+    """Put figures where a page has its marks for them."""
+    marked = re.compile("(?<=<!-- figures -->\n).*(?=<!-- end -->)", re.DOTALL)
+    old = page.read_text(encoding="utf-8")
+    page.write_text(marked.sub(lambda _: text, old), encoding="utf-8")
+
+
+def render_svg(jobs: dict[str, Job]) -> str:
     """Return the ratios as bars; the line is where we would be as fast."""
-    known = {job.name: job for job in jobs}
-    bars = []
-    values = [ratio(known, ours, theirs)[0] for ours, theirs, *_ in RATIOS]
+    values = [ratio(jobs, ours, theirs) for ours, theirs, *_ in RATIOS]
     unit = 570 / max(values)
-    for place, (ours, theirs, *_) in enumerate(RATIOS):
-        value = values[place]
+    bars = []
+    for place, ((ours, theirs, *_), value) in enumerate(
+        zip(RATIOS, values, strict=True)
+    ):
         y = 28 + place * 34
         bars.append(
             f'<text x="10" y="{y}">{ours} ÷ {theirs}</text>'
@@ -437,33 +457,22 @@ def render_svg(jobs: Sequence[Job]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--scale", type=float, default=1.0, help="part of the rows")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--svg", type=Path, metavar="FILE")
-    parser.add_argument("--growth", action="store_true", help="0.1, 1 and 10 times")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the rows")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--no-growth", action="store_true", help="one size alone")
+    parser.add_argument("--docs", action="store_true", help="fill in README, docs")
     arguments = parser.parse_args(argv)
-    folder = Path(tempfile.mkdtemp(prefix="bench-"))
-    try:
-        if arguments.growth:
-            rows = [
-                (f"{scale:g}", f"{out:.2f}", f"{back:.2f}", f"{peak / 1000:.0f}")
-                for scale, out, back, peak in measure_growth(folder)
-            ]
-            headings = ("scale", "export s", "restore s", "peak MB")
-            print(er.render_table(headings, rows))
-            return 0
-        jobs = measure(arguments.rounds, arguments.scale, folder)
-        print(f"{os.cpu_count()} cores, {arguments.rounds} rounds\n\n{render(jobs)}")
-        if arguments.json:
-            figures = [dataclasses.asdict(job) for job in jobs]
-            for figure in figures:
-                del figure["prepare"], figure["commands"]
-            arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
-        if arguments.svg:
-            arguments.svg.write_text(render_svg(jobs), encoding="utf-8")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    scale = 0.1 if arguments.quick else 1.0
+    with started() as place:
+        jobs = measure(place, arguments.rounds, scale)
+        growth = [] if arguments.no_growth else measure_growth(place, scale)
+    text = render(jobs, growth)
+    print(f"{os.cpu_count()} cores, {arguments.rounds} rounds\n\n{text}")
+    print(render_bounds(jobs))
+    if arguments.docs:
+        fill_in(PAGE, text)
+        fill_in(README, render_ratios(jobs, IN_README))
+        PICTURE.write_text(render_svg(jobs), encoding="utf-8")
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import itertools
 import os
 import re
 import signal
@@ -71,9 +72,15 @@ def fail(status: int, *argv: object) -> str:
 
 
 def check_error(err: str, program: str = "export_restore") -> None:
-    """See that a command has told in two lines why it ended, then what it left."""
-    error, hint, *last = err.splitlines()
+    """See that a command has told in two lines why it ended, then what it left.
+
+    Several faults are a heading and a line each.
+    """
+    error, *rest = err.splitlines()
+    faults = [*itertools.takewhile(lambda line: line.startswith("  "), rest)]
+    hint, *last = rest[len(faults) :]
     assert error.startswith(f"{program}: error: "), err
+    assert bool(faults) == error.endswith(":"), err
     assert hint.startswith("hint: "), err
     assert not last or LAST_WORDS.fullmatch("\n".join(last)), err
 

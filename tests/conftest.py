@@ -218,7 +218,7 @@ def fail() -> Fail:
 
 @pytest.fixture
 def build(source: Place) -> Build:
-    """Make the source by a schema script, with rows; returns its env file."""
+    """Make the source by a script, with rows; returns its env file."""
 
     def call(schema: str, rows: str = "") -> Path:
         source.make(schema, rows)

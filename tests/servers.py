@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import multiprocessing
 import os
@@ -35,16 +36,19 @@ DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
 _numbers = itertools.count(1)
 
 
-def binaries() -> dict[int, Path]:
-    """Return the folders of the server programs by version.
+@functools.cache
+def servers() -> dict[int, er.Programs]:
+    """Return the programs of servers by version.
 
     16 and 18 are the embedded ones; 17 is a fuller build with contrib and libxml, and
     15 is Debian's, where the machine has it.
     """
-    versions = er.server_programs()
-    if (DEBIAN_15 / "postgres").is_file():
-        versions[15] = DEBIAN_15
-    return versions
+    return {each.major: each for each in reversed(er.find_programs("postgres"))}
+
+
+def binaries() -> dict[int, Path]:
+    """Return the folders that they lie in."""
+    return {version: each.folder for version, each in servers().items()}
 
 
 class Server:
@@ -52,18 +56,19 @@ class Server:
 
     user = "postgres"
 
-    def __init__(self, version: int) -> None:
+    def __init__(self, version: int, settings: str = SETTINGS) -> None:
         self.version = version
         self.data = Path(tempfile.mkdtemp(prefix=f"er{version}-", dir=HOME))
-        self.bin = binaries()[version]
+        programs = servers()[version]
         self.system_user = er.free_user() if er.is_root() else None
         if self.system_user:
-            self.bin = er.programs_for_all(self.bin)
-        self.own = er.OwnServer(self.data, self.bin, self.system_user, ("fsync=off",))
+            programs = programs.for_all()
+        self.bin = programs.folder
+        self.own = er.OwnServer(self.data, programs, self.system_user, ("fsync=off",))
         self.own.create("postgres")
         (self.data / "pg_hba.conf").write_text(HBA)
         with (self.data / "postgresql.conf").open("a") as config:
-            config.write(SETTINGS)
+            config.write(settings)
         self.port = er.free_port()
         self.host = str(self.data)
 

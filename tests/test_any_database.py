@@ -12,7 +12,7 @@ import pytest
 from cases import ALL_AT_ONCE, CONTRIB, compare, contents, validated
 from commands import ROOT, Place, Succeed, at_step, by_hand, place, wait_until
 from conftest import both_versions
-from servers import PASSWORD, Server, meanwhile
+from servers import PASSWORD, Server, meanwhile, servers
 
 import export_restore as er
 import setup_db
@@ -47,7 +47,7 @@ def test_from_one_embedded_server_to_another(
     for version in versions:
         home = tmp_path / f"pg{version}"
         home.mkdir()
-        er.OwnServer.of(home / er.EMBEDDED_FOLDER, version).create()
+        er.OwnServer.of(home / er.EMBEDDED_FOLDER, servers()[version]).create()
         envs.append(home / ".env")
         envs[-1].write_text("DB_HOST=embedded\nDB_NAME=sales\n")
     assert setup_db.main(["--env-file", str(envs[0]), "-q", "--leads", "50"]) == 0

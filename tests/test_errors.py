@@ -249,7 +249,7 @@ EDITED: tuple[tuple[Damage, str], ...] = (
     (agents(lambda a: [line.split(",", 1)[-1] for line in a]),
      "agents.csv has missing columns: id"),
     (mend("agents.csv", b"region", b"area"),
-     "agents.csv has unknown columns: area; agents.csv has missing columns: region"),
+     "agents.csv has unknown columns: area\n  agents.csv has missing columns: region"),
     (mend("agents.csv", b"region", b"phone"), "agents.csv has repeated columns: phone"),
     (agents(lambda a: [a[0], a[1] + ",x", *a[2:]]),
      "agents.csv, line 2: extra data after last expected column"),

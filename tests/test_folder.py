@@ -111,7 +111,7 @@ def test_all_faults_are_named_at_once(exported: Place) -> None:
         "schema.sql was changed since the export (sha256 differs)",
         "more.csv is not part of the snapshot",
     ):
-        assert fault in message
+        assert f"\n  {fault}\n" in message
     assert "notes.txt" not in message
 
 
@@ -175,7 +175,7 @@ EVENTS = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "fcntl.flock")
 def state_of(folder: Path) -> dict[str, bytes]:
     """Return what a reader of the snapshot would get, without its time."""
     with er.Folder(folder).opened() as snapshot:
-        return {file.path.name: file.path.read_bytes() for file in snapshot.csv_files}
+        return {name: file.path.read_bytes() for name, file in snapshot.csvs.items()}
 
 
 MOVED_ON = "DROP TABLE feedback; DELETE FROM leads WHERE id % 2 = 0"
@@ -382,11 +382,11 @@ def test_line_ends_that_git_has_changed(exported: Place) -> None:
     shutil.copy(Path("whole/datapackage.json"), folder)
     message = exported.fail(3, "restore")
     for name in ("agents.csv", "catalog.txt", "feedback.csv", "leads.csv"):
-        assert f"{name} {said}" in message
+        assert f"\n  {name} {said}\n" in message
     assert "exports/.gitattributes" in message
     (folder / "leads.csv").write_bytes(b"id\r\n")
     message = exported.fail(3, "restore")
-    assert "leads.csv was changed since the export" in message
+    assert "\n  leads.csv was changed since the export" in message
     # On the way out git may also take away what was there.
     text = Path("schema.sql").read_bytes()
     Path("schema.sql").write_bytes(text.replace(b"\n", b"\r\n"))

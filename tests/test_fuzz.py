@@ -45,7 +45,7 @@ def tries(request: pytest.FixtureRequest, no_hang: Callable[[], None]) -> Tries:
 
 
 def told(result: Result) -> bool:
-    """Tell whether an end was told as ours are."""
+    """Return whether an end was told as ours are."""
     lines = result.err.splitlines()
     hints = [line for line in lines if line.startswith("hint: ")]
     failed = result.status in (1, 2, 3) and len(hints) == 1

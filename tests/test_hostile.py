@@ -206,7 +206,6 @@ def test_rows_behind_the_end_of_data_are_missed(exported: Place) -> None:
 def test_files_that_are_exchanged_after_the_check(exported: Place) -> None:
     """What reaches the database, or is compared with it, is what was checked."""
     for owner, step, name, command, *options in (
-        (er.Folder, "check_files", "schema.sql", "restore"),
         (er.Database, "begin_restore", "leads.csv", "restore"),
         (er.Database, "begin_restore", "leads.csv", "restore", "--accept-edits"),
         (er.Comparison, "hash_rows", "leads.csv", "verify"),

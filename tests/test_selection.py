@@ -1,4 +1,4 @@
-"""Which tables go out, what is said of the rest, and what a blueprint must mention."""
+"""Which tables go out, what is said of the rest, and what a script must mention."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_what_is_left_out_is_said(shop: Database, work: Path, run: Run) -> None:
     env = shop.env_file(work)
     result = run("export", "--env-file", env, "--exclude", "sales.*")
     assert "left out as you asked: sales.leads, sales.orders\n" in result.err
-    # A restore makes the tables of the blueprint and leaves those empty.
+    # A restore makes the tables of the script and leaves those empty.
     assert run("restore", "--env-file", env, "-q").status == 1  # no DROP statements
 
 
@@ -96,7 +96,54 @@ def test_reference_to_a_table_left_out(shop: Database, work: Path, fail: Fail) -
     assert "export leads, too, or leave out lead_notes" in message
 
 
-def test_free_sequence_unknown_to_the_blueprint(
+def test_every_table_that_is_needed_is_told(
+    shop: Database, work: Path, run: Run
+) -> None:
+    more = "ALTER TABLE sales.leads ADD FOREIGN KEY (id) REFERENCES sales.orders;"
+    shop.execute(more)
+    (work / "schema.sql").write_text(SCHEMA + more)
+    result = run(
+        "export", "--env-file", shop.env_file(work),
+        "--exclude", "leads", "sales.orders",
+    )  # fmt: skip
+    assert result.status == 2
+    assert "error: foreign keys lead to tables that are left out:\n" in result.err
+    assert result.err.count("\n  ") == 2
+    advice = "export leads, sales.orders, too, or leave out lead_notes, sales.leads\n"
+    assert result.err.endswith(advice)
+
+
+def test_what_to_do_next(
+    shop: Database, target: Database, work: Path, run: Run, succeed: Succeed
+) -> None:
+    """The line that an export prints works; a refused restore says which one does."""
+    (work / "schema.sql").write_text(
+        "DROP TABLE IF EXISTS lead_notes, leads, sales.leads, sales.orders CASCADE;"
+        'DROP TABLE IF EXISTS "my.shop"."odd*";'
+        "DROP SEQUENCE IF EXISTS invoice_numbers;"
+        + SCHEMA.replace("SCHEMA", "SCHEMA IF NOT EXISTS")
+    )
+    shop.execute("INSERT INTO leads VALUES (7); INSERT INTO sales.leads VALUES (1)")
+    env = shop.env_file(work)
+    said = succeed("export", "--env-file", env, "--tables", "leads")
+    assert "Restore it into a new database,\nor replace the rows" in said
+    [line] = said.split("export_restore.py ")[1:]
+    assert line.split()[-1] == "--data-only"
+    shop.execute("DELETE FROM leads")
+    succeed(*line.split())
+    assert shop.fetch("SELECT * FROM leads") == [(7,)]
+    result = run("restore", "--env-file", env, "--yes")
+    assert result.status in (1, 3)
+    assert "hint: restore it into a new database, or the rows" in result.err
+    assert "--accept-drift" not in result.err
+    assert "restore --data-only" in result.err
+    result = run("restore", "--env-file", target.env_file(work))
+    assert result.status == 0, result.err
+    empty = '"my.shop"."odd*", lead_notes, sales.leads, sales.orders\n'
+    assert f"note: the snapshot has no rows of {empty}" in result.err
+
+
+def test_free_sequence_unknown_to_the_schema_script(
     shop: Database, work: Path, fail: Fail
 ) -> None:
     shop.execute("CREATE SEQUENCE stray")

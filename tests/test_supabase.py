@@ -306,7 +306,7 @@ def test_an_owner_that_we_cannot_give_back(app: Project) -> None:
     assert app.fetch("SELECT has_table_privilege('supabase_admin', 'notes', 'SELECT')")
 
 
-def test_grants_of_the_script_hold(app: Project) -> None:
+def test_grants_of_the_schema_script_hold(app: Project) -> None:
     Path("schema.sql").write_text(SCHEMA + "REVOKE ALL ON notes FROM anon;")
     app.succeed("export")
     said = app.call("restore").err
@@ -353,7 +353,7 @@ def test_trigger_on_auth_users(app: Project, state: str) -> None:
     if state == "ENABLE":
         restored(app)
     else:  # to switch it off takes auth.users' owner
-        said = "on auth.users, which cannot be brought back: must be owner"
+        said = "on auth.users, which cannot be made again: must be owner"
         assert said in restored(app, 3).err
 
 
