@@ -395,7 +395,7 @@ def test_realtime(app: Project) -> None:
     restored(app)
     app.run("ALTER PUBLICATION supabase_realtime DROP TABLE profiles")
     app.execute("ALTER PUBLICATION supabase_realtime OWNER TO supabase_admin")
-    said = "takes the publication supabase_realtime of public.notes"
+    said = "drops the publication supabase_realtime of public.notes, which cannot be"
     assert said in restored(app, 3).err
     app.succeed("restore", "--accept-drift")
 
@@ -407,7 +407,7 @@ REFUSED = (
     # Only the owner of storage.objects could make it again.
     (MAY, "CREATE POLICY ours ON storage.objects USING (public.may())",
      f"DROP FUNCTION IF EXISTS may CASCADE; {MAY}",
-     "the policy ours on storage.objects, which cannot be brought"),
+     "the policy ours on storage.objects, which cannot be made"),
     ("SELECT", "SELECT", "DROP SCHEMA public CASCADE; CREATE SCHEMA public;",
      "default privileges of supabase_admin in public"),
 )  # fmt: skip
