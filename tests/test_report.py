@@ -739,7 +739,7 @@ def test_a_folder_of_dots_is_named(
     result = run("export", *argv)
     shown = str(work / "new") if folder == "." else "../new"
     assert result.err == f"exporting {er.read_settings(env)} to {shown}\n"
-    assert f"\nThe snapshot is in {shown}. Bring it back" in result.out
+    assert f"\nThe snapshot is in {shown}. Restore it, here or elsewhere" in result.out
     assert result.out.endswith(f" --dir {shown}\n")
 
 
