@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import codecs
-import contextlib
 import functools
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
-import time
-import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -29,7 +23,19 @@ MEMORY = Path("/dev/shm")
 if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 8 << 30:
     os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
 
-from servers import DEBIAN_15, Database, Server  # noqa: E402
+import commands  # noqa: E402
+from commands import (  # noqa: E402
+    Fail,
+    Place,
+    Result,
+    Run,
+    Succeed,
+    fork_process,
+    place,
+    run_process,
+    wait_until,
+)
+from servers import DEBIAN_15, Server  # noqa: E402
 from supabase import Pooler, Project, SupabaseServer  # noqa: E402
 
 import export_restore as er  # noqa: E402
@@ -38,6 +44,11 @@ import setup_db  # noqa: E402
 # Some tests act as another user, who may not be let into Python's own folder; and what
 # Python did not find once, it never looks for again.
 codecs.lookup("utf-8-sig")
+
+__all__ = [
+    "Fail", "Place", "Result", "Run", "Succeed", "fork_process", "run_process",
+    "wait_until",
+]  # fmt: skip
 
 # A test's server is of the newest version unless a mark asks for others.
 VERSIONS = (18, 16)
@@ -84,24 +95,14 @@ def root_place() -> Iterator[Path]:
         yield er.ROOT_PLACE
 
 
-@pytest.fixture(scope="session")
-def server18() -> Iterator[Server]:
-    yield from start_server(18)
+def server_of(version: int) -> Callable[[], Iterator[Server]]:
+    def server() -> Iterator[Server]:
+        yield from start_server(version)
+
+    return pytest.fixture(server, scope="session", name=f"server{version}")
 
 
-@pytest.fixture(scope="session")
-def server15() -> Iterator[Server]:
-    yield from start_server(15)
-
-
-@pytest.fixture(scope="session")
-def server16() -> Iterator[Server]:
-    yield from start_server(16)
-
-
-@pytest.fixture(scope="session")
-def server17() -> Iterator[Server]:
-    yield from start_server(17)
+server15, server16, server17, server18 = map(server_of, (15, 16, 17, 18))
 
 
 @pytest.fixture(scope="session")
@@ -118,26 +119,23 @@ def supabase_server() -> Iterator[SupabaseServer]:
 
 
 @pytest.fixture
-def project(supabase_server: SupabaseServer) -> Iterator[Project]:
+def project(supabase_server: SupabaseServer, work: Path) -> Iterator[Project]:
     """A new project on that server."""
     with supabase_server.project() as project:
         yield project
 
 
-@pytest.fixture(scope="session")
-def session_pooler(supabase_server: SupabaseServer) -> Iterator[Pooler]:
-    """Supabase's port 5432."""
-    pooler = Pooler(supabase_server, "session")
-    yield pooler
-    pooler.stop()
+def pooler_of(mode: str) -> Callable[[SupabaseServer], Iterator[Pooler]]:
+    def pooler(supabase_server: SupabaseServer) -> Iterator[Pooler]:
+        made = Pooler(supabase_server, mode)
+        yield made
+        made.stop()
+
+    return pytest.fixture(pooler, scope="session", name=f"{mode}_pooler")
 
 
-@pytest.fixture(scope="session")
-def transaction_pooler(supabase_server: SupabaseServer) -> Iterator[Pooler]:
-    """Supabase's port 6543."""
-    pooler = Pooler(supabase_server, "transaction")
-    yield pooler
-    pooler.stop()
+# Supabase's ports 5432 and 6543.
+session_pooler, transaction_pooler = map(pooler_of, ("session", "transaction"))
 
 
 @pytest.fixture
@@ -155,32 +153,19 @@ def private_server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def source(server: Server) -> Iterator[Database]:
+def source(server: Server, work: Path) -> Iterator[Place]:
     """An empty database."""
-    with server.database() as database:
+    with place(server) as database:
         yield database
 
 
 @pytest.fixture
-def target(server: Server) -> Iterator[Database]:
+def target(server: Server, work: Path) -> Iterator[Place]:
     """Another empty database of the same server."""
-    with server.database() as database:
+    with place(server) as database:
         yield database
 
 
-@dataclass(frozen=True)
-class Result:
-    """What a command left behind."""
-
-    status: int
-    out: str
-    err: str
-
-
-# What the fixtures of these names give.
-Run = Callable[..., Result]
-Succeed = Callable[..., str]
-Fail = Callable[..., str]
 Build = Callable[..., Path]
 
 
@@ -192,6 +177,23 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def no_hang() -> Iterator[Callable[[], None]]:
+    """Raise where a command waits for ever; give what begins the 30 seconds anew."""
+
+    def give_up(*_: object) -> None:
+        raise AssertionError("it hangs")
+
+    def begin() -> None:
+        signal.setitimer(signal.ITIMER_REAL, 30, 30)
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    begin()
+    yield begin
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
 def open_folder() -> Iterator[Path]:
     """A folder that other users can enter, so that a server of root can lie there."""
     with tempfile.TemporaryDirectory() as folder:
@@ -200,63 +202,27 @@ def open_folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command line of export_restore in this process."""
-
-    def call(*argv: object) -> Result:
-        capsys.readouterr()
-        status = er.main([str(each) for each in argv])
-        return Result(status, *capsys.readouterr())
-
-    return call
+def run() -> Run:
+    return commands.run
 
 
 @pytest.fixture
-def succeed(run: Run) -> Succeed:
-    """Run a command quietly; it has to succeed and to leave stderr empty."""
-
-    def call(*argv: object) -> str:
-        result = run(*argv, "-q")
-        assert (result.status, result.err) == (0, ""), result.err
-        return result.out
-
-    return call
-
-
-# How a restore or an export that came to nothing ends.
-LAST_WORDS = re.compile(
-    r".* (is as it was|still holds the snapshot of .* ago)|.* holds no snapshot"
-)
+def succeed() -> Succeed:
+    return commands.succeed
 
 
 @pytest.fixture
-def fail(run: Run) -> Fail:
-    """Run a command that has to fail as promised; return what it said on stderr."""
-
-    def call(status: int, *argv: object) -> str:
-        result = run(*argv, "-q")
-        lines = result.err.splitlines()
-        assert result.status == status, result
-        assert result.out == ""
-        assert len(lines) == 2 or LAST_WORDS.fullmatch("\n".join(lines[2:])), result.err
-        assert lines[0].startswith("export_restore: error: ")
-        assert lines[1].startswith("hint: ")
-        assert "Traceback" not in result.err
-        return result.err
-
-    return call
+def fail() -> Fail:
+    return commands.fail
 
 
 @pytest.fixture
-def build(source: Database, work: Path) -> Build:
+def build(source: Place) -> Build:
     """Make the source by a script, with rows; returns its env file."""
 
     def call(schema: str, rows: str = "") -> Path:
-        (work / "schema.sql").write_text(schema, encoding="utf-8")
-        source.execute(schema)
-        if rows:
-            source.execute(rows)
-        return source.env_file(work)
+        source.make(schema, rows)
+        return source.env
 
     return call
 
@@ -289,72 +255,16 @@ SEEDED = f"test_{os.getpid()}_seeded"
 @pytest.fixture
 def seeded(
     server: Server, work: Path, snapshots: Callable[[Server], Path]
-) -> Iterator[Database]:
+) -> Iterator[Place]:
     """A database with the sample tables in it; schema.sql lies in the work folder."""
     shutil.copy(ROOT / "schema.sql", work)
     snapshots(server)
-    with server.database(f"TEMPLATE {SEEDED}_template", SEEDED) as database:
+    with place(server, f"TEMPLATE {SEEDED}_template", SEEDED) as database:
         yield database
 
 
 @pytest.fixture
-def exported(
-    seeded: Database, work: Path, snapshots: Callable[[Server], Path]
-) -> Database:
+def exported(seeded: Place, work: Path, snapshots: Callable[[Server], Path]) -> Place:
     """The seeded database, with its snapshot in the folder exports."""
     shutil.copytree(snapshots(seeded.server), work / "exports")
     return seeded
-
-
-def run_process(*argv: object) -> subprocess.Popen[str]:
-    """Start a command line of export_restore as a process of its own."""
-    command = [sys.executable, str(ROOT / "export_restore.py"), *map(str, argv)]
-    return subprocess.Popen(
-        command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-
-
-def fork_process(
-    *argv: object, first: Callable[[], object] = lambda: None
-) -> subprocess.Popen[str]:
-    """Start a command line in a fork of this process: most of a start is imports."""
-
-    def instead_of_exec() -> None:
-        os.closerange(3, 1 << 12)  # as exec would: the parent waits for one of them
-        sys.stdin = os.fdopen(os.open(os.devnull, os.O_RDONLY))
-        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", 1)
-        er.Call.idle.clear()  # their threads stay behind
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        sys.argv = ["export_restore.py", *map(str, argv)]
-        status = 99
-        try:
-            first()
-            status = er.main()
-            for thread in threading.enumerate():
-                if not thread.daemon and thread is not threading.current_thread():
-                    thread.join()
-        except SystemExit as ended:
-            status = int(ended.code or 0)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            with contextlib.suppress(OSError):
-                sys.stdout.flush()
-            os._exit(status)
-
-    return subprocess.Popen(
-        "forked",
-        preexec_fn=instead_of_exec,
-        restore_signals=False,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    """Wait for something that only has to happen at some time."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.005)

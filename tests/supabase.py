@@ -23,7 +23,8 @@ from typing import Any
 import psycopg2
 import pytest
 import trustme
-from servers import HOME, Database, Server
+from commands import Place
+from servers import HOME, Server
 
 import export_restore as er
 
@@ -44,8 +45,7 @@ RENAME = "ALTER ROLE postgres RENAME TO supabase_admin"
 ROLES = f"""
     DROP ROLE helper;
     CREATE ROLE postgres LOGIN CREATEDB CREATEROLE REPLICATION BYPASSRLS;
-    ALTER ROLE postgres PASSWORD '{PASSWORD}';
-    CREATE ROLE anon NOLOGIN NOINHERIT;
+    ALTER ROLE postgres PASSWORD '{PASSWORD}'; CREATE ROLE anon NOLOGIN NOINHERIT;
     CREATE ROLE authenticated NOLOGIN NOINHERIT;
     CREATE ROLE service_role NOLOGIN NOINHERIT BYPASSRLS;
     CREATE ROLE authenticator LOGIN NOINHERIT;
@@ -65,8 +65,7 @@ ROLES = f"""
 """
 
 PROJECT_DATABASE = """
-    CREATE SCHEMA extensions;
-    CREATE EXTENSION pgcrypto SCHEMA extensions;
+    CREATE SCHEMA extensions; CREATE EXTENSION pgcrypto SCHEMA extensions;
     CREATE EXTENSION pg_stat_statements SCHEMA extensions;
     GRANT USAGE ON SCHEMA extensions TO postgres, anon, authenticated, service_role;
 
@@ -212,7 +211,7 @@ class SupabaseServer(Server):
 
 
 @dataclasses.dataclass(frozen=True)
-class Project(Database):
+class Project(Place):
     """A database of the server; `execute` and `fetch` act as the administrator."""
 
     def env_file(self, folder: Path, **changes: str | None) -> Path:
@@ -225,10 +224,10 @@ class Project(Database):
         }
         return super().env_file(folder, **{**direct, **changes})
 
-    def pooled(self, folder: Path, pooler: Pooler, **changes: str | None) -> Path:
-        """Write an env file that leads through a pooler."""
+    def pooled(self, pooler: Pooler) -> Project:
+        """Return the same by way of a pooler."""
         way = {"DB_PORT": str(pooler.port), "DB_USER": f"postgres.{PROJECT}"}
-        return self.env_file(folder, **{**way, **changes})
+        return dataclasses.replace(self, changes=(*self.changes, *way.items()))
 
     def run(self, script: str) -> None:
         """Run statements as the project's own user, under its search_path."""
@@ -239,54 +238,20 @@ class Project(Database):
             )
             cursor.execute(script)
 
-    def privileges(self) -> list[tuple[Any, ...]]:
+    def privileges(self) -> list[str]:
         """Return who owns what and may do what, everywhere."""
-        return self.fetch("""
-            SELECT 'relation', c.oid::regclass::text, c.relowner::regrole::text,
-                   acl.grantee::regrole::text, acl.privilege_type, acl.is_grantable
-            FROM pg_class AS c,
-                 aclexplode(coalesce(c.relacl, acldefault(
-                     CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END::"char",
-                     c.relowner))) AS acl
-            WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
-              AND c.relnamespace::regnamespace::text !~ '^(pg_|information_schema)'
-            UNION ALL
-            SELECT 'column', c.oid::regclass || '.' || a.attname, NULL,
-                   acl.grantee::regrole::text, acl.privilege_type, acl.is_grantable
-            FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid,
-                 aclexplode(a.attacl) AS acl
-            WHERE c.relnamespace::regnamespace::text !~ '^(pg_|information_schema)'
-            UNION ALL
-            SELECT 'routine', p.oid::regprocedure::text, p.proowner::regrole::text,
-                   acl.grantee::regrole::text, acl.privilege_type, acl.is_grantable
-            FROM pg_proc AS p,
-                 aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS acl
-            WHERE p.pronamespace::regnamespace::text !~ '^(pg_|information_schema)'
-            UNION ALL
-            SELECT 'schema', n.nspname, n.nspowner::regrole::text,
-                   acl.grantee::regrole::text, acl.privilege_type, acl.is_grantable
-            FROM pg_namespace AS n,
-                 aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) AS acl
-            WHERE n.nspname !~ '^pg_(toast|temp)'
-            UNION ALL
-            SELECT 'default', format('%s %s', d.defaclrole::regrole, d.defaclobjtype),
-                   d.defaclnamespace::regnamespace::text, acl.grantee::regrole::text,
-                   acl.privilege_type, acl.is_grantable
-            FROM pg_default_acl AS d, aclexplode(d.defaclacl) AS acl
-            ORDER BY 1, 2, 3, 4, 5, 6
-        """)
+        words = ("ALTER DEFAULT PRIVILEGES", "GRANT ", "REVOKE ")
+        lines = self.pg_dump().splitlines()
+        return sorted(x for x in lines if x.startswith(words) or " OWNER TO " in x)
 
     def managed(self) -> tuple[str, dict[str, list[str]]]:
         """Return the schemas that Supabase manages, to the last grant and row."""
         schemas = ("auth", "storage", "realtime", "vault", "graphql", "extensions")
-        rows = {
-            name: each
-            for name, each in self.rows().items()
-            if name.split(".")[0] in schemas
-        }
+        rows = self.rows().items()
+        found = {name: each for name, each in rows if name.split(".")[0] in schemas}
         dump = self.pg_dump(*(f"--schema={schema}" for schema in schemas))
         lines = dump.splitlines()
-        return "\n".join(line for line in lines if line[:1] != "\\"), rows
+        return "\n".join(line for line in lines if line[:1] != "\\"), found
 
 
 def make_certificates(folder: Path) -> trustme.CA:

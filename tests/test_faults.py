@@ -17,23 +17,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import (
-    LAST_WORDS,
+from cases import contents
+from commands import (
     ROOT,
-    Fail,
-    Run,
-    Succeed,
-    both_versions,
+    Place,
+    check_error,
     fork_process,
+    place,
+    succeed,
     wait_until,
 )
+from conftest import both_versions
 from servers import Database, Proxy, Server, hang_up, line
 
 import export_restore as er
 
 Process = subprocess.Popen[str]
 
-BLUEPRINT = """
+SCRIPT = """
     DROP TABLE IF EXISTS big, small CASCADE;
     CREATE TABLE small (id serial PRIMARY KEY, note text);
     CREATE TABLE big (id serial PRIMARY KEY, small_id int REFERENCES small, note text);
@@ -42,7 +43,7 @@ BLUEPRINT = """
 ROWS = """
     INSERT INTO small (note) VALUES ('first');
     INSERT INTO big (small_id, note)
-    SELECT 1, repeat('x', 50) FROM generate_series(1, {});
+    SELECT 1, repeat('x', 50) FROM generate_series(1, 8000);
 """
 LATER = """
     DROP TABLE IF EXISTS big, small CASCADE;
@@ -50,15 +51,6 @@ LATER = """
     CREATE TABLE big (id serial PRIMARY KEY, small_id int REFERENCES small, note text);
     INSERT INTO small (note) SELECT 'since then' FROM generate_series(1, 20);
 """
-
-
-def snapshot_of(database: Database, work: Path, succeed: Succeed, rows: int) -> Path:
-    """Export a database of so many rows; return its env file."""
-    (work / "schema.sql").write_text(BLUEPRINT)
-    database.execute(BLUEPRINT + ROWS.format(rows))
-    env = database.env_file(work)
-    succeed("export", "--env-file", env)
-    return env
 
 
 # ---- a restore that is struck
@@ -72,12 +64,14 @@ def state(database: Database) -> tuple[Any, ...]:
 class Victim:
     """A restore that is struck again and again, and the states of its target."""
 
-    def __init__(self, database: Database, work: Path, succeed: Succeed) -> None:
-        self.database = database
-        self.env = snapshot_of(database, work, succeed, rows=8000)
-        database.execute(LATER)
+    def __init__(self, database: Place, work: Path) -> None:
+        self.database, self.work = database, work
+        database.make(SCRIPT, ROWS)
+        database.succeed("export")
+        self.env = database.env
+        self.renew()
         start = time.monotonic()
-        assert fork_process("restore", "--env-file", self.env).wait() == 0
+        assert self.start().wait() == 0
         self.seconds = time.monotonic() - start
         self.new = state(database)
         self.renew()
@@ -85,6 +79,9 @@ class Victim:
     def renew(self) -> None:
         self.database.execute(LATER)
         self.old = state(self.database)
+
+    def start(self, env: Path | None = None) -> Process:
+        return fork_process("restore", "--env-file", env or self.env)
 
     def judge(self, process: Process, where: object) -> bool:
         """See that status and target agree; tell whether the new state is there."""
@@ -102,10 +99,8 @@ class Victim:
         if process.returncode in (1, 130, 143):
             assert not restored, f"{where}: denied, but there: {err}"
         if process.returncode == 1:
-            error, hint, last = err.splitlines()[-3:]
-            assert error.startswith("export_restore: error: "), err
-            assert hint.startswith("hint: "), err
-            assert last.endswith(" is as it was"), err
+            check_error("\n".join(err.splitlines()[-3:]))
+            assert err.endswith(" is as it was\n"), err
         if restored:
             self.renew()
         return restored
@@ -114,49 +109,51 @@ class Victim:
         """Strike at moments spread over the restore; at some it came to nothing."""
         met = set()
         for step in range(moments):
-            process = fork_process("restore", "--env-file", self.env)
+            process = self.start()
             assert process.stderr and process.stderr.readline()  # it has begun
             time.sleep(self.seconds * 0.85 * step / moments)
             ended = process.poll()
             strike(process)
             met.add(self.judge(process, f"moment {step}"))
             assert ended is None or process.returncode == 0
-        assert fork_process("restore", "--env-file", self.env).wait() == 0
+        assert self.start().wait() == 0
         assert state(self.database) == self.new
         assert False in met
 
-    def strike_while_loading(
-        self, work: Path, strike: Callable[[Process, Proxy], object]
-    ) -> None:
+    @contextlib.contextmanager
+    def at(self, word: str, size: int) -> Iterator[tuple[Process, Proxy]]:
+        """Give a restore over a line that has fallen silent so far after a word."""
+        with line(self.database, self.work, word=word, size=size) as (proxy, way):
+            process = self.start(way)
+            assert proxy.silent.wait(60)
+            yield process, proxy
+
+    def strike_while_loading(self, strike: Callable[[Process], object]) -> None:
         """Strike when some of the rows have come."""
         self.renew()
         schema = self.database.schema()
-        with line(self.database, work, word="FROM STDIN", size=1 << 18) as (proxy, way):
-            process = fork_process("restore", "--env-file", way)
-            assert proxy.silent.wait(60)
-            strike(process, proxy)
+        with self.at("FROM STDIN", 1 << 18) as (process, _):
+            strike(process)
         assert not self.judge(process, "COPY")
         assert self.database.schema() == schema
 
 
 @pytest.fixture
-def victim(source: Database, work: Path, succeed: Succeed) -> Victim:
-    return Victim(source, work, succeed)
+def victim(source: Place, work: Path) -> Victim:
+    return Victim(source, work)
 
 
 @pytest.fixture
-def private(
-    private_server: Server, work: Path, succeed: Succeed
-) -> Iterator[tuple[Server, Victim]]:
+def private(private_server: Server, work: Path) -> Iterator[tuple[Server, Victim]]:
     """A victim on a server that may be killed."""
-    with private_server.database() as database:
+    with place(private_server) as database:
         private_server.execute("CHECKPOINT")
-        yield private_server, Victim(database, work, succeed)
+        yield private_server, Victim(database, work)
 
 
-def test_the_client_is_killed(victim: Victim, work: Path, moments: int) -> None:
-    victim.endure(moments or 30, lambda process: process.kill())
-    victim.strike_while_loading(work, lambda process, _: process.kill())
+def test_the_client_is_killed(victim: Victim, moments: int) -> None:
+    victim.endure(moments or 30, subprocess.Popen.kill)
+    victim.strike_while_loading(subprocess.Popen.kill)
 
 
 def test_somebody_ends_it(victim: Victim, moments: int) -> None:
@@ -165,21 +162,17 @@ def test_somebody_ends_it(victim: Victim, moments: int) -> None:
     victim.endure(moments or 20, lambda process: process.send_signal(next(ways)))
 
 
-def test_the_server_stops_at_once(
-    private: tuple[Server, Victim], work: Path, moments: int
-) -> None:
+def test_the_server_stops_at_once(private: tuple[Server, Victim], moments: int) -> None:
     """At any moment, while rows load, and in COMMIT: it starts again, and knows."""
     server, victim = private
 
-    def strike(*_: object) -> None:
+    def strike(_: Process) -> None:
         server.stop("immediate")
         server.start()
 
     victim.endure(moments or 20, strike)
-    victim.strike_while_loading(work, strike)
-    with line(victim.database, work, word="COMMIT\0", size=1) as (proxy, way):
-        process = fork_process("restore", "--env-file", way)
-        assert proxy.silent.wait(60)
+    victim.strike_while_loading(strike)
+    with victim.at("COMMIT\0", 1) as (process, proxy):
         server.stop("immediate")
         proxy.hear()
         server.start()
@@ -187,20 +180,17 @@ def test_the_server_stops_at_once(
         assert process.returncode in (0, 1)
 
 
-def test_the_connection_is_cut(victim: Victim, work: Path, moments: int) -> None:
-    with line(victim.database, work) as (proxy, victim.env):
+def test_the_connection_is_cut(victim: Victim, moments: int) -> None:
+    with line(victim.database, victim.work) as (proxy, victim.env):
         victim.endure(moments or 30, lambda _: proxy.cut())
 
 
-def test_signals_in_commit_and_after(victim: Victim, work: Path, moments: int) -> None:
+def test_signals_in_commit_and_after(victim: Victim, moments: int) -> None:
     """The server takes its time for either: what it does then is what is told."""
     rng = random.Random(1)
     for step in range(moments or 8):
         word = ("COMMIT\0", "ANALYZE")[step % 2]
-        silence = {"word": word, "size": step // 2 % 2}
-        with line(victim.database, work, **silence) as (proxy, way):
-            process = fork_process("restore", "--env-file", way)
-            assert proxy.silent.wait(60)
+        with victim.at(word, step // 2 % 2) as (process, proxy):
             time.sleep(rng.uniform(0, 0.2))
             process.send_signal(rng.choice([signal.SIGINT, signal.SIGTERM]))
             time.sleep(rng.uniform(0, 0.6))
@@ -210,12 +200,9 @@ def test_signals_in_commit_and_after(victim: Victim, work: Path, moments: int) -
 
 
 @pytest.mark.parametrize("reached", [False, True])
-def test_a_commit_that_is_cut(victim: Victim, work: Path, reached: bool) -> None:
+def test_a_commit_that_is_cut(victim: Victim, reached: bool) -> None:
     """Another connection finds out what came of it."""
-    silence = {"word": "COMMIT\0", "size": int(reached)}
-    with line(victim.database, work, **silence) as (proxy, way):
-        process = fork_process("restore", "--env-file", way)
-        assert proxy.silent.wait(60)
+    with victim.at("COMMIT\0", int(reached)) as (process, proxy):
         time.sleep(0.3)
         proxy.cut()
         proxy.hear()
@@ -223,21 +210,15 @@ def test_a_commit_that_is_cut(victim: Victim, work: Path, reached: bool) -> None
     assert process.returncode == (0 if reached else 1)
 
 
-def test_a_commit_that_nobody_knows_of(
-    victim: Victim, work: Path, server16: Server
-) -> None:
+def test_a_commit_that_nobody_knows_of(victim: Victim, server16: Server) -> None:
     """Another server counts transactions, too."""
-    name = victim.database.name
     server16.execute("ALTER ROLE postgres PASSWORD 'over the line'")
-    server16.execute(f"CREATE DATABASE {name}")
-    with line(victim.database, work, word="COMMIT\0", size=1) as (proxy, way):
-        process = fork_process("restore", "--env-file", way)
-        assert proxy.silent.wait(60)
+    same_name = server16.database(name=victim.database.name)
+    with same_name, victim.at("COMMIT\0", 1) as (process, proxy):
         proxy.target = server16.port
         proxy.cut()
         proxy.hear()
         assert victim.judge(process, "COMMIT")
-    server16.execute(f"DROP DATABASE {name}")
     assert process.returncode == er.EXIT_UNKNOWN
 
 
@@ -249,7 +230,7 @@ def test_a_standby_that_is_away(private: tuple[Server, Victim]) -> None:
         file.write("wal_level = replica\nmax_wal_senders = 1\n")
         file.write("synchronous_standby_names = far\nsynchronous_commit = on\n")
     server.start()
-    process = fork_process("restore", "--env-file", victim.env)
+    process = victim.start()
     query = "SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
     wait_until(lambda: process.poll() is not None or victim.database.fetch(query))
     process.send_signal(signal.SIGINT)
@@ -261,81 +242,32 @@ def test_a_standby_that_is_away(private: tuple[Server, Victim]) -> None:
     assert "has already committed locally" in err
 
 
-def test_a_bad_row_in_the_last_file_leaves_the_target_as_it_was(
-    exported: Database, work: Path, fail: Fail
-) -> None:
-    exported.execute("DELETE FROM leads WHERE id < 5")
-    before = exported.state()
-    with (work / "exports/feedback.csv").open("a") as file:
-        file.write("9999,2,six,,2026-01-01 00:00:00+00\n")
-    env = exported.env_file(work)
-    message = fail(3, "restore", "--env-file", env, "--accept-edits")
-    assert "feedback.csv, line" in message
-    assert "column rating" in message
-    assert exported.state() == before
-
-
 TRAPS = (
-    "COMMIT;",
-    "COMMIT AND CHAIN;",
-    "END;",
-    "DO $$ BEGIN COMMIT; END $$;",
-    "DO $$ BEGIN ROLLBACK; END $$;",
-    "DO $$ BEGIN EXECUTE 'COMMIT'; END $$;",
+    "COMMIT;", "COMMIT AND CHAIN;", "END;", "ROLLBACK;", "ABORT;", "ROLLBACK; BEGIN;",
+    "DO $$ BEGIN COMMIT; END $$;", "DO $$ BEGIN ROLLBACK; END $$;",
+    "DO $$ BEGIN EXECUTE 'COMMIT'; END $$;", "PREPARE TRANSACTION 'x';",
     "CREATE PROCEDURE p() LANGUAGE plpgsql AS 'BEGIN COMMIT; END'; CALL p();",
-    "ROLLBACK;",
-    "ABORT;",
-    "ROLLBACK; BEGIN;",
-    "PREPARE TRANSACTION 'x';",
     "SAVEPOINT s; ROLLBACK TO s;",
-)
+)  # fmt: skip
 
 
 @both_versions
-def test_a_schema_script_cannot_end_the_transaction(
-    exported: Database, work: Path, run: Run
-) -> None:
+def test_a_script_cannot_end_the_transaction(exported: Place) -> None:
     """Even then a restore that fails later has changed nothing."""
-    path = work / "exports/schema.sql"
+    path = Path("exports/schema.sql")
     whole = path.read_text()
-    (work / "exports/feedback.csv").write_text(
-        "id,lead_id,rating,comment,created_at\nx\n"
-    )
+    header = "id,lead_id,rating,comment,created_at\n"
+    Path("exports/feedback.csv").write_text(f"{header}x\n")
     before = exported.state()
-    env = exported.env_file(work)
     for trap in TRAPS:
         path.write_text(whole + trap)
-        result = run("restore", "--env-file", env, "--accept-edits", "-q")
+        result = exported.call("restore", "--accept-edits", "-q")
         assert "sha256" not in result.err
         assert result.status in (1, 2, 3), trap
         assert exported.state() == before, trap
 
 
-@both_versions
-def test_settings_of_a_schema_script_do_not_outlive_the_restore(
-    source: Database, work: Path, succeed: Succeed, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """pg_dump empties search_path; rows must load, and the session must not keep it."""
-    left_behind = []
-
-    def look(db: er.Database, _: object) -> None:
-        query = "SELECT name, setting FROM pg_settings WHERE source = 'session'"
-        left_behind.extend(db.fetch(query))
-
-    monkeypatch.setattr(er.Database, "analyze", look)
-    (work / "exports").mkdir()
-    (work / "exports/schema.sql").write_text(
-        "SELECT pg_catalog.set_config('search_path', '', false);"
-        "SET DateStyle = 'SQL, DMY'; SET client_encoding = LATIN1;"
-        "CREATE TABLE public.t (a date, b text);"
-    )
-    (work / "exports/t.csv").write_text("a,b\n2026-02-01,é\n", encoding="utf-8")
-    succeed("restore", "--env-file", source.env_file(work))
-    assert source.fetch("SELECT a::text, b FROM t") == [("2026-02-01", "é")]
-    assert left_behind == []
-
-
-def test_a_peer_that_is_gone_is_noticed(source: Database, work: Path) -> None:
+def test_a_peer_that_is_gone_is_noticed(source: Place, work: Path) -> None:
     """Within two minutes, whether we wait for it or it for us."""
     with (
         line(source, work) as (_, env),
@@ -351,24 +283,6 @@ def test_a_peer_that_is_gone_is_noticed(source: Database, work: Path) -> None:
         assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
     assert idle + interval * count <= 120
     assert 0 < unconfirmed <= 120_000
-
-
-def test_a_lost_connection_is_told_in_two_lines(
-    seeded: Database, work: Path, fail: Fail, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The server ends the session while the command talks to it."""
-    fetch_catalog = er.Database.fetch_catalog
-
-    def cut(db: er.Database) -> er.Catalog:
-        catalog = fetch_catalog(db)
-        pid = db.connection.info.backend_pid
-        seeded.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
-        return catalog
-
-    monkeypatch.setattr(er.Database, "fetch_catalog", cut)
-    message = fail(1, "export", "--env-file", seeded.env_file(work))
-    assert "the connection to the server was lost" in message
-    assert not list((work / "exports").iterdir())
 
 
 # ---- commands that are ended
@@ -406,25 +320,24 @@ ENDS = {
 @pytest.fixture(scope="module")
 def small(
     server18: Server, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Database, Path]]:
+) -> Iterator[tuple[Place, Path]]:
     """A database of some megabytes, and a folder with its snapshot."""
     folder = tmp_path_factory.mktemp("small")
     (folder / "schema.sql").write_text(SLOW)
-    with server18.database() as database:
+    with place(server18) as database:
         database.execute(SLOW + FEW)
-        server18.execute("ALTER ROLE postgres PASSWORD 'over the line'")
-        place = ["--dir", folder / "exports", "--schema-file", folder / "schema.sql"]
-        argv = ["export", "-q", "--env-file", database.env_file(folder), *place]
-        assert er.main(list(map(str, argv))) == 0
+        database.execute("ALTER ROLE postgres PASSWORD 'over the line'")
+        options = ["--dir", folder / "exports", "--schema-file", folder / "schema.sql"]
+        succeed("export", "--env-file", database.env_file(folder), *options)
         yield database, folder
 
 
 @pytest.fixture
-def used(small: tuple[Database, Path], work: Path) -> Iterator[Database]:
+def used(small: tuple[Place, Path], work: Path) -> Iterator[Place]:
     """The same without some rows, and the snapshot, to do with as one likes."""
     template, folder = small
     shutil.copytree(folder, work, dirs_exist_ok=True)
-    with template.server.database(f"TEMPLATE {template.name}") as database:
+    with place(template.server, f"TEMPLATE {template.name}") as database:
         database.execute("DELETE FROM t WHERE id < 9")
         yield database
 
@@ -443,47 +356,49 @@ def end(process: Process, how: signal.Signals, presses: int = 1) -> None:
     assert err.count("export_restore:") == 1
 
 
-def left(database: Database, work: Path) -> tuple[Any, ...]:
-    """Return what a command that was ended must not have changed."""
-    files = {path.name: path.read_bytes() for path in (work / "exports").iterdir()}
-    return files, database.fetch("SELECT count(*), max(id) FROM t")
+@contextlib.contextmanager
+def all_left(database: Place) -> Iterator[None]:
+    """See that a command that was ended has changed nothing."""
+
+    def look() -> object:
+        rows = database.fetch("SELECT count(*), max(id) FROM t")
+        return contents(Path("exports")), rows
+
+    before = look()
+    yield
+    assert look() == before
 
 
-@pytest.mark.parametrize("slow", [SLOW_ROWS, SLOW_KEYS])
-def test_a_restore_is_ended(used: Database, work: Path, slow: str) -> None:
+@pytest.mark.parametrize(
+    "slow, words", [(SLOW_ROWS, "COPY"), (SLOW_KEYS, "ADD CONSTRAINT")]
+)
+def test_a_restore_is_ended(used: Place, slow: str, words: str) -> None:
     used.execute(slow)
-    before = left(used, work)
-    words = "COPY" if slow == SLOW_ROWS else "ADD CONSTRAINT"
     query = (
         "SELECT FROM pg_stat_activity WHERE datname = current_database()"
         f" AND wait_event = 'PgSleep' AND query LIKE '%{words}%'"
     )
     for how in ENDS:
-        process = fork_process("restore", "--yes", "--env-file", used.env_file(work))
-        wait_until(lambda: used.fetch(query))
-        end(process, how)
-        assert left(used, work) == before
+        with all_left(used):
+            process = used.start("restore", "--yes")
+            wait_until(lambda: used.fetch(query))
+            end(process, how)
 
 
-def test_an_export_or_a_verification_is_ended(used: Database, work: Path) -> None:
+def test_an_export_or_a_verification_is_ended(used: Place, work: Path) -> None:
     """Once or twice, over a slow line."""
-    before = left(used, work)
-    for command, how, presses in (
-        ("export", signal.SIGINT, 1),
-        ("export", signal.SIGINT, 2),
-        ("export", signal.SIGTERM, 1),
-        ("export", signal.SIGTERM, 2),
-        ("verify", signal.SIGINT, 1),
-        ("verify", signal.SIGTERM, 1),
-    ):
-        with line(used, work, word="TO STDOUT", pace=0.05) as (proxy, way):
+    ends = itertools.product((1, 2), (signal.SIGINT, signal.SIGTERM))
+    for command, (presses, how) in itertools.product(("export", "verify"), ends):
+        with (
+            all_left(used),
+            line(used, work, word="TO STDOUT", pace=0.05) as (proxy, way),
+        ):
             process = fork_process(command, "--env-file", way)
             assert proxy.silent.wait(60)
             end(process, how, presses)
-        assert left(used, work) == before
 
 
-def test_nohup(used: Database, work: Path) -> None:
+def test_nohup(used: Place, work: Path) -> None:
     """What shall outlive its terminal does."""
     with line(used, work, word="TO STDOUT", pace=0.05) as (proxy, way):
         ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -496,19 +411,17 @@ def test_nohup(used: Database, work: Path) -> None:
     assert process.returncode == 3, err
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_a_wait_for_a_lock_is_ended(
-    used: Database, work: Path, how: signal.Signals
-) -> None:
+def test_a_wait_for_a_lock_is_ended(used: Place) -> None:
     """The server answers nothing, and libpq would not look up."""
     waits = "SELECT FROM pg_locks WHERE NOT granted AND relation = 't'::regclass"
     with contextlib.closing(used.connect()) as other, other.cursor() as cursor:
         cursor.execute("BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
-        for command in ("export", "restore", "verify"):
-            process = fork_process(command, "--env-file", used.env_file(work))
-            wait_until(lambda: used.fetch(waits))
-            end(process, how)
-            wait_until(lambda: not used.fetch(waits))
+        for how in (signal.SIGINT, signal.SIGTERM):
+            for command in ("export", "restore", "verify"):
+                process = used.start(command)
+                wait_until(lambda: used.fetch(waits))
+                end(process, how)
+                wait_until(lambda: not used.fetch(waits))
 
 
 # ---- over a line that falls silent
@@ -548,17 +461,13 @@ STRUCK = [
 class Silence:
     """A command with a database of its own, over a line that falls silent."""
 
-    def __init__(self, database: Database, word: str, size: int) -> None:
-        self.database = database
+    def __init__(self, database: Place, word: str, size: int) -> None:
         self.proxy = Proxy(database.server.port, word=word, size=size)
+        way = {"DB_HOST": "127.0.0.1", "DB_PORT": str(self.proxy.port)}
+        self.database = database.but(**way, DB_PASSWORD="'over the line'")
 
-    def env_file(self, folder: Path) -> Path:
-        place = {"DB_HOST": "127.0.0.1", "DB_PORT": str(self.proxy.port)}
-        return self.database.env_file(folder, **place, DB_PASSWORD="'over the line'")
-
-    def begin(self, command: str, folder: Path) -> None:
-        env = self.env_file(folder)
-        self.process = fork_process(*command.split(), "--env-file", env)
+    def begin(self, command: str) -> None:
+        self.process = self.database.start(*command.split())
 
     def wait(self) -> None:
         assert self.proxy.silent.wait(60), self.process.communicate(timeout=1)
@@ -572,16 +481,26 @@ class Silence:
         _, self.err = self.process.communicate(timeout=60)
         self.seconds = time.monotonic() - start
 
+    def check_reason(self, said: str, program: str = "export_restore") -> None:
+        """See that a command has told why it ended, and no row."""
+        out, err = self.process.communicate(timeout=60)
+        assert (self.process.returncode, out) == (1, ""), err
+        check_error(err, program)
+        assert said in err
+        assert "c4ca4238a0b92382" not in err  # the first row's
+
 
 @contextlib.contextmanager
 def silences(
-    template: Database, *cases: tuple[str, int]
+    small: tuple[Place, Path], *cases: tuple[str, int]
 ) -> Iterator[tuple[Silence, ...]]:
-    """Give such commands for each word and size."""
+    """Give such commands for each word and size, in a folder with the snapshot."""
+    template, folder = small
+    shutil.copytree(folder, Path.cwd(), dirs_exist_ok=True)
     with contextlib.ExitStack() as stack:
         make = f"TEMPLATE {template.name}"
         lines = tuple(
-            Silence(stack.enter_context(template.server.database(make)), *case)
+            Silence(stack.enter_context(place(template.server, make)), *case)
             for case in cases
         )
         try:
@@ -591,58 +510,39 @@ def silences(
                 each.proxy.close()
 
 
-def drop_scratch_databases(database: Database) -> None:
-    """Do what the next rehearsal would: where nothing is heard, one is left."""
-    query = "SELECT datname FROM pg_database WHERE starts_with(datname, %s)"
-    for (name,) in database.fetch(query, [er.SCRATCH_PREFIX]):
-        database.execute(f"DROP DATABASE {name} WITH (FORCE)")
-
-
 @pytest.mark.parametrize("presses", [1, 2])
 def test_a_line_that_falls_silent(
-    small: tuple[Database, Path], monkeypatch: pytest.MonkeyPatch, presses: int
+    small: tuple[Place, Path], work: Path, presses: int
 ) -> None:
     """Ctrl-C ends it within three seconds all the same; a second one, at once."""
-    template, folder = small
-    monkeypatch.chdir(folder)
     cases = [(word, size) for _, word, size, _ in SILENCE]
-    with ThreadPoolExecutor(len(cases)) as pool, silences(template, *cases) as lines:
+    with ThreadPoolExecutor(len(cases)) as pool, silences(small, *cases) as lines:
         for each, (command, *_) in zip(lines, SILENCE, strict=True):
-            each.begin(command, folder)
+            each.begin(command)
         list(pool.map(Silence.wait, lines))
         list(pool.map(lambda each: each.interrupt(presses), lines))
-    drop_scratch_databases(template)
+    # The next rehearsal would drop its scratch database: here nothing was heard.
+    query = "SELECT datname FROM pg_database WHERE starts_with(datname, %s)"
+    for (name,) in small[0].fetch(query, [er.SCRATCH_PREFIX]):
+        small[0].execute(f"DROP DATABASE {name} WITH (FORCE)")
     for (*where, status), each in zip(SILENCE, lines, strict=True):
         assert each.process.returncode == status, (where, each.err)
         assert each.seconds < 3 / presses, where
         assert "Traceback" not in each.err
-    assert not list(folder.glob("new*/.export-*"))
+    assert not list(work.glob("new*/.export-*"))
 
 
-def check_reason(program: str, process: Process, said: str) -> None:
-    """See that a command has told in two lines why it ended, and no row."""
-    out, err = process.communicate(timeout=60)
-    first, hint, *last = err.splitlines()
-    assert (process.returncode, out, hint[:6]) == (1, "", "hint: "), err
-    assert first.startswith(f"{program}: error: ")
-    assert not last or LAST_WORDS.fullmatch("\n".join(last)), err
-    assert said in err
-    assert "c4ca4238a0b92382" not in err  # the first row's
-
-
-def test_the_administrator_ends_it(small: tuple[Database, Path], work: Path) -> None:
+def test_the_administrator_ends_it(small: tuple[Place, Path], work: Path) -> None:
     """Two lines, with the true reason and no row; the file is not to blame."""
-    template, folder = small
-    shutil.copytree(folder, work, dirs_exist_ok=True)
     silent = [(word, size) for _, word, size, _, _ in STRUCK]
-    with silences(template, *silent, ("FROM STDIN", 1 << 20)) as (*lines, setup):
+    with silences(small, *silent, ("FROM STDIN", 1 << 20)) as (*lines, setup):
         for each, (command, *_) in zip(lines, STRUCK, strict=True):
-            each.begin(f"{command} -q", work)
+            each.begin(f"{command} -q")
         for each in lines:
             each.wait()
-        (work / "schema.sql").write_bytes((ROOT / "schema.sql").read_bytes())
+        shutil.copy(ROOT / "schema.sql", work)
         program = [sys.executable, str(ROOT / "setup_db.py"), "--leads", "20000"]
-        argv = [*program, "-q", "--env-file", str(setup.env_file(work))]
+        argv = [*program, "-q", "--env-file", str(setup.database.env)]
         setup.process = subprocess.Popen(
             argv, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
@@ -657,21 +557,19 @@ def test_the_administrator_ends_it(small: tuple[Database, Path], work: Path) -> 
                 " AND state <> 'idle'"  # not who looks for locks meanwhile
             )
             each.proxy.hear()
-            check_reason(name, each.process, said)
+            each.check_reason(said, name)
 
 
 def test_jobs_end_with_the_connection_that_began(
-    small: tuple[Database, Path], work: Path
+    small: tuple[Place, Path], work: Path
 ) -> None:
     """At once: without it what they copy is for nothing."""
-    template, folder = small
-    shutil.copytree(folder, work, dirs_exist_ok=True)
-    with silences(template, ("TO STDOUT", 0)) as [each]:
-        each.begin("export -q --jobs 2", work)
+    with silences(small, ("TO STDOUT", 0)) as [each]:
+        each.begin("export -q --jobs 2")
         each.wait()
         wait_until(lambda: len(each.proxy.sockets) >= 4)
         time.sleep(0.3)
         hang_up(each.proxy.sockets[1])  # the server's end of the first
         start = time.monotonic()
-        check_reason("export_restore", each.process, LOST)
+        each.check_reason(LOST)
     assert time.monotonic() - start < 2

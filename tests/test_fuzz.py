@@ -13,9 +13,9 @@ import csv
 import gzip
 import hashlib
 import io
+import itertools
 import os
 import shutil
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
@@ -23,33 +23,25 @@ from typing import Any
 
 import pytest
 from cases import rewrite
-from conftest import ROOT, Result, Run
+from commands import ROOT, Place, Result, run
 from servers import Database
 
 import export_restore as er
 
-
-@pytest.fixture
-def rng(request: pytest.FixtureRequest) -> Random:
-    return Random(request.config.getoption("--fuzz-seed"))
+Tries = Iterator[tuple[int, Random]]
 
 
 @pytest.fixture
-def count(request: pytest.FixtureRequest) -> int:
-    return int(request.config.getoption("--fuzz"))
+def tries(request: pytest.FixtureRequest, no_hang: Callable[[], None]) -> Tries:
+    """Give numbered tries, and the chance that rules them."""
+    rng = Random(request.config.getoption("--fuzz-seed"))
 
+    def each() -> Tries:
+        for number in range(request.config.getoption("--fuzz")):
+            no_hang()
+            yield number, rng
 
-@pytest.fixture(autouse=True)
-def no_hang() -> Iterator[Callable[[], None]]:
-    """Give what to call before each try, which then has 30 seconds."""
-
-    def give_up(*_: object) -> None:
-        raise AssertionError("it hangs")
-
-    before = signal.signal(signal.SIGALRM, give_up)
-    yield lambda: signal.setitimer(signal.ITIMER_REAL, 30, 30) and None
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
+    return each()
 
 
 def told(result: Result) -> bool:
@@ -86,35 +78,25 @@ def mutate_bytes(rng: Random, raw: bytes) -> bytes:
     """Change a few bytes: flip, cut, double, add what means something."""
     for _ in range(rng.randint(1, 4)):
         place = rng.randrange(len(raw) + 1)
-        kind = rng.randrange(6)
-        if kind == 0:
-            raw = raw[:place] + rng.choice(SPICE) + raw[place:]
-        elif kind == 1:
-            raw = raw[:place] + bytes([rng.randrange(256)]) + raw[place + 1 :]
-        elif kind == 2:
-            raw = raw[:place] + raw[place + rng.randrange(40) :]
-        elif kind == 3:
-            raw = raw[:place] + raw[max(0, place - rng.randrange(200)) :]
-        elif kind == 4 and rng.random() < 0.3:
-            raw = raw[:place]
-        else:
-            raw = mutate_lines(rng, raw)
+        start, rest = raw[:place], raw[place:]
+        lines = mutate_lines(rng, raw)
+        raw = rng.choice((
+            start + rng.choice(SPICE) + rest,
+            start + bytes([rng.randrange(256)]) + rest[1:],
+            start + rest[rng.randrange(40) :],
+            start + raw[max(0, place - rng.randrange(200)) :],
+            start if rng.random() < 0.3 else lines,
+            lines,
+        ))  # fmt: skip
     return raw
 
 
 def mutate_lines(rng: Random, raw: bytes) -> bytes:
     lines = raw.split(b"\n")
-    place = rng.randrange(len(lines))
-    other = rng.randrange(len(lines))
-    kind = rng.randrange(4)
-    if kind == 0:
-        del lines[place]
-    elif kind == 1:
-        lines.insert(place, lines[other])
-    elif kind == 2:
-        lines[place], lines[other] = lines[other], lines[place]
-    else:
-        lines.insert(place, rng.choice((b"\\.", b"", b",", b'"')))
+    place, other = rng.randrange(len(lines)), rng.choice(lines)
+    line = lines[place]
+    odd = rng.choice((b"\\.", b"", b",", b'"'))
+    lines[place : place + 1] = rng.choice(([], [other, line], [other], [odd, line]))
     return b"\n".join(lines)
 
 
@@ -138,23 +120,24 @@ def mutate_names(rng: Random, folder: Path, outside: Path) -> None:
     names = [*(path.name for path in folder.iterdir()), ".ready", ".export-x", "x.csv"]
     path = folder / rng.choice(names)
     other = folder / rng.choice(names)
+    kind = rng.randrange(6)
     with contextlib.suppress(OSError):
-        kind = rng.randrange(6)
-        if kind == 0:
-            path.unlink()
-        elif kind == 1:
+        if kind < 4:
             path.unlink(missing_ok=True)
+        if kind == 1:
             path.symlink_to(rng.choice((outside, outside / "leads.csv", Path(".."))))
         elif kind == 2:
-            path.unlink(missing_ok=True)
             os.mkfifo(path)
         elif kind == 3:
-            path.unlink(missing_ok=True)
             path.mkdir()
         elif kind == 4:
             other.rename(path)
-        else:
+        elif kind == 5:
             shutil.copytree(folder, folder / ".ready", symlinks=True)
+
+
+def sha(raw: bytes) -> str:
+    return f"sha256:{hashlib.sha256(raw).hexdigest()}"
 
 
 def put_right(folder: Path) -> None:
@@ -163,17 +146,13 @@ def put_right(folder: Path) -> None:
     def right(package: Any) -> None:
         for each in package["resources"]:
             raw = er.read_plain(folder / each["path"])
-            each["hash"] = f"sha256:{hashlib.sha256(raw).hexdigest()}"
-            each["bytes"] = len(raw)
+            each |= {"hash": sha(raw), "bytes": len(raw)}
             if each["path"].endswith(".gz"):
-                text = gzip.decompress(raw)
-                each["postgresql"]["text"] = (
-                    f"sha256:{hashlib.sha256(text).hexdigest()}"
-                )
+                each["postgresql"]["text"] = sha(gzip.decompress(raw))
             each["postgresql"]["rows"] = rows_in(folder / each["path"])
         for name in package["postgresql"]["files"]:
-            digest = hashlib.sha256(er.read_plain(folder / name)).hexdigest()
-            package["postgresql"]["files"][name] = f"sha256:{digest}"
+            digest = sha(er.read_plain(folder / name))
+            package["postgresql"]["files"][name] = digest
 
     with contextlib.suppress(Exception):  # there is nothing to put right
         rewrite(folder, right)
@@ -224,49 +203,39 @@ def seen(folder: Path, *but: Path) -> dict[str, bytes | str]:
     return found
 
 
-def test_folders(
-    exported: Database, work: Path, run: Run, rng: Random, count: int,
-    no_hang: Callable[[], None],
-) -> None:  # fmt: skip
-    env = exported.env_file(work)
-    assert run("export", "--gzip", "--dir", "gzipped", "--env-file", env).status == 0
+def test_folders(exported: Place, work: Path, tries: Tries) -> None:
+    env = exported.env
+    assert exported.call("export", "--gzip", "--dir", "gzipped").status == 0
     shutil.copytree("exports", "by-hand")
     (work / "by-hand/datapackage.json").unlink()
     shutil.copytree("exports", "outside")
     got = work / "got"
     before = look(exported)
     world = seen(work, got)
-    statuses = dict.fromkeys(range(4), 0)
-    for number in range(count):
+    statuses = []
+    for number, rng in tries:
         shutil.rmtree(got, ignore_errors=True)
         origin = rng.choice(("exports", "exports", "gzipped", "by-hand"))
         shutil.copytree(origin, got)
         mutate_folder(rng, got, work / "outside")
         command = rng.choice(COMMANDS)
-        no_hang()
         result = run(*command, "--dir", got, "--env-file", env, "-q")
         trace = (number, origin, command, result)
         assert told(result), trace
-        statuses[result.status] += 1
-        if (
-            command[0] == "restore"
-            and result.status == 0
-            and "--dry-run" not in command
-        ):
+        statuses.append(result.status)
+        if result.status or command[0] != "restore" or "--dry-run" in command:
+            assert look(exported) == before, trace
+        else:
             for table, rows in exported.rows().items():
                 name = table.removeprefix("public.")
                 paths = [*got.glob(f"{name}.csv"), *got.glob(f"{name}.csv.gz")]
                 # By hand, --data-only leaves alone what has no file.
                 sizes = [*map(rows_in, paths)] or [len(before[0][table])]
                 assert sizes == [len(rows)], (trace, table)
-            no_hang()
-            again = run("restore", "--yes", "--env-file", env, "-q")
-            assert again.status == 0, trace
+            assert exported.call("restore", "--yes", "-q").status == 0, trace
             before = look(exported)
-        else:
-            assert look(exported) == before, trace
         assert seen(work, got) == world, trace
-    assert all(statuses[each] for each in (0, 3)) or count < 50, statuses
+    assert {0, 3} <= {*statuses} or len(statuses) < 50, statuses
 
 
 # ---- env files
@@ -283,10 +252,7 @@ PIECES = (
 SECRET = "gEheIm7"
 
 
-def test_env_files(
-    exported: Database, work: Path, run: Run, rng: Random, count: int,
-    no_hang: Callable[[], None], monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+def test_env_files(work: Path, tries: Tries, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is reached, and nothing of a password is told."""
 
     def refuse(settings: er.Settings) -> None:
@@ -294,7 +260,7 @@ def test_env_files(
 
     monkeypatch.setattr(er, "reachable", refuse)
     path = work / "some.env"
-    for number in range(count // 3):
+    for number, rng in itertools.islice(tries, 0, None, 3):
         lines = []
         for _ in range(rng.randint(1, 7)):
             value = "".join(rng.choices(PIECES, k=rng.randint(0, 6)))
@@ -306,7 +272,6 @@ def test_env_files(
             lines.append(f"{rng.choice(KEYS)}={value}")
         raw = "\n".join(lines).encode()
         path.write_bytes(mutate_bytes(rng, raw) if rng.random() < 0.2 else raw)
-        no_hang()
         result = run("verify", "--env-file", path, "-v")
         assert told(result), (number, raw, result)
         if SECRET.encode() in path.read_bytes():
@@ -326,28 +291,24 @@ TRUNCATE agents CASCADE; DROP TABLE leads CASCADE; ROLLBACK; \\restrict x
 """
 
 
-def test_scripts(
-    exported: Database, work: Path, run: Run, rng: Random, count: int,
-    no_hang: Callable[[], None],
-) -> None:  # fmt: skip
+def test_scripts(exported: Place, tries: Tries) -> None:
     """A restore with one happens, or leaves the target as it is."""
-    env = exported.env_file(work)
     schema = (ROOT / "schema.sql").read_bytes()
-    path = work / "exports/schema.sql"
-    (work / "exports/datapackage.json").unlink()
+    path = Path("exports/schema.sql")
+    Path("exports/datapackage.json").unlink()
     before = look(exported)
     parts = [part.encode() for part in SQL.split(";")]
-    for number in range(count // 3):
+    for number, rng in itertools.islice(tries, 0, None, 3):
         extra = b";".join(rng.sample(parts, rng.randint(0, 5)))
         raw = schema + extra if rng.random() < 0.5 else extra + b";" + schema
         path.write_bytes(mutate_bytes(rng, raw) if rng.random() < 0.8 else raw)
-        no_hang()
-        result = run("restore", "--yes", "--env-file", env, "-q")
-        assert told(result), (number, path.read_bytes(), result)
+        result = exported.call("restore", "--yes", "-q")
+        trace = (number, path.read_bytes(), result)
+        assert told(result), trace
         if result.status == 0:
             found = exported.rows()
             sizes = [len(found[f"public.{each}"]) for each in ("agents", "leads")]
-            assert sizes == [8, 60], (number, path.read_bytes())
+            assert sizes == [8, 60], trace
             before = look(exported)
         else:
-            assert look(exported) == before, (number, path.read_bytes(), result)
+            assert look(exported) == before, trace

@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
+import itertools
 import json
 import os
 import shutil
-import signal
-from collections.abc import Iterator
-from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import pytest
-from cases import FILES, HARM, Damage, forge
-from conftest import Fail, Run, Succeed, old_and_new
-from servers import Database
+from cases import FILES, HARM, Damage, replace_csv
+from commands import Place, at_step
+from conftest import old_and_new
 
 import export_restore as er
-
-
-@pytest.fixture
-def no_hang() -> Iterator[None]:
-    """Raise where a command waits for a pipe that nobody writes into."""
-
-    def give_up(*_: object) -> None:
-        raise AssertionError("it hangs")
-
-    before = signal.signal(signal.SIGALRM, give_up)
-    signal.setitimer(signal.ITIMER_REAL, 20, 20)
-    yield
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
 
 
 def become_link(path: Path, target: Path) -> None:
@@ -51,14 +35,13 @@ OUR_NAMES = (*FILES, ".ready")
 @pytest.mark.usefixtures("no_hang")
 @pytest.mark.parametrize("name", OUR_NAMES)
 def test_links_and_pipes_are_faults_with_a_name(
-    exported: Database, work: Path, run: Run, name: str
+    exported: Place, work: Path, name: str
 ) -> None:
     """Nothing outside of the folder is read, moved or removed; nobody waits."""
-    env = exported.env_file(work)
-    before = exported.state()
     outside = work / "outside"
-    for kind in ("link", "pipe"):
-        for manifest in (True, False):
+    exported.env_file(work)  # before the copies
+    with exported.untouched():
+        for kind, manifest in itertools.product(("link", "pipe"), (True, False)):
             got = work / f"got-{kind}-{manifest}"
             shutil.copytree(work / "exports", got)
             target = work / f"{kind}-{manifest}"
@@ -74,13 +57,12 @@ def test_links_and_pipes_are_faults_with_a_name(
             for command in ("restore", "verify", "rehearse"):
                 if not manifest and name == er.CATALOG_FILE:
                     continue  # nobody asks for it
-                result = run(command, "--dir", got, "--env-file", env, "-q")
+                result = exported.call(command, "--dir", got, "-q")
                 assert result.status == 3, (kind, manifest, command, result)
                 assert name in result.err
                 assert kind in result.err or command == "verify"
             assert tree(outside) == tree(work, but="outside")
             shutil.rmtree(outside)
-    assert exported.state() == before
 
 
 def ignoring_pipes(folder: str, names: list[str]) -> list[str]:
@@ -97,82 +79,73 @@ def tree(folder: Path, but: str = "") -> dict[str, bytes]:
 
 
 @pytest.mark.usefixtures("no_hang")
-def test_an_export_into_a_folder_with_links_and_pipes(
-    exported: Database, work: Path, run: Run
-) -> None:
-    env = exported.env_file(work)
-    precious = work / "precious"
+def test_an_export_into_a_folder_with_links_and_pipes(exported: Place) -> None:
+    precious = Path("precious")
     precious.mkdir()
     (precious / "x").write_text("mine")
     os.utime(precious, (0, 0))
-    (work / "exports/.export-link").symlink_to(precious)
-    os.mkfifo(work / "exports/.export-pipe")
-    os.utime(work / "exports/.export-pipe", (0, 0))
-    assert run("export", "--env-file", env).status == 0
+    Path("exports/.export-link").symlink_to(precious)
+    os.mkfifo(Path("exports/.export-pipe"))
+    os.utime(Path("exports/.export-pipe"), (0, 0))
+    exported.told(0, "export")
     assert (precious / "x").read_text() == "mine"
     for name in OUR_NAMES:
+        path = Path("exports") / name
         for become in (lambda path: path.symlink_to(precious), os.mkfifo):
-            (work / "exports" / name).unlink(missing_ok=True)
-            become(work / "exports" / name)
-            result = run("export", "--env-file", env, "-q")
-            assert result.status in (2, 3), name
-            assert name in result.err
-        (work / "exports" / name).unlink()
+            path.unlink(missing_ok=True)
+            become(path)
+            result = exported.call("export", "-q")
+            assert (result.status in (2, 3), name in result.err) == (True, True), name
+        path.unlink()
     assert (precious / "x").read_text() == "mine"
 
 
-def test_files_that_no_export_has_made_stay(
-    exported: Database, work: Path, run: Run, fail: Fail
-) -> None:
+MINE = {
+    "agents.csv": "my,own\n",
+    "AGENTS.CSV": "my,own\n",
+    "schema.sql": "-- mine",
+    "catalog.txt": "cats",
+    "datapackage.json": '{"name": "of-another-program", "resources": []}',
+}
+
+
+def test_files_that_no_export_has_made_stay(exported: Place) -> None:
     """Named and refused, by --keep, --dir "" and --dir of a folder of one's own."""
-    env = exported.env_file(work)
-    for name, content in {
-        "agents.csv": "my,own\n",
-        "AGENTS.CSV": "my,own\n",
-        "schema.sql": "-- mine",
-        "catalog.txt": "cats",
-        "datapackage.json": '{"name": "of-another-program", "resources": []}',
-    }.items():
-        folder = work / f"mine-{name}"
-        folder.mkdir()
-        (folder / name).write_text(content)
-        status = 0 if name == "AGENTS.CSV" else 2  # on macOS it is the same file
+    for name, content in MINE.items():
         for argv in (("export", "--dir"), ("restore", "--yes", "--keep")):
-            if status:
-                assert f"holds {name}, which no export" in fail(
-                    status, *argv, folder, "--env-file", env
-                )
+            folder = Path(f"{argv[0]}-{name}")
+            folder.mkdir()
+            (folder / name).write_text(content)
+            if name == "AGENTS.CSV":  # on macOS it is the same file
+                exported.succeed(*argv, folder)
             else:
-                assert run(*argv, folder, "--env-file", env, "-q").status == 0
-                shutil.move(folder / name, work / name)
-                shutil.rmtree(folder)
-                folder.mkdir()
-                shutil.move(work / name, folder / name)
-        assert (folder / name).read_text() == content
-    assert "schema.sql" in fail(2, "export", "--dir", "", "--env-file", env)
+                message = exported.fail(2, *argv, folder)
+                assert f"holds {name}, which no export" in message
+            assert (folder / name).read_text() == content
+    assert "schema.sql" in exported.fail(2, "export", "--dir", "")
 
 
-def test_a_snapshot_with_a_damaged_manifest_may_be_replaced(
-    exported: Database, work: Path, succeed: Succeed
-) -> None:
-    """A merge conflict, an edit, a file that was cut short: it was ours before."""
-    env = exported.env_file(work)
-    manifest = work / "exports/datapackage.json"
-    whole = manifest.read_text()
+def test_a_snapshot_with_a_damaged_manifest_may_be_replaced(exported: Place) -> None:
+    """A merge conflict, an edit, a file that was cut short: it was ours before.
+
+    The CSV of a table that is gone goes; what others put there stays.
+    """
+    folder = Path("exports")
+    whole = (folder / "datapackage.json").read_text()
     exported.execute("DROP TABLE feedback")
     for damage in (
+        whole,
         whole[: int(len(whole) * 0.9)],
         f"<<<<<<< ours\n{whole}=======\n{whole}>>>>>>> theirs\n",
         json.dumps(json.loads(whole), indent=4),
     ):
-        manifest.write_text(damage)
-        (work / "exports/feedback.csv").write_text("id\n")
-        (work / "exports/mine.csv").write_text("id\n")
-        succeed("export", "--env-file", env)
-        assert not (work / "exports/feedback.csv").exists()
-        assert (work / "exports/mine.csv").exists()
-        (work / "exports/mine.csv").unlink()
-        succeed("verify", "--env-file", env)
+        (folder / "datapackage.json").write_text(damage)
+        (folder / "feedback.csv").write_text("id\n")
+        (folder / "mine.csv").write_text("id\n")
+        exported.succeed("export")
+        assert not (folder / "feedback.csv").exists()
+        (folder / "mine.csv").unlink()
+        exported.succeed("verify")
 
 
 READY_DAMAGE: dict[str, Damage] = {
@@ -185,140 +158,96 @@ READY_DAMAGE: dict[str, Damage] = {
 
 
 @pytest.mark.parametrize("damage", READY_DAMAGE)
-def test_a_damaged_publication(
-    exported: Database, work: Path, fail: Fail, run: Run, damage: str
-) -> None:
+def test_a_damaged_publication(exported: Place, damage: str) -> None:
     """Readers name it; an export takes its place, unless it is not ours to remove."""
-    env = exported.env_file(work)
-    ready = work / "exports/.ready"
-    shutil.copytree(work / "exports", work / "copy")
-    (work / "copy").rename(ready)
+    ready = Path("exports/.ready")
+    shutil.copytree(Path("exports"), Path("copy"))
+    Path("copy").rename(ready)
     READY_DAMAGE[damage](ready)
     names = sorted(path.name for path in ready.iterdir())
     for command in ("restore", "verify"):
-        assert ".ready" in fail(3, command, "--env-file", env)
+        assert ".ready" in exported.fail(3, command)
     assert sorted(path.name for path in ready.iterdir()) == names
-    result = run("export", "--env-file", env, "-q")
     if " in it" in damage or "of others" in damage:
-        assert (result.status, ready.exists()) == (3, True)
-        assert ".ready holds" in result.err
+        assert ".ready holds" in exported.fail(3, "export")
+        assert ready.exists()
     else:
-        assert (result.status, ready.exists()) == (0, False), result.err
-        assert run("verify", "--env-file", env).status == 0
+        exported.succeed("export")
+        assert not ready.exists()
+        exported.succeed("verify")
 
 
 @old_and_new
-def test_rows_behind_the_end_of_data_are_missed(
-    exported: Database, work: Path, fail: Fail, succeed: Succeed
-) -> None:
+def test_rows_behind_the_end_of_data_are_missed(exported: Place) -> None:
     r"""Servers before 18 take a line \. in a CSV for its end, and say nothing."""
-    env = exported.env_file(work)
-    before = exported.state()
-    file = work / "exports/agents.csv"
+    file = Path("exports/agents.csv")
     whole = file.read_text(encoding="utf-8")
     lines = whole.split("\n")
     for manifest in (True, False):
-        if not manifest:
-            (work / "exports/datapackage.json").unlink()
-        options = ["--accept-edits"] if manifest else []
-        argv = ["restore", "--yes", "--env-file", env, "--checksum", *options]
+        argv = ["restore", "--yes", "--checksum"]
+        if manifest:
+            argv.append("--accept-edits")
+        else:
+            Path("exports/datapackage.json").unlink()
         for end in ("\n", "\r\n"):
             edited = [*lines[:4], "\\.", *lines[4:]]
             file.write_text(end.join(edited), encoding="utf-8", newline="")
-            said = fail(3, *argv)
+            said = exported.refuse(3, *argv)
             assert "agents.csv" in said
             if exported.server.version < 18:
                 assert "has 9 rows, of which 3 came" in said
-            assert exported.state() == before
             for text in (end.join(lines), end.join(lines).rstrip()):
                 file.write_text(text, encoding="utf-8", newline="")
-                succeed(*argv)
+                exported.succeed(*argv)
                 assert exported.fetch("SELECT count(*) FROM agents") == [(8,)]
         file.write_text(whole, encoding="utf-8")
-        before = exported.state()
 
 
-def test_files_that_are_exchanged_after_the_check(
-    exported: Database, work: Path, fail: Fail, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_that_are_exchanged_after_the_check(exported: Place) -> None:
     """What reaches the database, or is compared with it, is what was checked."""
-    env = exported.env_file(work)
-    before = exported.state()
-    folder = work / "exports"
-
-    def rewrite(name: str) -> None:
-        text = (folder / name).read_text(encoding="utf-8")
-        changed = text.replace("@example", "@sample").replace("leads", "leads2")
-        (folder / name).write_text(changed, encoding="utf-8")
-
-    def after(owner: Any, step: str, name: str, patch: pytest.MonkeyPatch) -> None:
-        work_of_step = getattr(owner, step)
-
-        def exchange(*arguments: Any, **named: Any) -> Any:
-            done = work_of_step(*arguments, **named)
-            rewrite(name)
-            return done
-
-        patch.setattr(owner, step, exchange)
-
     for owner, step, name, command, *options in (
-        (er.Database, "begin_restore", "leads.csv", "restore", "--yes"),
-        (
-            er.Database,
-            "begin_restore",
-            "leads.csv",
-            "restore",
-            "--yes",
-            "--accept-edits",
-        ),
+        (er.Database, "begin_restore", "leads.csv", "restore"),
+        (er.Database, "begin_restore", "leads.csv", "restore", "--accept-edits"),
         (er.Comparison, "hash_rows", "leads.csv", "verify"),
     ):
-        whole = (folder / name).read_bytes()
-        if "--accept-edits" in options:
-            (folder / name).write_bytes(whole.replace(b".org", b".edu"))
-        with monkeypatch.context() as patch:
-            after(owner, step, name, patch)
-            said = fail(3, command, "--env-file", env, *options)
+        path = Path("exports") / name
+        whole = path.read_bytes()
+
+        def exchange(*_: object, path: Path = path) -> None:
+            changed = path.read_bytes().replace(b"@example", b"@sample")
+            path.write_bytes(changed.replace(b"leads", b"leads2"))
+
+        if options:
+            path.write_bytes(whole.replace(b".org", b".edu"))
+        with pytest.MonkeyPatch.context() as patch:
+            at_step(patch, owner, step, after=exchange)
+            said = exported.refuse(3, command, *options)
             assert f"{name} was changed while it was read" in said, step
-        (folder / name).write_bytes(whole)
-        assert exported.state() == before
+        path.write_bytes(whole)
         if command == "restore":  # another row than the file has
             exported.execute("DELETE FROM feedback; DELETE FROM leads WHERE id = 1")
-            before = exported.state()
 
 
-def test_a_record_without_end(
-    exported: Database, work: Path, fail: Fail, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_record_without_end(exported: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """A small gzip file may hold more than fits into memory."""
-    import gzip
-
     monkeypatch.setattr(er, "LONGEST_RECORD", 1 << 20)
-    env = exported.env_file(work)
-    assert er.main(["export", "-q", "--gzip", "--env-file", str(env)]) == 0
+    exported.succeed("export", "--gzip")
     exported.execute("DELETE FROM agents WHERE id = 7")
-    path = work / "exports/agents.csv.gz"
+    path = Path("exports/agents.csv.gz")
     text = gzip.decompress(path.read_bytes()) + b'9,"' + b"x" * (4 << 20)
-    path.write_bytes(gzip.compress(text))
-    digest = sha256(path.read_bytes()).hexdigest()
-    forge("resources", 0, "hash", value=f"sha256:{digest}")(work / "exports")
-    forge("resources", 0, "bytes", value=path.stat().st_size)(work / "exports")
-    assert "agents.csv.gz, line 10: a record of more than" in fail(
-        3, "verify", "--env-file", env
-    )
+    replace_csv(Path("exports"), 0, gzip.compress(text))
+    message = exported.fail(3, "verify")
+    assert "agents.csv.gz, line 10: a record of more than" in message
 
 
-def test_folders_are_for_their_owner_alone(
-    seeded: Database, work: Path, succeed: Succeed
-) -> None:
+def test_folders_are_for_their_owner_alone(seeded: Place) -> None:
     for mask in (0, 0o022, 0o277):
         before = os.umask(mask)
         try:
-            folder = work / f"new-{mask}/of/mine"
-            succeed("export", "--dir", folder, "--env-file", seeded.env_file(work))
+            folder = Path(f"new-{mask}/of/mine")
+            seeded.succeed("export", "--dir", folder)
         finally:
             os.umask(before)
         for made in (folder, *folder.parents[:2]):
             assert made.stat().st_mode & 0o777 == 0o700
-        for file in folder.iterdir():
-            assert file.stat().st_mode & 0o077 == 0
+        assert not [file for file in folder.iterdir() if file.stat().st_mode & 0o077]

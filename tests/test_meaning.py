@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from cases import forge_catalog
-from conftest import OLD_AND_NEW, Run, Succeed, old_and_new
-from servers import Database, Server
+from commands import Place, place
+from conftest import OLD_AND_NEW, old_and_new
+from servers import Server
 
 BASE = """
     CREATE TABLE base (id int PRIMARY KEY, s varchar, n int);
@@ -82,36 +83,25 @@ def script(statements: dict[str, str]) -> str:
 
 
 @old_and_new
-def test_the_same_meaning(
-    source: Database, target: Database, work: Path, succeed: Succeed
-) -> None:
+def test_the_same_meaning(source: Place, target: Place) -> None:
     """60 pairs of texts: the database has the one, schema.sql the other."""
-    source.execute(script(schema(SAME, 0)))
-    (work / "schema.sql").write_text(script(schema(SAME, 1)))
-    succeed("export", "--env-file", source.env_file(work))
-    succeed("restore", "--env-file", target.env_file(work))
-    succeed("verify", "--env-file", target.env_file(work))
-    succeed("rehearse", "--env-file", target.env_file(work))
+    source.make(script(schema(SAME, 0)), script=script(schema(SAME, 1)))
+    source.succeed("export")
+    for command in ("restore", "verify", "rehearse"):
+        target.succeed(command)
 
 
 @old_and_new
-def test_another_meaning(
-    source: Database, target: Database, work: Path, succeed: Succeed, run: Run
-) -> None:
+def test_another_meaning(source: Place, target: Place) -> None:
     """75 pairs: every one is named, and before the rows."""
-    statements = schema(OTHER, 0)
-    source.execute(script(statements))
-    other = script(schema(OTHER, 1))
-    (work / "schema.sql").write_text(other)
-    succeed("export", "--env-file", source.env_file(work))
-    restored = run("restore", "--env-file", target.env_file(work), "-q")
+    statements, other = schema(OTHER, 0), script(schema(OTHER, 1))
+    source.make(script(statements), script=other)
+    source.succeed("export")
+    restored = target.call("restore", "-q")
     target.execute(other)
-    verified = run("verify", "--env-file", target.env_file(work), "-q")
-    for status, text in (
-        (restored.status, restored.err),
-        (verified.status, verified.out),
-    ):
-        assert status == 3
+    verified = target.call("verify", "-q")
+    assert (restored.status, verified.status) == (3, 3)
+    for text in (restored.err, verified.out):
         assert [name for name in statements if name not in text] == []
 
 
@@ -134,104 +124,84 @@ PRINTED_BY_VERSION = """;
 
 
 @pytest.fixture
-def newer(server18: Server) -> Iterator[Database]:
-    with server18.database() as database:
+def newer(server18: Server) -> Iterator[Place]:
+    with place(server18) as database:
         yield database
 
 
 @pytest.mark.parametrize("server", OLD_AND_NEW[:2], indirect=True)
-def test_between_versions(
-    source: Database, newer: Database, work: Path, succeed: Succeed, run: Run
-) -> None:
+def test_between_versions(source: Place, newer: Place) -> None:
     """There and back; and what means another thing there is seen."""
-    source.execute(script(schema(SAME, 0)) + PRINTED_BY_VERSION)
-    (work / "schema.sql").write_text(script(schema(SAME, 1)) + PRINTED_BY_VERSION)
-    succeed("export", "--env-file", source.env_file(work))
-    succeed("restore", "--env-file", newer.env_file(work))
-    succeed("verify", "--env-file", newer.env_file(work))
-    succeed("export", "--env-file", newer.env_file(work))
+    one, two = (script(schema(SAME, side)) + PRINTED_BY_VERSION for side in (0, 1))
+    source.make(one, script=two)
+    source.succeed("export")
+    newer.succeed("restore")
+    newer.succeed("verify")
+    newer.succeed("export")
     source.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-    succeed("restore", "--env-file", source.env_file(work))
+    source.succeed("restore")
     newer.execute("CREATE OR REPLACE VIEW shown_0 AS SELECT n FROM base WHERE s = 'a'")
-    assert "shown_0" in run("verify", "--env-file", newer.env_file(work)).out
+    assert "shown_0" in newer.call("verify").out
 
 
 @pytest.fixture
-def differing(
-    source: Database, target: Database, work: Path, succeed: Succeed
-) -> Database:
+def differing(source: Place, target: Place) -> Place:
     """A database whose texts are not those of its snapshot, but mean the same."""
-    source.execute(script(schema(SAME, 0)))
-    (work / "schema.sql").write_text(script(schema(SAME, 0)))
-    succeed("export", "--env-file", source.env_file(work))
+    source.make(script(schema(SAME, 0)))
+    source.succeed("export")
     target.execute(script(schema(SAME, 1)))
     return target
 
 
-def test_a_server_that_cannot_be_asked(
-    differing: Database, server: Server, work: Path, run: Run
-) -> None:
+def test_a_server_that_cannot_be_asked(differing: Place) -> None:
     """Who may only read is told that the texts differ, and why no more is known."""
-    server.execute("CREATE ROLE only_reads LOGIN IN ROLE pg_read_all_data BYPASSRLS")
+    differing.execute("CREATE ROLE only_reads LOGIN IN ROLE pg_read_all_data BYPASSRLS")
+    reader = differing.but(DB_USER="only_reads")
     try:
         differing.execute(
             f"REVOKE TEMP ON DATABASE {differing.name} FROM PUBLIC;"
             "REVOKE CREATE ON SCHEMA public FROM PUBLIC"
         )
-        env = differing.env_file(work, DB_USER="only_reads")
-        result = run("verify", "--env-file", env)
+        result = reader.call("verify")
         assert result.status == 3
-        assert (
-            "whether they mean the same is not known: permission denied" in result.out
-        )
+        unknown = "whether they mean the same is not known: permission denied"
+        assert unknown in result.out
         differing.execute("GRANT CREATE ON SCHEMA public TO only_reads")
-        assert run("verify", "--env-file", env).status == 0
+        reader.told(0, "verify")
     finally:
         differing.execute("DROP OWNED BY only_reads; DROP ROLE only_reads")
 
 
-def test_nothing_in_catalog_txt_is_run(
-    differing: Database, work: Path, run: Run
-) -> None:
+def test_nothing_in_catalog_txt_is_run(differing: Place) -> None:
     """Its texts are read by the server, which must not do what they say."""
     evil = "‹n) AS a FROM base; CREATE TABLE evil (a int); SELECT (1›"
-    text = (work / "exports/catalog.txt").read_text(encoding="utf-8")
+    text = Path("exports/catalog.txt").read_text(encoding="utf-8")
     for kind in ("check", "shown", "ruling", "atomic"):
         for line in re.findall(rf".*{kind}_0\b.*‹.*", text):
-            forge_catalog(work / "exports", line, re.sub("‹[^›]*›", evil, line))
-    result = run("verify", "--env-file", differing.env_file(work))
-    assert result.status == 3, result.err
+            forge_catalog(Path("exports"), line, re.sub("‹[^›]*›", evil, line))
+    differing.told(3, "verify")
     assert differing.fetch("SELECT to_regclass('evil')") == [(None,)]
 
 
-def test_a_refusal_comes_before_the_rows(
-    source: Database, target: Database, work: Path, succeed: Succeed, run: Run
-) -> None:
+def test_a_refusal_comes_before_the_rows(source: Place, target: Place) -> None:
     """The CSV cannot be loaded either, which nobody finds out."""
-    schema = "CREATE TABLE t (a int CHECK (a {} 0));"
-    source.execute(schema.format(">") + "INSERT INTO t VALUES (1)")
-    (work / "schema.sql").write_text(schema.format(">="))
-    succeed("export", "--env-file", source.env_file(work))
-    (work / "exports/t.csv").write_text("a\nno number\n")
-    env = target.env_file(work)
+    check = "CREATE TABLE t (a int CHECK (a {} 0));"
+    source.make(check.format(">"), script=check.format(">="))
+    source.succeed("export")
+    Path("exports/t.csv").write_text("a\nno number\n")
     for option, line in (("-q", "-constraint t"), ("--accept-drift", "t.csv, line 2")):
-        result = run("restore", "--env-file", env, "--accept-edits", option)
-        assert result.status == 3
-        assert line in result.err.replace("public.", "")
+        told = target.told(3, "restore", "--accept-edits", option)
+        assert line in told.replace("public.", "")
 
 
-def test_ends_of_lines_in_a_body(
-    source: Database, target: Database, work: Path, succeed: Succeed, run: Run
-) -> None:
+def test_ends_of_lines_in_a_body(source: Place, target: Place) -> None:
     """A diff of two lines that look alike helps nobody."""
     body = (
-        "CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS 'BEGIN{}RETURN 1;{}END';"
+        "CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS 'BEGIN{0}RETURN 1;{0}END';"
+        "CREATE TABLE t (a int)"
     )
-    rest = "CREATE TABLE t (a int)"
-    source.execute(body.format("\r\n", "\r\n") + rest)
-    (work / "schema.sql").write_text(body.format("\n", "\n") + rest)
-    succeed("export", "--env-file", source.env_file(work))
-    result = run("restore", "--env-file", target.env_file(work), "-q")
-    assert result.status == 3
-    assert "BEGIN\\r\\nRETURN 1;\\r\\nEND" in result.err
-    assert "function public.f(): only the ends of lines differ" in result.err
+    source.make(body.format("\r\n"), script=body.format("\n"))
+    source.succeed("export")
+    told = target.told(3, "restore", "-q")
+    assert "BEGIN\\r\\nRETURN 1;\\r\\nEND" in told
+    assert "function public.f(): only the ends of lines differ" in told

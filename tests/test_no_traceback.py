@@ -15,11 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psycopg2
 import pytest
-from cases import forge
-from conftest import ROOT, Build, Fail, Run, Succeed, run_process
-from servers import Database
+from cases import contents, forge
+from commands import ROOT, Place, at_step, check_error, run, run_process
 
 import export_restore as er
 
@@ -37,19 +35,17 @@ def unprivileged() -> Iterator[None]:
         os.seteuid(0)
 
 
+PROGRAM = [sys.executable, str(ROOT / "export_restore.py")]
+
+
 # ---- the net
 
 
 def test_what_nobody_thought_of_is_told_in_two_lines(
-    exported: Database,
-    work: Path,
-    fail: Fail,
-    run: Run,
-    monkeypatch: pytest.MonkeyPatch,
+    exported: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    env = exported.env_file(work)
     for kind, said in (
-        (ZeroDivisionError, "a fault of this program: ZeroDivisionError: \x1b[2J a"),
+        (ZeroDivisionError, "a fault of this program: ZeroDivisionError: ?[2J a"),
         (RecursionError, "a fault of this program: RecursionError"),
         (MemoryError, ""),
     ):
@@ -58,11 +54,11 @@ def test_what_nobody_thought_of_is_told_in_two_lines(
             raise kind("\x1b[2J\na")
 
         monkeypatch.setattr(er.Database, "fetch_catalog", break_down)
-        message = fail(1, "verify", "--env-file", env)
-        assert said.replace("\x1b", "?") in message
+        message = exported.fail(1, "verify")
+        assert said in message
         assert kind is MemoryError or "hint: please report it" in message
     monkeypatch.setattr(er.Database, "fetch_catalog", lambda _: 1 // 0)
-    result = run("restore", "--env-file", env, "-v", "--json")
+    result = exported.call("restore", "-v", "--json")
     assert json.loads(result.out)["error"].startswith("a fault of this program")
     [name] = re.findall(r"traceback in (\S+)", result.err)
     text = Path(name).read_text()
@@ -73,14 +69,6 @@ def test_what_nobody_thought_of_is_told_in_two_lines(
 
 
 # ---- what somebody came across
-
-
-def test_a_catalog_that_is_not_utf8(exported: Database, work: Path, fail: Fail) -> None:
-    path = work / "exports/catalog.txt"
-    path.write_bytes(path.read_bytes() + b"\xff\xfe\n")
-    argv = ("restore", "--accept-edits", "--env-file", exported.env_file(work))
-    assert "catalog.txt, line" in fail(3, *argv)
-
 
 WRONG: tuple[Any, ...] = (
     None, True, -1, 10**400, "\0", "\ud800", "x" * 300, [], {"a": 1},
@@ -97,73 +85,52 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def test_a_manifest_with_wrong_types(
-    exported: Database, work: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    exported: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And a checksum that fits. The database is not asked: the files are first."""
-    path = work / "exports/datapackage.json"
+    path = Path("exports/datapackage.json")
     whole = path.read_text(encoding="utf-8")
     exported.execute("DELETE FROM leads WHERE id = 3")
-    env = exported.env_file(work)
     monkeypatch.setattr(er, "open_connection", lambda way: 1 // 0)
     for way in list(places(json.loads(whole)))[1:]:
         for wrong in WRONG:
             path.write_text(whole, encoding="utf-8")
             with contextlib.suppress(UnicodeEncodeError, TypeError):
-                forge(*way, value=wrong)(work / "exports")
-            result = run("verify", "-q", "--env-file", env)
+                forge(*way, value=wrong)(Path("exports"))
+            result = exported.call("verify", "-q")
             if "ZeroDivisionError" in result.err:  # it is as good as before
                 continue
             assert result.status == 3, (way, wrong, result)
-            assert len(result.err.splitlines()) == 2, (way, wrong, result)
+            check_error(result.err)
+            assert result.err.splitlines()[-1].startswith("hint: "), (way, wrong)
     for text in ("[" * 1500, '{"a":' * 1500, "[" * 100_000):
         path.write_text(text)
         for command in ("verify", "restore"):
-            assert "is no manifest" in run(command, "--env-file", env).err
+            assert "is no manifest" in exported.call(command).err
 
 
-def test_short_rows_of_a_table_without_a_key(
-    build: Build, work: Path, succeed: Succeed, run: Run
-) -> None:
-    env = build("CREATE TABLE t (a int, b int); CREATE TABLE k (a int PRIMARY KEY)",
-                "INSERT INTO t VALUES (1, 2); INSERT INTO k VALUES (1)")  # fmt: skip
-    succeed("export", "--env-file", env)
-    for name, text in (("t.csv", "a,b\n1\n\n1,2,3\n"), ("k.csv", "a\n\n1,2\n")):
-        path = work / "exports" / name
-        path.write_text(text)
-        from hashlib import sha256
-
-        number = 1 - ["t.csv", "k.csv"].index(name)
-        digest = f"sha256:{sha256(path.read_bytes()).hexdigest()}"
-        forge("resources", number, "hash", value=digest)(work / "exports")
-        forge("resources", number, "bytes", value=len(text))(work / "exports")
-    result = run("verify", "--env-file", env)
-    assert result.status == 3
-    assert "t: 3 missing" in result.out
-
-
-def test_a_thousand_nested_quotes(exported: Database, work: Path, run: Run) -> None:
+def test_a_thousand_nested_quotes(exported: Place) -> None:
     """Dollar quotes in dollar quotes, and strings in them."""
     depth = 1000
     nested = "".join(f"$a{n}$ 'x' " for n in range(depth))
     nested += "".join(f"$a{n}$ " for n in reversed(range(depth)))
-    with (work / "schema.sql").open("a") as file:
+    with Path("schema.sql").open("a") as file:
         file.write(f"DO $do$ BEGIN RETURN; {nested}; END $do$;")
-    result = run("export", "--env-file", exported.env_file(work))
-    assert (result.status, "error" in result.err) == (0, False), result.err
+    told = exported.told(0, "export")
+    assert "error" not in told
 
 
-def test_little_memory(exported: Database, work: Path) -> None:
+def test_little_memory(exported: Place) -> None:
     """What does not fit is told, or done all the same."""
-    env = exported.env_file(work)
+    env = exported.env
     said = set()
     for megabytes in (40, 80, 88, 110):
 
         def limit(size: int = megabytes << 20) -> None:
             resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
-        command = [sys.executable, str(ROOT / "export_restore.py"), "export", "-q"]
         done = subprocess.run(
-            [*command, "--env-file", str(env), "--jobs", "2", "--gzip"],
+            [*PROGRAM, "export", "-q", "--env-file", str(env), "--jobs=2", "--gzip"],
             capture_output=True, text=True, preexec_fn=limit, check=False, timeout=60,
         )  # fmt: skip
         if 'export_restore.py", line' in done.stderr:
@@ -171,24 +138,20 @@ def test_little_memory(exported: Database, work: Path) -> None:
     assert not said
 
 
-def test_file_names_are_utf8_in_every_locale(
-    build: Build, work: Path, succeed: Succeed
-) -> None:
+def test_file_names_are_utf8_in_every_locale(source: Place) -> None:
     """A snapshot travels."""
-    env = build('DROP TABLE IF EXISTS "größe"; CREATE TABLE "größe" (a int)')
+    source.make('DROP TABLE IF EXISTS "größe"; CREATE TABLE "größe" (a int)')
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0",
                    "PYTHONCOERCECLOCALE": "0"}  # fmt: skip
-    script = str(ROOT / "export_restore.py")
     for command in (["export"], ["restore", "--yes"], ["verify"]):
         done = subprocess.run(
-            [sys.executable, script, *command, "--env-file", str(env)],
+            [*PROGRAM, *command, "--env-file", str(source.env)],
             capture_output=True, env=environment, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert done.stdout.isascii() and done.stderr.isascii()
-    names = {os.fsencode(path.name) for path in (work / "exports").iterdir()}
-    assert "größe.csv".encode() in names
-    succeed("verify", "--env-file", env)
+    assert "größe.csv".encode() in map(os.fsencode, contents(Path("exports")))
+    source.succeed("verify")
 
 
 def test_ctrl_c_before_anything_has_begun(work: Path) -> None:
@@ -205,44 +168,17 @@ def test_ctrl_c_before_anything_has_begun(work: Path) -> None:
 # ---- hints
 
 
-def test_a_prepared_transaction_is_ended_otherwise(
-    exported: Database, work: Path, fail: Fail
-) -> None:
-    exported.execute("BEGIN; LOCK TABLE leads; PREPARE TRANSACTION 'mine'")
-    try:
-        argv = ("restore", "--yes", "--lock-timeout", "1")
-        message = fail(1, *argv, "--env-file", exported.env_file(work))
-        assert "hint: end it (ROLLBACK PREPARED" in message
-        assert "pg_terminate_backend" not in message
-    finally:
-        exported.execute("ROLLBACK PREPARED 'mine'")
-
-
-def test_a_role_without_createdb(exported: Database, work: Path, fail: Fail) -> None:
+def test_a_role_without_createdb(exported: Place) -> None:
     exported.server.execute("CREATE ROLE no_creator LOGIN")
     try:
-        env = exported.env_file(work, DB_USER="no_creator")
-        assert "CREATEDB" in fail(1, "rehearse", "--env-file", env).splitlines()[1]
+        env = exported.but(DB_USER="no_creator")
+        assert "CREATEDB" in env.fail(1, "rehearse").splitlines()[1]
     finally:
         exported.server.execute("DROP ROLE no_creator")
 
 
-def test_the_folder_is_a_file(exported: Database, work: Path, fail: Fail) -> None:
-    (work / "file").write_text("mine")
-    env = exported.env_file(work)
-    for folder in ("file", "file/below"):
-        assert "file is no folder" in fail(
-            2, "export", "--env-file", env, "--dir", folder
-        )
-    for command in ("restore", "verify"):
-        assert "file is no folder" in fail(
-            2, command, "--env-file", env, "--dir", "file"
-        )
-    assert (work / "file").read_text() == "mine"
-
-
-def test_files_that_may_not_be_read(exported: Database, work: Path, run: Run) -> None:
-    env = exported.env_file(work)
+def test_files_that_may_not_be_read(exported: Place, work: Path) -> None:
+    env = exported.env
     for folder in (work, *work.parents):
         if not folder.stat().st_mode & 1:
             folder.chmod(0o755)
@@ -260,7 +196,7 @@ def test_files_that_may_not_be_read(exported: Database, work: Path, run: Run) ->
 
 
 def test_an_export_that_races_with_ddl_looks_again(
-    exported: Database, work: Path, succeed: Succeed, monkeypatch: pytest.MonkeyPatch
+    exported: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A table that is gone, renamed or moved when it is to be locked."""
     changes = iter((
@@ -270,17 +206,12 @@ def test_an_export_that_races_with_ddl_looks_again(
         "CREATE SCHEMA s; CREATE TABLE s.t (a int)",
         "DROP SCHEMA s CASCADE",
     ))  # fmt: skip
-    lock_tables = er.Database.lock_tables
 
-    def race(db: Any, tables: Any, mode: str, **named: Any) -> None:
+    def race(_: object, tables: object, *more: object) -> None:
         if change := tables and next(changes, ""):
             exported.execute(change)
-        lock_tables(db, tables, mode, **named)
 
-    monkeypatch.setattr(er.Database, "lock_tables", race)
-    succeed("export", "--env-file", exported.env_file(work), "--jobs", "1")
-    names = sorted(path.name for path in (work / "exports").glob("*.csv"))
-    assert names == ["agents.csv", "leads.csv"]
+    at_step(monkeypatch, er.Database, "lock_tables", before=race)
+    exported.succeed("export", "--jobs", "1")
+    assert sorted(contents(Path("exports"), "*.csv")) == ["agents.csv", "leads.csv"]
     assert next(changes, "") == ""
-    with pytest.raises(psycopg2.errors.UndefinedTable):
-        exported.fetch("SELECT FROM feedback")

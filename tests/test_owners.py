@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Run, Succeed, old_and_new
+from commands import Place
+from conftest import old_and_new
 from servers import Database
 
 DROPS = """
@@ -53,11 +54,11 @@ def owners(database: Database) -> str:
 
 
 @pytest.fixture
-def owned(source: Database, work: Path) -> Iterator[Database]:
+def owned(source: Place) -> Iterator[Place]:
     """All belongs to a role that may not create things in the schema public."""
     schema = SCHEMA.format(invoker="security_invoker = on")
-    (work / "schema.sql").write_text(DROPS + schema)
-    source.server.execute("CREATE ROLE app; CREATE ROLE boss LOGIN IN ROLE app")
+    Path("schema.sql").write_text(DROPS + schema)
+    source.execute("CREATE ROLE app; CREATE ROLE boss LOGIN IN ROLE app")
     source.execute(schema)
     for thing in THINGS:
         source.execute(f"ALTER {thing} OWNER TO app")
@@ -69,50 +70,38 @@ def owned(source: Database, work: Path) -> Iterator[Database]:
 
 
 @old_and_new
-def test_a_superuser_gives_every_owner_back(
-    owned: Database, work: Path, succeed: Succeed, run: Run
-) -> None:
-    file = work / "schema.sql"
+def test_a_superuser_gives_every_owner_back(owned: Place) -> None:
+    file = Path("schema.sql")
     file.write_text(file.read_text() + FAMILY)
     owned.execute(FAMILY + "ALTER OPERATOR CLASS cls USING btree OWNER TO app")
     before = owners(owned)
-    env = owned.env_file(work)
-    succeed("export", "--env-file", env)
+    owned.succeed("export")
     for _ in range(2):
-        result = run("restore", "--env-file", env)
-        assert (result.status, "note:" in result.err) == (0, False), result.err
+        owned.quiet("restore")
         assert owners(owned) == before
 
 
 @old_and_new
-def test_what_runs_as_its_owner_stops_the_restore(
-    owned: Database, work: Path, succeed: Succeed, run: Run
-) -> None:
-    """A plain role cannot give it back: the owner may not create in the schema."""
-    env = owned.env_file(work, DB_USER="boss")
-    succeed("export", "--env-file", env)
-    before = owners(owned)
+def test_what_runs_as_its_owner_stops_the_restore(owned: Place) -> None:
+    """A plain role cannot give it back: the owner may not create in the schema.
+
+    It may be lost on purpose.
+    """
+    boss = owned.but(DB_USER="boss")
+    boss.succeed("export")
     for name in ACTS:
-        result = run("restore", "--env-file", env, "-q")
-        assert result.status == 3, result.err
-        assert "belongs to boss, not app, and runs as its owner\n" in result.err
+        before = owners(owned)
+        told = boss.told(3, "restore", "-q")
+        assert "belongs to boss, not app, and runs as its owner\n" in told
         assert owners(owned) == before
         kind = next(each for each in THINGS if each.endswith(f" {name}"))
         owned.execute(f"ALTER {kind} OWNER TO boss")
-        before = owners(owned)
-    result = run("restore", "--env-file", env)
-    assert result.status == 0, result.err
-    assert "note: public.t belongs to boss, not app\n" in result.err
-    for name in ("asked", "asks()", "t"):
-        assert f"note: public.{name} belongs to boss, not app\n" in result.err
-
-
-def test_it_may_be_lost_on_purpose(
-    owned: Database, work: Path, succeed: Succeed, run: Run
-) -> None:
-    env = owned.env_file(work, DB_USER="boss")
-    succeed("export", "--env-file", env)
-    result = run("restore", "--env-file", env, "--accept-drift")
-    assert result.status == 0, result.err
+    told = boss.told(0, "restore")
+    for name in ("t", "asked", "asks()", "t"):
+        assert f"note: public.{name} belongs to boss, not app\n" in told
     for name in ACTS:
-        assert f"note: public.{name} belongs to boss, not app\n" in result.err
+        kind = next(each for each in THINGS if each.endswith(f" {name}"))
+        owned.execute(f"ALTER {kind} OWNER TO app")
+    told = boss.told(0, "restore", "--accept-drift")
+    for name in ACTS:
+        assert f"note: public.{name} belongs to boss, not app\n" in told

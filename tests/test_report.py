@@ -247,7 +247,10 @@ def test_jobs_tell_of_each_table_once(
 
 
 def test_a_terminal_that_is_gone_ends_nothing(
-    exported: Database, work: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    exported: Database,
+    work: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The line of a table is lost; the restore is not, and that is told."""
     ours, theirs = pty.openpty()
@@ -255,9 +258,10 @@ def test_a_terminal_that_is_gone_ends_nothing(
     assert sys.stdout.isatty()
     os.close(ours)
     exported.execute("DELETE FROM feedback")
-    result = run("restore", "--env-file", exported.env_file(work))
-    assert result.status == er.EXIT_UNTOLD
-    assert "the snapshot is restored, but then: the result cannot be" in result.err
+    argv = ["restore", "--env-file", str(exported.env_file(work))]
+    assert er.main(argv) == er.EXIT_UNTOLD
+    said = "the snapshot is restored, but then: the result cannot be"
+    assert said in capsys.readouterr().err
     assert exported.fetch("SELECT count(*) FROM feedback") == [(90,)]
 
 
@@ -735,7 +739,7 @@ def test_a_folder_of_dots_is_named(
     result = run("export", *argv)
     shown = str(work / "new") if folder == "." else "../new"
     assert result.err == f"exporting {er.read_settings(env)} to {shown}\n"
-    assert f"\nThe snapshot is in {shown}. Restore it" in result.out
+    assert f"\nThe snapshot is in {shown}. Restore it, here or elsewhere" in result.out
     assert result.out.endswith(f" --dir {shown}\n")
 
 

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import OLD_AND_NEW, Build, Fail, Run, Succeed, both_versions
-from servers import Database
+from cases import contents
+from commands import Place
+from conftest import OLD_AND_NEW, both_versions
 
 import export_restore as er
 
@@ -19,18 +20,11 @@ def tiny_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(er, "LARGE_FILE", 0)
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    """Return what tells of rows in a snapshot."""
-    return {path.name: path.read_bytes() for path in folder.glob("*.csv")}
-
-
 # ---- keys and parts
 
 
 @pytest.mark.usefixtures("tiny_is_large")
-def test_nulls_under_not_null(
-    source: Database, target: Database, work: Path, run: Run, succeed: Succeed
-) -> None:
+def test_nulls_under_not_null(source: Place, target: Place) -> None:
     """Since 18 NOT NULL may be NOT VALID: such a column is no key."""
     source.execute(
         "CREATE TABLE target (a int, b int, UNIQUE (a, b));"
@@ -50,23 +44,18 @@ def test_nulls_under_not_null(
     source.execute("INSERT INTO pairs VALUES (NULL, 1)")
     for column in "ab":
         source.execute(f"ALTER TABLE pairs ADD NOT NULL {column} NOT VALID")
-    env = source.env_file(work)
-    succeed("schema", "--env-file", env)
-    succeed("export", "--env-file", env, "--jobs", "2", "--rehearse")
-    package = json.loads((work / "exports/datapackage.json").read_text())
+    source.succeed("schema")
+    source.succeed("export", "--jobs", "2", "--rehearse")
+    package = json.loads(Path("exports/datapackage.json").read_text())
     for each in package["resources"]:
         assert not {"primaryKey", "foreignKeys"} & each["schema"].keys()
         assert "required" not in str(each["schema"])
-    there = target.env_file(work)
-    succeed("restore", "--env-file", there, "--checksum")
-    assert target.state() == source.state()
+    for options in (["--checksum"], ["--data-only", "--yes"]):
+        target.succeed("restore", *options)
+        assert target.state() == source.state()
     assert target.fetch("SELECT count(*) FROM big WHERE k IS NULL") == [(100,)]
-    succeed("restore", "--env-file", there, "--data-only", "--yes")
-    assert target.state() == source.state()
     target.execute("DELETE FROM big WHERE k IS NULL AND v = '7'")
-    assert "big: 1 missing (k=NULL, v=7)\n" in (
-        run("verify", "--env-file", there, "-q").out
-    )
+    assert "big: 1 missing (k=NULL, v=7)\n" in target.call("verify", "-q").out
 
 
 NO_NULLS = (
@@ -76,48 +65,43 @@ NO_NULLS = (
 
 
 @pytest.fixture
-def nulls_in_a_key(build: Build, source: Database) -> Path:
+def nulls_in_a_key(source: Place) -> Place:
     """A table whose catalog is wrong: there are NULLs where it says that none are."""
-    env = build(
+    source.make(
         "CREATE TABLE big (k int UNIQUE, v text)",
         "INSERT INTO big SELECT i, md5(i::text) FROM generate_series(1, 5000) i;"
         "INSERT INTO big SELECT NULL, i FROM generate_series(1, 100) i;",
     )
     source.execute(NO_NULLS.format("true"))
-    return env
+    return source
 
 
 @pytest.mark.usefixtures("tiny_is_large")
 @pytest.mark.parametrize("server", [16], indirect=True)
-def test_parts_that_are_not_the_whole(
-    nulls_in_a_key: Path, work: Path, fail: Fail, succeed: Succeed
-) -> None:
-    env = nulls_in_a_key
-    message = fail(1, "export", "--env-file", env, "--jobs", "2")
+def test_parts_that_are_not_the_whole(nulls_in_a_key: Place) -> None:
+    message = nulls_in_a_key.fail(1, "export", "--jobs", "2")
     assert "the parts of big have 5,000 rows, the table 5,100" in message
     assert "--jobs 1" in message
-    assert not files(work / "exports")
-    succeed("export", "--env-file", env, "--jobs", "1")
-    assert files(work / "exports")["big.csv"].count(b"\n") == 5101
+    assert not contents(Path("exports"), "*.csv")
+    nulls_in_a_key.succeed("export", "--jobs", "1")
+    assert Path("exports/big.csv").read_bytes().count(b"\n") == 5101
 
 
 @both_versions
-def test_rows_with_null_for_a_key_are_compared_whole(
-    nulls_in_a_key: Path, source: Database, run: Run, succeed: Succeed
-) -> None:
+def test_rows_with_null_for_a_key_are_compared_whole(nulls_in_a_key: Place) -> None:
     """Even if the manifest says that it is one."""
-    succeed("export", "--env-file", nulls_in_a_key)
+    nulls_in_a_key.succeed("export")
 
     def replace(old: str, new: str) -> None:
-        source.execute(NO_NULLS.format("false"))
-        source.execute("DELETE FROM big WHERE v = %s", [old])
-        source.execute("INSERT INTO big (v) VALUES (%s)", [new])
-        source.execute(NO_NULLS.format("true"))
+        nulls_in_a_key.execute(NO_NULLS.format("false"))
+        nulls_in_a_key.execute("DELETE FROM big WHERE v = %s", [old])
+        nulls_in_a_key.execute("INSERT INTO big (v) VALUES (%s)", [new])
+        nulls_in_a_key.execute(NO_NULLS.format("true"))
 
     replace("7", "7")
-    succeed("verify", "--env-file", nulls_in_a_key)
+    nulls_in_a_key.succeed("verify")
     replace("8", "x")
-    result = run("verify", "--env-file", nulls_in_a_key, "-q")
+    result = nulls_in_a_key.call("verify", "-q")
     assert "big: 1 missing (k=NULL, v=8), 1 extra (k=NULL, v=x)" in result.out
 
 
@@ -178,49 +162,39 @@ INDEXED_ROWS = f"""
 
 @pytest.mark.usefixtures("tiny_is_large")
 @pytest.mark.parametrize("server", [16, *OLD_AND_NEW], indirect=True)
-def test_functions_that_call_others_by_bare_names(
-    build: Build, source: Database, target: Database, work: Path, succeed: Succeed
-) -> None:
-    env = build(BARE, ROWS)
+def test_functions_that_call_others_by_bare_names(source: Place, target: Place) -> None:
     if source.server.version < 17:
-        env = build(BARE + INDEXES, ROWS + INDEXED_ROWS)
-    there = target.env_file(work)
+        source.make(BARE + INDEXES, ROWS + INDEXED_ROWS)
+    else:
+        source.make(BARE, ROWS)
     for script in ("by hand", "by pg_dump"):
         if script == "by pg_dump":
-            succeed("schema", "--env-file", env, "--force")
-        succeed("export", "--env-file", env, "--jobs", "2")
-        succeed("verify", "--env-file", env)
+            source.succeed("schema", "--force")
+        source.succeed("export", "--jobs", "2")
+        source.succeed("verify")
         for options in ((), ("--data-only",)):
-            succeed("restore", "--env-file", there, "--yes", "--checksum", *options)
+            target.succeed("restore", "--yes", "--checksum", *options)
             assert target.state() == source.state()
-            succeed("verify", "--env-file", there)
-    succeed("export", "--env-file", there, "--dir", "again")
-    assert files(work / "again") == files(work / "exports")
+            target.succeed("verify")
+    target.succeed("export", "--dir", "again")
+    assert contents(Path("again"), "*.csv") == contents(Path("exports"), "*.csv")
 
 
 @pytest.mark.usefixtures("tiny_is_large")
 @pytest.mark.parametrize("server", [17, 18], indirect=True)
-def test_indexes_that_nobody_could_make_today(
-    build: Build,
-    source: Database,
-    target: Database,
-    work: Path,
-    succeed: Succeed,
-    fail: Fail,
-) -> None:
+def test_indexes_that_nobody_could_make_today(source: Place, target: Place) -> None:
     """Their function was another one then, or pg_upgrade brought them."""
     script = BARE + INDEXES
     sound = script.replace("SELECT helper", "SELECT public.helper")
-    env = build(sound.replace("SELECT f", "SELECT public.f"), ROWS + INDEXED_ROWS)
+    sound = sound.replace("SELECT f", "SELECT public.f")
+    source.make(sound, ROWS + INDEXED_ROWS, script=script)
     source.execute(
         "CREATE OR REPLACE FUNCTION f(text) RETURNS text IMMUTABLE LANGUAGE sql "
         "AS 'SELECT helper($1)'"
     )
-    (work / "schema.sql").write_text(script)
-    succeed("export", "--env-file", env, "--jobs", "2")
-    succeed("verify", "--env-file", env)
-    there = target.env_file(work)
-    message = fail(1, "restore", "--env-file", there)
+    source.succeed("export", "--jobs", "2")
+    source.succeed("verify")
+    message = target.fail(1, "restore")
     assert "line 26: function helper(text) does not exist" in message
     assert "ALTER FUNCTION f SET search_path = … in schema.sql" in message
 
@@ -237,11 +211,11 @@ ELSEWHERE = """
 
 
 @pytest.mark.parametrize("server", [16], indirect=True)
-def test_names_that_another_role_finds(build: Build, succeed: Succeed) -> None:
+def test_names_that_another_role_finds(source: Place) -> None:
     """Who may read everything need not have the application's search_path."""
-    env = build(ELSEWHERE, "SET search_path = app; INSERT INTO t VALUES (1, 'a')")
-    succeed("export", "--env-file", env)
-    succeed("verify", "--env-file", env)
+    source.make(ELSEWHERE, "SET search_path = app; INSERT INTO t VALUES (1, 'a')")
+    source.succeed("export")
+    source.succeed("verify")
 
 
 # ---- names of objects
@@ -281,29 +255,23 @@ NAMED = """
 
 
 @both_versions
-def test_names_of_objects_come_back(
-    build: Build, source: Database, target: Database, work: Path, succeed: Succeed
-) -> None:
+def test_names_of_objects_come_back(source: Place, target: Place) -> None:
     """They are read and written under one search_path, whatever the role's own is."""
-    env = build(NAMES, NAMED)
-    server = source.server
-    server.execute(f"ALTER DATABASE {source.name} SET search_path = public, pg_catalog")
-    succeed("export", "--env-file", env, "--rehearse")
-    expected = files(work / "exports")
-    assert (
-        b"1,public.names,public.twice,public.twice(integer)," in expected["names.csv"]
-    )
-    assert expected["listed.csv"] == (
-        b"what,note\npg_class,a\npublic.listed,b\npublic.names,c\n"
-    )
-    server.execute(f"ALTER DATABASE {target.name} SET search_path = ''")
-    succeed("rehearse", "--env-file", env)
-    there = target.env_file(work)
+    source.make(NAMES, NAMED)
+    source.execute(f"ALTER DATABASE {source.name} SET search_path = public, pg_catalog")
+    source.succeed("export", "--rehearse")
+    expected = contents(Path("exports"), "*.csv")
+    first = b"1,public.names,public.twice,public.twice(integer),"
+    assert first in expected["names.csv"]
+    listed = b"what,note\npg_class,a\npublic.listed,b\npublic.names,c\n"
+    assert expected["listed.csv"] == listed
+    target.execute(f"ALTER DATABASE {target.name} SET search_path = ''")
+    source.succeed("rehearse")
     for options in ((), ("--data-only",)):
-        succeed("restore", "--env-file", there, "--checksum", "--yes", *options)
-        succeed("verify", "--env-file", there)
-    succeed("export", "--env-file", there, "--dir", "again")
-    assert files(work / "again") == expected
+        target.succeed("restore", "--checksum", "--yes", *options)
+        target.succeed("verify")
+    target.succeed("export", "--dir", "again")
+    assert contents(Path("again"), "*.csv") == expected
 
 
 # ---- checks that look beyond their row
@@ -323,32 +291,22 @@ BEYOND = """
 BEYOND_ROWS = "INSERT INTO customers VALUES (1); INSERT INTO a VALUES (1)"
 
 
-@pytest.mark.parametrize(
-    ("table", "function"),
-    [
-        ("a (customer int CHECK (known(customer)))", "known(integer)"),
-        ("a (customer int CHECK (must_be_known(customer)))", "must_be_known(integer)"),
-        ("a (customer customer)", "known(integer)"),
-    ],
-)
-def test_a_check_of_other_tables(
-    build: Build, target: Database, work: Path, fail: Fail, succeed: Succeed,
-    table: str, function: str,
-) -> None:  # fmt: skip
+def test_a_check_of_other_tables(source: Place, target: Place) -> None:
     """Rows come in the order that foreign keys make, which a check does not."""
-    succeed("export", "--env-file", build(f"{BEYOND}CREATE TABLE {table}", BEYOND_ROWS))
-    message = fail(3, "restore", "--env-file", target.env_file(work))
-    assert "a.csv, line 2" in message
-    assert f"hint: {function} may look beyond its row" in message
-    assert "NOT VALID there and in schema.sql" in message
-
-
-def test_a_check_of_other_tables_that_rests(
-    build: Build, source: Database, target: Database, work: Path, succeed: Succeed
-) -> None:
-    """What the hint says does help."""
-    table = "CREATE TABLE a (customer int);"
+    for table, function in (
+        ("a (customer int CHECK (known(customer)))", "known"),
+        ("a (customer int CHECK (must_be_known(customer)))", "must_be_known"),
+        ("a (customer customer)", "known"),
+    ):
+        source.make(f"{BEYOND}CREATE TABLE {table}", BEYOND_ROWS)
+        source.succeed("export")
+        message = target.fail(3, "restore")
+        assert "a.csv, line 2" in message
+        assert f"hint: {function}(integer) may look beyond its row" in message
+        assert "NOT VALID there and in schema.sql" in message
+    # What the hint says does help.
     check = "ALTER TABLE a ADD CHECK (known(customer)) NOT VALID"
-    succeed("export", "--env-file", build(BEYOND + table + check, BEYOND_ROWS))
-    succeed("restore", "--env-file", target.env_file(work))
+    source.make(f"{BEYOND}CREATE TABLE a (customer int); {check}", BEYOND_ROWS)
+    source.succeed("export")
+    target.succeed("restore")
     assert target.state() == source.state()

@@ -11,14 +11,14 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import psycopg2
 import pytest
-from conftest import ROOT, Fail, Result, Run, Succeed, fork_process, wait_until
-from servers import Database, Server
+from commands import ROOT, Place, Result, place, wait_until
+from servers import Server
 from supabase import PASSWORD, Pooler, Project, SupabaseServer
 
 import export_restore as er
@@ -71,96 +71,104 @@ CREATE TRIGGER on_auth_user_created AFTER INSERT ON auth.users
 
 
 @pytest.fixture
-def app(project: Project, work: Path) -> Project:
-    """A project with an app's tables; schema.sql lies in the work folder."""
-    (work / "schema.sql").write_text(SCHEMA)
+def app(project: Project) -> Project:
+    """A project with an app's tables."""
+    Path("schema.sql").write_text(SCHEMA)
     project.run(SCHEMA + ROWS)
     return project
 
 
+@pytest.fixture
+def new_project(supabase_server: SupabaseServer) -> Iterator[Project]:
+    with supabase_server.project() as other:
+        yield other
+
+
 def everything(project: Project) -> tuple[object, ...]:
-    return project.state(), project.privileges(), project.managed()
+    return project.state(), project.privileges()
 
 
-def test_there_and_back(app: Project, work: Path, succeed: Succeed) -> None:
-    """Nothing in the managed schemas moves; rows, policies and grants come back."""
-    before = everything(app)
-    env = app.env_file(work)
-    succeed("export", "--env-file", env)
-    app.run("DELETE FROM notes; UPDATE profiles SET name = 'x'")
-    succeed("restore", "--env-file", env, "--checksum")
-    assert everything(app) == before
-    succeed("verify", "--env-file", env)
+@contextlib.contextmanager
+def unchanged(project: Project) -> Iterator[None]:
+    """See that nothing moves, not in the managed schemas either."""
+    before = everything(project)
+    yield
+    assert everything(project) == before
 
 
-def restored(app: Project, work: Path, run: Run, *options: str) -> Result:
-    """Export the app, and restore it over itself."""
-    env = app.env_file(work)
-    exported = run("export", "--env-file", env)
-    assert exported.status == 0, exported.err
-    return run("restore", "--env-file", env, *options)
+def restored(app: Project, status: int = 0) -> Result:
+    """Export the app, and restore it over itself: all is as it was, or refused."""
+    with unchanged(app):
+        exported = app.call("export")
+        assert exported.status == 0, exported.err
+        result = app.call("restore")
+    assert result.status == status, result.err
+    assert status or "note:" not in result.err, result.err
+    return result
 
 
-@pytest.mark.parametrize("mode", ["session", "transaction"])
-def test_through_the_poolers(
-    app: Project,
-    request: pytest.FixtureRequest,
-    work: Path,
-    run: Run,
-    succeed: Succeed,
-    mode: str,
+@pytest.mark.parametrize("mode", ["direct", "session", "transaction"])
+def test_there_and_back(
+    app: Project, request: pytest.FixtureRequest, mode: str
 ) -> None:
     """Jobs share the transaction snapshot through PgBouncer in either mode."""
-    before = everything(app)
-    env = app.pooled(work, request.getfixturevalue(f"{mode}_pooler"))
-    exported = run("export", "--env-file", env, "--jobs", "3")
-    assert exported.status == 0
-    assert "one job" not in exported.err
-    app.run("DELETE FROM notes; UPDATE profiles SET name = 'x'")
-    succeed("restore", "--env-file", env, "--dry-run")
-    assert app.fetch("SELECT count(*) FROM notes") == [(0,)]
-    succeed("restore", "--env-file", env)
-    succeed("restore", "--env-file", env, "--data-only")
-    succeed("verify", "--env-file", env)
-    assert everything(app) == before
+    way = app
+    if mode != "direct":
+        way = app.pooled(request.getfixturevalue(f"{mode}_pooler"))
+    with unchanged(app):
+        exported = way.call("export", "--jobs", "3")
+        assert (exported.status, "one job" in exported.err) == (0, False)
+        app.run("DELETE FROM notes; UPDATE profiles SET name = 'x'")
+        way.succeed("restore", "--dry-run")
+        assert app.fetch("SELECT count(*) FROM notes") == [(0,)]
+        way.succeed("restore", "--checksum")
+        way.succeed("restore", "--data-only")
+        way.succeed("verify")
 
 
-def test_rehearsal_through_the_transaction_pooler(
-    project: Project, transaction_pooler: Pooler, work: Path, succeed: Succeed
+def test_the_transaction_pooler(
+    project: Project, transaction_pooler: Pooler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    schema = "CREATE TABLE t (id serial PRIMARY KEY);"
-    (work / "schema.sql").write_text(schema)
+    """A rehearsal, and Ctrl-C: nobody tells us the server's process.
+
+    It sees that the line was cut, and ends. Who holds a lock is known all the same.
+    """
+    monkeypatch.setattr(er, "LOCK_PATIENCE", 0.2)
+    schema = "DROP TABLE IF EXISTS t; CREATE TABLE t (id serial PRIMARY KEY);"
+    Path("schema.sql").write_text(schema)
     project.run(schema + "INSERT INTO t SELECT FROM generate_series(1, 9)")
-    env = project.pooled(work, transaction_pooler)
-    succeed("export", "--env-file", env)
-    succeed("rehearse", "--env-file", env)
-
-
-def test_ctrl_c_through_the_transaction_pooler(
-    project: Project, transaction_pooler: Pooler, work: Path, succeed: Succeed
-) -> None:
-    """Nobody tells us the server's process; it sees that the line was cut, and ends."""
-    schema = "DROP TABLE IF EXISTS t; CREATE TABLE t (a int);"
-    (work / "schema.sql").write_text(schema)
-    project.run(schema)
-    env = project.pooled(work, transaction_pooler)
-    succeed("export", "--env-file", env)
+    way = project.pooled(transaction_pooler)
+    way.succeed("export")
+    way.succeed("rehearse")
     waiting = (
         "SELECT FROM pg_locks WHERE NOT granted AND database ="
         " (SELECT oid FROM pg_database WHERE datname = current_database())"
     )
     with contextlib.closing(project.connect()) as db, db.cursor() as cursor:
         cursor.execute("BEGIN; LOCK TABLE t")
-        process = fork_process("restore", "--env-file", env)
-        wait_until(lambda: process.poll() is not None or project.fetch(waiting))
+        process = way.start("restore", "--yes")
+        assert process.stderr is not None
+        said = next(line for line in process.stderr if "waiting for a lock" in line)
+        assert f"held by process {db.info.backend_pid} (" in said
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
         wait_until(lambda: not project.fetch(waiting))
     assert process.returncode == 130
 
 
+@pytest.fixture
+def small_pooler(
+    supabase_server: SupabaseServer, request: pytest.FixtureRequest
+) -> Iterator[Pooler]:
+    """A pooler with so many connections to the server."""
+    pooler = Pooler(supabase_server, "transaction", size=request.param)
+    yield pooler
+    pooler.stop()
+
+
+@pytest.mark.parametrize("small_pooler", [1], indirect=True)
 def test_the_pooled_session_is_left_as_it_was(
-    project: Project, supabase_server: SupabaseServer, work: Path, run: Run
+    project: Project, small_pooler: Pooler
 ) -> None:
     """The next client of the one connection sees nothing of ours, nor of schema.sql."""
     schema = (
@@ -171,32 +179,22 @@ def test_the_pooled_session_is_left_as_it_was(
         "CREATE TEMP TABLE passing (a int);\n"
     )
     project.run("CREATE TABLE t (a int)")
-    (work / "schema.sql").write_text(schema)
-    pooler = Pooler(supabase_server, "transaction", size=1)
-    try:
-        env = project.pooled(work, pooler)
-        for command in ("export", "restore", "verify"):
-            [(process, *state)] = session_state(project, pooler)
-            result = run(command, "--env-file", env)
-            assert result.status == 0, result.err
-            [(same, *left)] = session_state(project, pooler)
-            assert left == state
-            assert command != "restore" or same == process
-    finally:
-        pooler.stop()
+    Path("schema.sql").write_text(schema)
+    for command in ("export", "restore", "verify"):
+        [(process, *state)] = session_state(project, small_pooler)
+        result = project.pooled(small_pooler).call(command)
+        assert result.status == 0, result.err
+        [(same, *left)] = session_state(project, small_pooler)
+        assert left == state
+        assert command != "restore" or same == process
 
 
-def test_jobs_that_the_pooler_keeps_waiting(
-    app: Project, supabase_server: SupabaseServer, work: Path, succeed: Succeed
-) -> None:
+@pytest.mark.parametrize("small_pooler", [2], indirect=True)
+def test_jobs_that_the_pooler_keeps_waiting(app: Project, small_pooler: Pooler) -> None:
     """Three jobs and two connections: nobody waits for ever."""
-    pooler = Pooler(supabase_server, "transaction", size=2)
-    try:
-        env = app.pooled(work, pooler)
-        succeed("export", "--env-file", env, "--jobs", "3")
-        succeed("verify", "--env-file", env)
-    finally:
-        pooler.stop()
+    way = app.pooled(small_pooler)
+    way.succeed("export", "--jobs", "3")
+    way.succeed("verify")
 
 
 def session_state(project: Project, pooler: Pooler) -> list[tuple[Any, ...]]:
@@ -222,13 +220,9 @@ def session_state(project: Project, pooler: Pooler) -> list[tuple[Any, ...]]:
         return found
 
 
-@pytest.mark.parametrize("mode", ["direct", "transaction"])
+@pytest.mark.parametrize("pooled", [False, True])
 def test_timeouts_of_the_role_end_nothing(
-    project: Project,
-    transaction_pooler: Pooler,
-    work: Path,
-    succeed: Succeed,
-    mode: str,
+    project: Project, transaction_pooler: Pooler, pooled: bool
 ) -> None:
     """Neither a long COPY, nor a lock, nor a slow schema.sql, nor ANALYZE."""
     slow = (
@@ -237,11 +231,9 @@ def test_timeouts_of_the_role_end_nothing(
         "CREATE TABLE t (a int PRIMARY KEY); CREATE INDEX by_slow ON t (slow(a));"
     )
     drop = "DROP TABLE IF EXISTS t; DROP FUNCTION IF EXISTS slow;"
-    (work / "schema.sql").write_text(drop + slow + "SELECT pg_sleep(0.3);")
+    Path("schema.sql").write_text(drop + slow + "SELECT pg_sleep(0.3);")
     project.run(slow + "INSERT INTO t VALUES (1)")
-    env = project.env_file(work)
-    if mode == "transaction":
-        env = project.pooled(work, transaction_pooler)
+    way = project.pooled(transaction_pooler) if pooled else project
     for setting in ("statement_timeout", "lock_timeout"):
         project.execute(
             f"ALTER ROLE postgres IN DATABASE {project.name} SET {setting} = '200ms'"
@@ -250,10 +242,10 @@ def test_timeouts_of_the_role_end_nothing(
     with contextlib.closing(locker), locker.cursor() as cursor:
         cursor.execute("BEGIN; LOCK TABLE t")
         threading.Timer(0.5, locker.close).start()
-        succeed("export", "--env-file", env)
-    succeed("restore", "--env-file", env)
+        way.succeed("export")
+    way.succeed("restore")
     assert project.fetch("SELECT FROM pg_stats WHERE tablename = 'by_slow'")
-    succeed("verify", "--env-file", env)
+    way.succeed("verify")
 
 
 # ---- What a new table would get, and the old one had or had not
@@ -272,40 +264,28 @@ CHANGED_BY_HAND = [
 ]
 
 
-@pytest.mark.parametrize("change", CHANGED_BY_HAND)
-def test_grants_stay(app: Project, work: Path, run: Run, change: str) -> None:
-    """A restore does not open to anon what was closed by hand."""
-    app.run(change)
-    before = everything(app)
-    result = restored(app, work, run)
-    assert (result.status, "note:" in result.err) == (0, False)
-    assert everything(app) == before
+def test_grants_and_owners_stay(app: Project) -> None:
+    """A restore does not open to anon what was closed by hand.
 
-
-def test_owners_stay(app: Project, work: Path, run: Run) -> None:
-    """A function that acts as its owner must not act as a mightier one."""
+    Nor does a function that acts as its owner act as a mightier one afterwards.
+    """
+    for change in CHANGED_BY_HAND:
+        app.run(change)
+        restored(app)
     app.execute(
         "GRANT authenticated TO postgres;GRANT CREATE ON SCHEMA public TO authenticated"
     )
-    for what in (
-        "TABLE notes",
-        "VIEW names",
-        "FUNCTION handle_new_user()",
-        "TYPE mood",
-    ):
+    owned = ("TABLE notes", "VIEW names", "FUNCTION handle_new_user()", "TYPE mood")
+    for what in owned:
         app.run(f"ALTER {what} OWNER TO authenticated")
-    before = everything(app)
-    result = restored(app, work, run)
-    assert (result.status, "note:" in result.err) == (0, False)
-    assert everything(app) == before
+    restored(app)
 
 
-def test_a_schema_made_anew(app: Project, work: Path, run: Run) -> None:
+def test_a_schema_made_anew(app: Project) -> None:
     """Its grants come first: the owner of a table in it needs them."""
     schema = "CREATE SCHEMA shop; CREATE TABLE shop.items (id serial PRIMARY KEY);"
-    (work / "schema.sql").write_text(
-        f"{SCHEMA} DROP SCHEMA IF EXISTS shop CASCADE; {schema}"
-    )
+    drop = "DROP SCHEMA IF EXISTS shop CASCADE;"
+    Path("schema.sql").write_text(f"{SCHEMA} {drop} {schema}")
     app.run(schema)
     app.execute("GRANT authenticated TO postgres")
     app.run(
@@ -313,69 +293,47 @@ def test_a_schema_made_anew(app: Project, work: Path, run: Run) -> None:
         "ALTER DEFAULT PRIVILEGES IN SCHEMA shop GRANT SELECT ON TABLES TO anon;"
         "ALTER TABLE shop.items OWNER TO authenticated"
     )
-    before = everything(app)
-    result = restored(app, work, run)
-    assert (result.status, "note:" in result.err) == (0, False), result.err
-    assert everything(app) == before
+    restored(app)
 
 
-def test_a_function_that_goes_is_named(
-    app: Project, work: Path, succeed: Succeed, fail: Fail, run: Run
-) -> None:
-    text = SCHEMA.replace(
-        "DROP TYPE IF EXISTS mood", "DROP TYPE IF EXISTS mood CASCADE"
-    )
-    (work / "schema.sql").write_text(text)
-    env = app.env_file(work)
-    succeed("export", "--env-file", env)
-    app.run("CREATE FUNCTION cheer(mood) RETURNS text LANGUAGE sql RETURN 'hey'")
-    assert "function cheer(public.mood) goes" in fail(3, "restore", "--env-file", env)
-    result = run("restore", "--env-file", env, "--accept-drift")
-    assert "dropped by schema.sql: function cheer(public.mood)" in result.err
-
-
-def test_an_owner_that_we_cannot_give_back(app: Project, work: Path, run: Run) -> None:
+def test_an_owner_that_we_cannot_give_back(app: Project) -> None:
     """The database's owner may drop what others own in public."""
     app.execute("ALTER TABLE notes OWNER TO supabase_admin")
     app.execute("GRANT ALL ON notes TO postgres")
-    result = restored(app, work, run)
-    assert result.status == 0, result.err
-    assert "note: public.notes belongs to postgres, not supabase_admin" in result.err
+    app.succeed("export")
+    told = app.told(0, "restore")
+    assert "note: public.notes belongs to postgres, not supabase_admin" in told
     assert app.fetch("SELECT has_table_privilege('supabase_admin', 'notes', 'SELECT')")
 
 
-def test_grants_of_the_schema_script_hold(app: Project, work: Path, run: Run) -> None:
-    (work / "schema.sql").write_text(SCHEMA + "REVOKE ALL ON notes FROM anon;")
-    result = restored(app, work, run)
-    assert "note: the grants of schema.sql hold on public.notes" in result.err
-    assert app.fetch("SELECT has_table_privilege('anon', 'notes', 'SELECT')") == [
-        (False,)
-    ]
+def test_grants_of_the_schema_script_hold(app: Project) -> None:
+    Path("schema.sql").write_text(SCHEMA + "REVOKE ALL ON notes FROM anon;")
+    app.succeed("export")
+    said = app.call("restore").err
+    assert "note: the grants of schema.sql hold on public.notes" in said
+    may = "SELECT has_table_privilege('anon', 'notes', 'SELECT')"
+    assert app.fetch(may) == [(False,)]
 
 
 def test_grants_that_a_new_project_would_give(
-    app: Project, supabase_server: SupabaseServer, work: Path, run: Run
+    app: Project, new_project: Project
 ) -> None:
     """The export says what else would stand open; schema.sql can close it there."""
     close = "REVOKE ALL ON notes FROM anon;"
     app.run(close)
-    env = app.env_file(work)
     said = "add REVOKE to schema.sql for: public.notes\n"
-    assert said in run("export", "--env-file", env).err
-    (work / "schema.sql").write_text(SCHEMA + close)
-    assert "REVOKE" not in run("export", "--env-file", env).err
-    with supabase_server.project() as other:
-        assert run("restore", "--env-file", other.env_file(work)).status == 0
-        assert other.privileges() == app.privileges()
+    assert said in app.call("export").err
+    Path("schema.sql").write_text(SCHEMA + close)
+    assert "REVOKE" not in app.call("export").err
+    new_project.told(0, "restore")
+    assert new_project.privileges() == app.privileges()
 
 
-def test_snapshot_of_a_plain_server(
-    exported: Database, project: Project, work: Path, succeed: Succeed
-) -> None:
+def test_snapshot_of_a_plain_server(exported: Place, project: Project) -> None:
     """New tables get what the project gives to every new table."""
     managed = project.managed()
     project.run("CREATE TABLE usual (a int)")
-    succeed("restore", "--env-file", project.env_file(work))
+    project.succeed("restore")
     assert project.managed() == managed
     assert project.fetch("SELECT count(*) FROM leads") == [(60,)]
     [(usual,), (given,)] = project.fetch(
@@ -388,156 +346,112 @@ def test_snapshot_of_a_plain_server(
 
 
 @pytest.mark.parametrize("state", ["ENABLE", "DISABLE", "ENABLE ALWAYS"])
-def test_trigger_on_auth_users(app: Project, work: Path, run: Run, state: str) -> None:
+def test_trigger_on_auth_users(app: Project, state: str) -> None:
     """It goes with the function that it calls, and comes back."""
     app.run(TRIGGER)
     app.execute(f"ALTER TABLE auth.users {state} TRIGGER on_auth_user_created")
-    before = everything(app)
-    result = restored(app, work, run)
     if state == "ENABLE":
-        assert (result.status, "note:" in result.err) == (0, False)
+        restored(app)
     else:  # to switch it off takes auth.users' owner
-        assert result.status == 3
-        assert "on auth.users, which cannot be made again: must be owner" in result.err
-    assert everything(app) == before
+        said = "on auth.users, which cannot be made again: must be owner"
+        assert said in restored(app, 3).err
 
 
 def test_hooks_on_the_way_to_another_project(
-    app: Project, supabase_server: SupabaseServer, work: Path, run: Run,
-    succeed: Succeed,
-) -> None:  # fmt: skip
+    app: Project, new_project: Project
+) -> None:
     """schema writes those that the role may make, and names the others."""
     app.run(TRIGGER)
     app.execute("CREATE POLICY ours ON storage.objects USING (true)")
-    env = app.env_file(work)
-    written = run("schema", "--force", "--env-file", env)
-    assert "not in it: what others may make: policy ours on storage.objects" in (
-        written.err
-    )
-    exported = run("export", "--env-file", env)
-    assert "tables that the provider manages: policy ours on storage.objects\n" in (
-        exported.err
-    )
-    succeed("restore", "--env-file", env)
-    with supabase_server.project() as other:
-        succeed("restore", "--env-file", other.env_file(work))
-        succeed("verify", "--env-file", other.env_file(work))
-        assert other.fetch(
-            "SELECT tgfoid::regproc::text FROM pg_trigger"
-            " WHERE tgname = 'on_auth_user_created'"
-        ) == [("handle_new_user",)]
+    said = "not in it: what others may make: policy ours on storage.objects"
+    assert said in app.call("schema", "--force").err
+    said = "tables that the provider manages: policy ours on storage.objects\n"
+    assert said in app.call("export").err
+    app.succeed("restore")
+    new_project.succeed("restore")
+    new_project.succeed("verify")
+    assert new_project.fetch(
+        "SELECT tgfoid::regproc::text FROM pg_trigger"
+        " WHERE tgname = 'on_auth_user_created'"
+    ) == [("handle_new_user",)]
 
 
-def test_extension_that_the_provider_has(
-    server17: Server, project: Project, work: Path, succeed: Succeed
-) -> None:
+def test_extension_that_the_provider_has(server17: Server, project: Project) -> None:
     """What the snapshot's server had in public may lie in the provider's schema."""
-    schema = (
-        "DROP TABLE IF EXISTS t; CREATE EXTENSION IF NOT EXISTS pgcrypto;"
-        "CREATE TABLE t (a text);"
-    )
-    (work / "schema.sql").write_text(schema)
-    with server17.database() as plain:
-        plain.execute(schema)
-        succeed("export", "--env-file", plain.env_file(work))
-    env = project.env_file(work)
-    succeed("restore", "--env-file", env)
-    succeed("verify", "--env-file", env)
+    with place(server17) as plain:
+        plain.make(
+            "DROP TABLE IF EXISTS t; CREATE EXTENSION IF NOT EXISTS pgcrypto;"
+            "CREATE TABLE t (a text);"
+        )
+        plain.succeed("export")
+    project.succeed("restore")
+    project.succeed("verify")
 
 
-def test_realtime(app: Project, work: Path, run: Run) -> None:
-    app.run("ALTER PUBLICATION supabase_realtime ADD TABLE profiles")
-    app.run(
-        "ALTER PUBLICATION supabase_realtime ADD TABLE notes (id, body) WHERE (id > 3)"
-    )
-    before = everything(app)
-    assert restored(app, work, run).status == 0
-    assert everything(app) == before
-
-
-def test_publication_of_another_role(app: Project, work: Path, fail: Fail) -> None:
-    app.run("ALTER PUBLICATION supabase_realtime ADD TABLE notes")
+def test_realtime(app: Project) -> None:
+    add = "ALTER PUBLICATION supabase_realtime ADD TABLE"
+    app.run(f"{add} profiles")
+    app.run(f"{add} notes (id, body) WHERE (id > 3)")
+    restored(app)
+    app.run("ALTER PUBLICATION supabase_realtime DROP TABLE profiles")
     app.execute("ALTER PUBLICATION supabase_realtime OWNER TO supabase_admin")
-    before = everything(app)
-    env = app.env_file(work)
-    er.main(["export", "--env-file", str(env), "-q"])
-    message = fail(3, "restore", "--env-file", env)
-    assert "takes the publication supabase_realtime of public.notes" in message
-    assert everything(app) == before
-    assert er.main(["restore", "--env-file", str(env), "-q", "--accept-drift"]) == 0
+    said = "drops the publication supabase_realtime of public.notes, which cannot be"
+    assert said in restored(app, 3).err
+    app.succeed("restore", "--accept-drift")
 
 
-def test_policy_on_storage_that_calls_our_function(
-    app: Project, work: Path, run: Run
-) -> None:
-    """Only the owner of storage.objects could make it again: the restore refuses."""
-    check = "CREATE FUNCTION may() RETURNS boolean LANGUAGE sql RETURN true;"
-    app.run(check)
-    app.execute("CREATE POLICY ours ON storage.objects USING (public.may())")
-    (work / "schema.sql").write_text(
-        f"DROP FUNCTION IF EXISTS may CASCADE; {check} {SCHEMA}"
-    )
-    before = everything(app)
-    result = restored(app, work, run)
-    assert result.status == 3
-    assert "the policy ours on storage.objects, which cannot be brought" in result.err
-    assert everything(app) == before
-
-
-@pytest.mark.parametrize(
-    "guard, named",
-    [
-        ("CREATE POLICY late ON notes AS RESTRICTIVE USING (id > 0)",
-         "policy notes.late"),
-        ("ALTER TABLE plain ENABLE ROW LEVEL SECURITY",
-         "row security of plain"),
-        ("ALTER TABLE notes FORCE ROW LEVEL SECURITY",
-         "forced row security of notes"),
-    ],
+MAY = "CREATE FUNCTION may() RETURNS boolean LANGUAGE sql RETURN true;"
+# What was made in the project, by its user and by the administrator, how the script
+# begins, what its restore would take and what is said.
+REFUSED = (
+    # Only the owner of storage.objects could make it again.
+    (MAY, "CREATE POLICY ours ON storage.objects USING (public.may())",
+     f"DROP FUNCTION IF EXISTS may CASCADE; {MAY}",
+     "the policy ours on storage.objects, which cannot be made"),
+    ("SELECT", "SELECT", "DROP SCHEMA public CASCADE; CREATE SCHEMA public;",
+     "default privileges of supabase_admin in public"),
 )  # fmt: skip
-def test_guards_that_the_snapshot_lacks(
-    app: Project, work: Path, succeed: Succeed, fail: Fail, guard: str, named: str
+
+
+@pytest.mark.parametrize("own, others, start, said", REFUSED)
+def test_what_would_not_come_back(
+    app: Project, own: str, others: str, start: str, said: str
 ) -> None:
+    app.run(own)
+    app.execute(others)
+    Path("schema.sql").write_text(start + SCHEMA)
+    assert said in restored(app, 3).err
+
+
+GUARDS = {
+    "CREATE POLICY late ON notes AS RESTRICTIVE USING (id > 0)": "policy notes.late",
+    "ALTER TABLE plain ENABLE ROW LEVEL SECURITY": "row security of plain",
+    "ALTER TABLE notes FORCE ROW LEVEL SECURITY": "forced row security of notes",
+}
+
+
+@pytest.mark.parametrize("guard", GUARDS)
+def test_guards_that_the_snapshot_lacks(app: Project, guard: str) -> None:
     """A table must not come back open because the snapshot is older."""
     plain = "DROP TABLE IF EXISTS plain; CREATE TABLE plain (a int);"
-    (work / "schema.sql").write_text(SCHEMA + plain)
+    Path("schema.sql").write_text(SCHEMA + plain)
     app.run(plain)
-    env = app.env_file(work)
-    succeed("export", "--env-file", env)
+    app.succeed("export")
     app.run(guard)
-    before = everything(app)
-    message = fail(3, "restore", "--env-file", env)
-    assert f"error: {named} goes with DROP TABLE IF EXISTS" in message
-    assert everything(app) == before
-    succeed("restore", "--env-file", env, "--data-only")
-    assert everything(app) == before
-    succeed("restore", "--env-file", env, "--accept-drift")
+    with unchanged(app):
+        message = app.fail(3, "restore")
+        assert f"error: {GUARDS[guard]} goes with DROP TABLE IF EXISTS" in message
+        app.succeed("restore", "--data-only")
+    app.succeed("restore", "--accept-drift")
 
 
-def test_users_that_the_new_project_lacks(
-    app: Project, supabase_server: SupabaseServer, work: Path, succeed: Succeed,
-    fail: Fail,
-) -> None:  # fmt: skip
-    succeed("export", "--env-file", app.env_file(work))
-    with supabase_server.project() as other:
-        other.execute("DELETE FROM auth.users WHERE email = 'bob@example.org'")
-        before = everything(other)
-        message = fail(3, "restore", "--env-file", other.env_file(work))
-        assert "profiles_id_fkey" in message
-        assert "bring the rows that others refer to there first" in message
-        assert everything(other) == before
-
-
-def test_drop_schema_public_cascade(app: Project, work: Path, run: Run) -> None:
-    """Default privileges of the provider go with it: refused, by name."""
-    (work / "schema.sql").write_text(
-        "DROP SCHEMA public CASCADE; CREATE SCHEMA public;" + SCHEMA
-    )
-    before = everything(app)
-    result = restored(app, work, run)
-    assert result.status == 3
-    assert "default privileges of supabase_admin in public" in result.err
-    assert everything(app) == before
+def test_users_that_the_new_project_lacks(app: Project, new_project: Project) -> None:
+    app.succeed("export")
+    new_project.execute("DELETE FROM auth.users WHERE email = 'bob@example.org'")
+    with unchanged(new_project):
+        message = new_project.fail(3, "restore")
+    assert "profiles_id_fkey" in message
+    assert "bring the rows that others refer to there first" in message
 
 
 def run_page(marked: str, here: Mapping[str, str]) -> str:
@@ -552,22 +466,17 @@ def run_page(marked: str, here: Mapping[str, str]) -> str:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", lines],
-        env={**os.environ, "PATH": path},
-        capture_output=True,
-        text=True,
-    )
+        env={**os.environ, "PATH": path}, capture_output=True, text=True,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_the_page_as_it_stands(
-    app: Project, session_pooler: Pooler, work: Path
-) -> None:
+def test_the_page_as_it_stands(app: Project, session_pooler: Pooler) -> None:
     """Every block pasted into one shell; the host alone is another."""
     app.run("REVOKE ALL ON notes FROM anon")
     app.run(TRIGGER)
-    before = everything(app)
-    (work / "schema.sql").unlink()
+    Path("schema.sql").unlink()
     here = {
         "aws-0-eu-central-1.pooler.supabase.com": "127.0.0.1",
         "DB_PORT=5432": f"DB_PORT={session_pooler.port}",
@@ -575,17 +484,17 @@ def test_the_page_as_it_stands(
         "your-database-password": f'"{PASSWORD}"',
         "DB_PASSWORD": "DB_SSLMODE=require\nDB_PASSWORD",
     }
-    printed = run_page("^", here)
+    with unchanged(app):
+        printed = run_page("^", here)
     assert "It would work." in printed
     assert f"{app.name} on 127.0.0.1:{session_pooler.port} equals" in printed
-    assert everything(app) == before
 
 
 def test_three_tables_of_a_database_of_yours(
-    app: Project, source: Database, session_pooler: Pooler, work: Path
+    app: Project, source: Place, session_pooler: Pooler
 ) -> None:
     """The numbered list, from a database that has more than these tables."""
-    (work / "schema.sql").unlink()
+    Path("schema.sql").unlink()
     source.execute(
         (ROOT / "schema.sql").read_text(encoding="utf-8")
         + "CREATE TABLE payroll (agent int REFERENCES agents, euros int);"
@@ -593,16 +502,15 @@ def test_three_tables_of_a_database_of_yours(
         " VALUES ('Ada', 'ada@example.org', 'north', '2020-01-01');"
         "INSERT INTO payroll VALUES (1, 1000)"
     )
-    app.pooled(work, session_pooler).rename(work / "supabase.env")
+    app.pooled(session_pooler).env.rename("supabase.env")
     here = {
         "DB_HOST=localhost": f"DB_HOST={source.server.host}",
         "DB_PORT=5432": f"DB_PORT={source.server.port}",
         "DB_NAME=sales": f"DB_NAME={source.name}",
         "DB_USER=me": "DB_USER=postgres",
     }
-    before = everything(app)
-    printed = run_page(r"<!-- from here to there -->\n *", here)
-    assert f"{app.name} on 127.0.0.1:{session_pooler.port} equals" in printed
-    assert app.rows()["public.agents"] == source.rows()["public.agents"] != []
-    app.run("DROP TABLE feedback, leads, agents; DROP TYPE lead_status")
-    assert everything(app) == before
+    with unchanged(app):
+        printed = run_page(r"<!-- from here to there -->\n *", here)
+        assert f"{app.name} on 127.0.0.1:{session_pooler.port} equals" in printed
+        assert app.rows()["public.agents"] == source.rows()["public.agents"] != []
+        app.run("DROP TABLE feedback, leads, agents; DROP TYPE lead_status")
