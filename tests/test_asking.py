@@ -585,6 +585,8 @@ def test_a_restore_that_comes_to_nothing_ends_alike(
     assert result.status == status, result.err
     first, *hint, last = result.err.splitlines()
     assert said in first
+    if first.endswith(":"):  # a line for each fault
+        hint = [line for line in hint if not line.startswith("  ")]
     assert [line[:6] for line in hint] == ([] if status > 100 else ["hint: "])
     assert last == untouched(env)
     assert changed.state() == before
@@ -608,7 +610,8 @@ def test_a_server_that_is_killed(
     with private_server.database() as database:
         env, place = database.env_file(work), ("--dir", snapshots(private_server))
         assert run("restore", "--env-file", env, *place).status == 0
-        database.execute("DELETE FROM leads WHERE id = 1")
+        # The servers of the tests do not wait for the disk: this row has to.
+        database.execute("SET synchronous_commit = on; DELETE FROM leads WHERE id = 1")
         before = database.state()
         at_step(LOADING, private_server.stop)
         result = run("restore", "--env-file", env, *place, "--yes", "-q")
