@@ -207,7 +207,7 @@ def test_text_that_cannot_be_held(server: Server, source: Place) -> None:
         database.make(schema, "INSERT INTO t VALUES (E'\\xff')")
         message = database.fail(1, "export")
         assert 'table t: invalid byte sequence for encoding "UTF8": 0xff' in message
-        assert not list(Path("exports").iterdir())
+        assert not Path("exports").exists()
     source.make(schema, "INSERT INTO t VALUES ('fine'), ('👍')")
     source.succeed("export")
     with place(server, OPTIONS.format("LATIN1")) as target:

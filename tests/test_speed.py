@@ -185,7 +185,7 @@ def test_an_error_in_a_job_is_told_in_two_lines(
 
     monkeypatch.setattr(er, "copy_to_file", copy_to_file)
     assert "table u: boom" in fail(1, "export", "--env-file", env, "--jobs", "2")
-    assert list((work / "exports").iterdir()) == []
+    assert not (work / "exports").exists()
 
 
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT])
@@ -213,7 +213,7 @@ def test_jobs_die_with_their_parent(
         assert process.returncode == 130
         said = ["export_restore: interrupted", "exports holds no snapshot"]
         assert err.splitlines()[1:] == said
-        assert list((work / "exports").iterdir()) == []
+        assert not (work / "exports").exists()
 
 
 @pytest.mark.usefixtures("tiny_is_large")
@@ -233,7 +233,7 @@ def test_ctrl_c_while_jobs_start(
     assert result.status == 130
     said = ["export_restore: interrupted", "exports holds no snapshot"]
     assert result.err.splitlines()[-2:] == said
-    assert list((work / "exports").iterdir()) == []
+    assert not (work / "exports").exists()
 
 
 def test_how_many_jobs_pay(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -454,7 +454,7 @@ def test_a_failure_in_any_step_of_the_rebuild_changes_nothing(
         assert result.status == 1
         assert "division by zero" in result.err
         assert source.rows() == before[1]
-    assert len(steps) > 30
+    assert len(steps) > 28
     assert source.state() == before
     monkeypatch.setattr(er.Database, "rebuild", rebuild)
     succeed("restore", "--env-file", env)
@@ -553,7 +553,7 @@ def test_a_job_that_is_killed_is_told_in_two_lines(
     env = seeded.env_file(work)
     message = fail(1, "export", "--env-file", env, "--jobs", "2")
     assert "a copying process died" in message
-    assert list((work / "exports").iterdir()) == []
+    assert not (work / "exports").exists()
 
 
 def test_a_stranger_in_the_folder_is_named(
