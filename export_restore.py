@@ -5513,7 +5513,7 @@ class Database:
         except psycopg2.Error as error:
             self.execute("ROLLBACK TO dependent; RELEASE dependent")
             raise damaged(
-                f"{SCHEMA_FILE} drops the {dependent.name}, which cannot be made "
+                f"{SCHEMA_FILE} loses the {dependent.name}, which cannot be made "
                 f"again: {database_failure(error)}",
                 f"drop less in {SCHEMA_FILE}, or lose it with restore --accept-drift",
             ) from error
@@ -7805,6 +7805,7 @@ class Restore:
     former: TargetState  # before the schema script ran, unless --data-only
     stayed: set[Relation]  # what the script did not drop
     loads: list[Load]
+    namesake = False  # of the target: the snapshot's own database, on another host
     lost_keys: Seq[Resting] = ()
     privileges: Seq[tuple[Privileges, Privileges]] = ()  # what is and what was
 
@@ -7843,6 +7844,10 @@ class Restore:
         options, manifest = self.options, self.snapshot.manifest
         origin = self.db.fetch_origin(self.settings)
         home = bool(manifest and manifest.origin and manifest.origin.is_same(origin))
+        if manifest and manifest.origin and not home:
+            there = (manifest.origin.database, manifest.origin.host)
+            name, host = self.settings.dbname, self.settings.host
+            self.namesake = there[0] == name and there[1] != host
         self.begin()
         sure = options.scratch or options.yes or options.dry_run
         safe = home and (is_local(self.settings) or not self.report.can_ask())
@@ -7880,7 +7885,7 @@ class Restore:
             f"Replace {rows} rows in {tables} with {coming}?\n"
             f"  from  {shortened(source, 70 - len(how_old))}, {how_old}\n"
             f"  into  {shortened(str(self.settings), 72)}\n",
-            *told_apart(self.settings),
+            *told_apart(self.settings, namesake=self.namesake),
         )
 
     def source(self) -> tuple[str, str, str]:
@@ -9272,16 +9277,20 @@ def rows_going(replaced: Iterable[Replaced]) -> str:
 PROVIDED_NAMES = ("postgres", "neondb", "defaultdb")
 
 
-def told_apart(settings: Settings) -> tuple[str, str]:
-    """Return what tells a database from others that have its name: what, and that."""
+def told_apart(settings: Settings, *, namesake: bool) -> tuple[str, str]:
+    """Return what tells a database from others that have its name: what, and that.
+
+    `namesake` says whether the rows come from one of that name, on another host.
+    """
     role, _, project = settings.user.partition(".")
     direct = re.search(SUPABASE_DIRECT, settings.host)
     pooled = role == "postgres" or re.search(SUPABASE_POOLER, settings.host)
-    if settings.dbname not in PROVIDED_NAMES:
-        return "database's name", settings.dbname
-    if direct or (project and pooled):
+    provided = settings.dbname in PROVIDED_NAMES
+    if provided and (direct or (project and pooled)):
         return "project's ID", direct["project"] if direct else project
-    return "host", settings.host
+    if provided or namesake:
+        return "host", settings.host
+    return "database's name", settings.dbname
 
 
 def age(created: str, form: str = "{} old") -> str:
@@ -9929,7 +9938,8 @@ def in_plain_words(error: Exception, *, verbose: bool) -> SnapshotError:
         return database_failure(error)
     if isinstance(error, OSError):
         hint = "see whether the file or folder is there and yours, not open elsewhere"
-        return SnapshotError(str(error), hint=hint)
+        place = f"{error.filename}: " if error.filename else ""
+        return SnapshotError(f"{place}{reason(error)}", hint=hint)
     no_thread = isinstance(error, RuntimeError) and "thread" in str(error)
     if isinstance(error, (MemoryError, ImportError)) or no_thread:
         hint = "is memory short (ulimit -v)? else install requirements.txt again"

@@ -133,11 +133,11 @@ def execute(env_file: Path, statement: str) -> None:
 
 def draw_promise(folder: Path) -> None:
     """Draw what it is for: export, lose a row, find that out, restore."""
-    programs = er.server_programs()[18]
     with er.reachable(er.read_settings(folder / ".env")) as server:
+        assert server.programs
         terminal = Terminal(
             folder,
-            PATH=f"{programs}{os.pathsep}{os.environ['PATH']}",
+            PATH=f"{server.programs.folder}{os.pathsep}{os.environ['PATH']}",
             PGHOST=server.host,
             PGPORT=str(server.port),
             PGUSER=server.user,

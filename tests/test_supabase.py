@@ -395,7 +395,7 @@ def test_realtime(app: Project) -> None:
     restored(app)
     app.run("ALTER PUBLICATION supabase_realtime DROP TABLE profiles")
     app.execute("ALTER PUBLICATION supabase_realtime OWNER TO supabase_admin")
-    said = "drops the publication supabase_realtime of public.notes, which cannot be"
+    said = "loses the publication supabase_realtime of public.notes, which cannot be"
     assert said in restored(app, 3).err
     app.succeed("restore", "--accept-drift")
 
