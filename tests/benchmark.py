@@ -35,9 +35,7 @@ import servers  # noqa: E402
 import export_restore as er  # noqa: E402
 
 PROGRAM = [sys.executable, str(ROOT / "export_restore.py")]
-README, PAGE, PICTURE = (
-    ROOT / name for name in ("README.md", "docs/speed.md", "docs/benchmark.svg")
-)
+README, PAGE = ROOT / "README.md", ROOT / "docs/speed.md"
 TABLES = {"agents": 20_000, "leads": 1_000_000, "feedback": 2_000_000}
 SMALL_TABLES = 500
 SCALES = (0.1, 1.0, 10.0)
@@ -318,6 +316,7 @@ RATIOS = (
 
 
 IN_README = (
+    "export ÷ pg_dump -Fd -Z0 -j2",
     "export ÷ pg_dump -Fd",
     "restore, until ready ÷ pg_restore -1, until ready",
     "verify ÷ export --jobs 1",
@@ -430,31 +429,6 @@ def fill_in(page: Path, text: str) -> None:
     page.write_text(marked.sub(lambda _: text, old), encoding="utf-8")
 
 
-def render_svg(jobs: dict[str, Job]) -> str:
-    """Return the ratios as bars; the line is where we would be as fast."""
-    values = [ratio(jobs, ours, theirs) for ours, theirs, *_ in RATIOS]
-    unit = 570 / max(values)
-    bars = []
-    for place, ((ours, theirs, *_), value) in enumerate(
-        zip(RATIOS, values, strict=True)
-    ):
-        y = 28 + place * 34
-        bars.append(
-            f'<text x="10" y="{y}">{ours} ÷ {theirs}</text>'
-            f'<rect x="10" y="{y + 5}" width="{value * unit:.0f}" height="9" rx="2"/>'
-            f'<text x="{18 + value * unit:.0f}" y="{y + 14}">{value:.2f}</text>'
-        )
-    height = 40 + len(RATIOS) * 34
-    one = round(10 + unit)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="640" height="{height}" '
-        'font-family="sans-serif" font-size="12" fill="#336791">'
-        f'<rect width="100%" height="100%" fill="white"/>{"".join(bars)}'
-        f'<line x1="{one}" y1="10" x2="{one}" y2="{height - 10}" stroke="#999" '
-        'stroke-dasharray="3"/></svg>\n'
-    )
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--quick", action="store_true", help="a tenth of the rows")
@@ -472,7 +446,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.docs:
         fill_in(PAGE, text)
         fill_in(README, render_ratios(jobs, IN_README))
-        PICTURE.write_text(render_svg(jobs), encoding="utf-8")
     return 0
 
 
