@@ -792,6 +792,7 @@ class Manifest:
     sequences: Mapping[Relation, SequenceState]
     materialized_views: Mapping[Relation, bool]  # was it populated?
     left_out: tuple[Relation, ...]  # tables that --tables or --exclude took out
+    partial: bool  # there was such an option: what the tables do not need is out, too
     hashes: Mapping[str, str]  # sha256 of the other files: schema.sql, catalog.txt
     settings: Mapping[str, str]  # under which schema.sql means what it says
 
@@ -1718,7 +1719,7 @@ def without_besides(
 ) -> list[CatalogLine]:
     """Return the lines without those of what a snapshot of some tables leaves out."""
     manifest, roots = snapshot.manifest, catalog.roots
-    if manifest is None or not manifest.left_out:
+    if manifest is None or not manifest.partial:
         return list(lines)
     names = {each.relation for each in manifest.files}
     keys = {key_of(text) for text in snapshot.catalog or ()}
@@ -1844,6 +1845,7 @@ def render_manifest(manifest: Manifest, catalog: Catalog) -> str:
             "database": manifest.database,
             **({"origin": manifest.origin.entry} if manifest.origin else {}),
             **besides_files(manifest),
+            **({"partial": True} if manifest.partial else {}),
             "settings": dict(manifest.settings),
             "files": {name: f"sha256:{digest}" for name, digest
                       in sorted(manifest.hashes.items())},
@@ -2035,6 +2037,7 @@ def parsed_manifest(package: Mapping[str, Any]) -> Manifest:
             for each in server["materialized_views"]
         },
         left_out=tuple(map(parsed_relation, server["left_out"])),
+        partial=bool(server["left_out"] or server.get("partial")),
         hashes={
             file: as_text(digest).removeprefix("sha256:")
             for file, digest in server["files"].items()
@@ -7329,6 +7332,7 @@ class Export:
                 for view in self.catalog.materialized_views
             },
             left_out=tuple(self.left_out),
+            partial=self.options.partial,
             hashes=hashes,
             settings=settings,
         )

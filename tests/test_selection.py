@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from commands import Place
 from conftest import Fail, Run, Succeed, both_versions
 from servers import Database, Server
 
@@ -263,3 +264,15 @@ def test_temporary_tables_are_not_there(shop: Database, work: Path, run: Run) ->
 )
 def test_matches(pattern: str, schema: str, name: str, hit: bool) -> None:
     assert er.matches(er.Relation(schema, name), pattern) is hit
+
+
+def test_what_the_only_table_does_not_need(source: Place) -> None:
+    """No table is left out, but a function is: verify does not miss it."""
+    source.make(
+        "CREATE TABLE t (a int);"
+        "CREATE FUNCTION et() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';"
+        "CREATE EVENT TRIGGER e ON ddl_command_end EXECUTE FUNCTION et()"
+    )
+    source.succeed("schema", "--tables", "t", "--force")
+    source.succeed("export", "--tables", "t")
+    source.succeed("verify")
